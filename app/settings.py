@@ -1,0 +1,157 @@
+"""The configuration of a training run: typed, read from YAML and the command line, checked before any work."""
+
+import difflib
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from data import DataSettings
+from models.settings import ModelSettings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass
+class LearningRateScales:
+    """What the learning rate is multiplied by in each part; 0 freezes the part."""
+
+    image_encoder: NonNegativeFloat = 1.0
+    """VGG16's convolutions."""
+    text_encoder: NonNegativeFloat = 1.0
+    """The text encoder."""
+    fusion: NonNegativeFloat = 1.0
+    """Context grid, cross-attention and the tokens for missing inputs."""
+    classifier: NonNegativeFloat = 0.1
+    """The classifier: its first layer has 25,088 inputs, which move together under Adam and drown slower signals."""
+
+
+@dataclass
+class TrainSettings:
+    """How the model is trained."""
+
+    epochs: PositiveInt = 20
+    """Passes over the training rows."""
+    batch_size: PositiveInt = 32
+    """Images in a batch of one process, each with all its texts."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Batches whose gradients are added up before a step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019) or SGD with momentum 0.9."""
+    learning_rate: PositiveFloat = 3e-4
+    """Highest learning rate; parts may scale it."""
+    scales: LearningRateScales = field(default_factory=LearningRateScales)
+    """Learning rate of each part, as a multiple."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Of weights; norms, biases and single vectors have none."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine (to 0), step (times step_gamma every step_epochs) or constant; each after the warm-up."""
+    warmup: ClosedUnitInterval = 0.1
+    """Share of the steps in which the rate rises from 0."""
+    step_epochs: PositiveInt = 5
+    """Epochs between two falls of the step schedule."""
+    step_gamma: ClosedUnitInterval = 0.1
+    """Factor of each fall of the step schedule."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    label_smoothing: ClosedUnitInterval = 0.0
+    """Share of the target that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs each class by the inverse of its frequency."""
+    early_stopping: NonNegativeInt = 0
+    """Stop after this many epochs without a better validation accuracy; 0 never does."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto is bf16 where the processor computes it natively, else float32."""
+    seed: NonNegativeInt = 0
+    """Seed of weights, order, dropout and the validation cut."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Experiment trackers known to accelerate: tensorboard, wandb, mlflow, …; [] for none."""
+
+
+@dataclass
+class Settings:
+    """Everything a run depends on."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    """What to read."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """What the classifier is made of."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """How it is trained."""
+    run_dir: str | None = None
+    """Folder of the run; runs/<name of the configuration file> when not given."""
+    overwrite: bool = False
+    """Delete what is in the run folder first."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+
+
+class SettingsParser(ArgumentParser):
+    """A parser whose errors name the nearest valid key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
+        if unknown:
+            name = unknown[1] or unknown[2]
+            valid = setting_names(Settings)
+            near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4) or [
+                key for key in valid if difflib.get_close_matches(name, [key.split(".")[-1]], n=1)
+            ]
+            message += f". Unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        super().error(message, ex)
+
+
+def setting_names(settings: type, prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names = []
+    for f in fields(settings):
+        kind = f.type if isinstance(f.type, type) else None
+        names += setting_names(kind, f"{prefix}{f.name}.") if is_dataclass(kind) else [prefix + f.name]
+    return names
+
+
+def settings_parser() -> SettingsParser:
+    parser = SettingsParser(
+        prog="train.py",
+        usage="python train.py [CONFIG.yaml] [--section.key value ...]",
+        description="Fine-tune an image+text classifier. Start from configs/quickstart.yaml, or name your own table: "
+        "python train.py --data.train train.csv --data.test test.csv",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file; may also stand first without --config")
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def parse_settings(argv: list[str]) -> Settings:
+    """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault."""
+    parser = settings_parser()
+    config = argv[0] if argv and not argv[0].startswith("-") else None
+    if config is not None:
+        if not Path(config).is_file():
+            parser.error(f"There is no configuration file {config!r}; those that come along are in configs/.")
+        argv = ["--config", *argv]
+    settings = to_settings(parser, parser.parse_args(argv))
+    if settings.run_dir is None:
+        settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
+    return settings
+
+
+def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:
+    built = parser.instantiate(parsed)
+    return Settings(**{f.name: getattr(built, f.name) for f in fields(Settings)})
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write all settings as YAML; the file is itself a configuration."""
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(settings))), sort_keys=False), encoding="utf-8")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read what `save_settings` wrote."""
+    parser = settings_parser()
+    return to_settings(parser, parser.parse_path(path))

@@ -1,0 +1,25 @@
+"""Rows in → batches out."""
+
+from data.batches import Collate, ImageBatchSampler, make_loader
+from data.images import BadImageError, decode_image
+from data.labels import UNKNOWN
+from data.prepare import PreparedData, prepare_data
+from data.rows import Example, Rows, load_rows
+from data.scan import scan_images
+from data.settings import DataSettings
+
+__all__ = [
+    "UNKNOWN",
+    "BadImageError",
+    "Collate",
+    "DataSettings",
+    "Example",
+    "ImageBatchSampler",
+    "PreparedData",
+    "Rows",
+    "decode_image",
+    "load_rows",
+    "make_loader",
+    "prepare_data",
+    "scan_images",
+]

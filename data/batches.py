@@ -1,0 +1,146 @@
+"""Batches: all texts of an image travel together, so that VGG16 sees the image once."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Sampler
+
+from data.images import MAX_PIXELS, BadImageError, decode_image
+from data.labels import UNKNOWN
+from data.rows import Example, Rows
+
+
+class ImageBatchSampler(Sampler[list[int]]):
+    """Batches of ``batch_size`` images, each with all its texts.
+
+    The order depends on seed and epoch alone, not on what ran before, so any epoch can be made again. With several
+    processes each takes every n-th batch. When shuffled, batches are full (an epoch leaves out up to a batch of
+    images, others each time; small batches would upset batch norm) and every process gets as many.
+
+    Args:
+        image_keys: image of each row; rows without one (``None``) stand for themselves.
+        batch_size: images a batch.
+        shuffle: a new order each epoch; otherwise the order of the rows.
+        seed: of the order.
+        max_texts_per_image: images with more texts travel as several.
+        num_processes, process_index: this process's share.
+    """
+
+    def __init__(
+        self,
+        image_keys: Sequence[str | None],
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        max_texts_per_image: int = 64,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ):
+        groups: dict[str | int, list[int]] = defaultdict(list)
+        for row, key in enumerate(image_keys):
+            groups[row if key is None else key].append(row)
+        self.groups = list(groups.values())
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.max_texts_per_image = max_texts_per_image
+        self.num_processes = num_processes
+        self.process_index = process_index
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def units(self) -> list[list[int]]:
+        """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
+        groups = self.groups
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            groups = [
+                [group[i] for i in torch.randperm(len(group), generator=generator)]
+                for group in (groups[i] for i in torch.randperm(len(groups), generator=generator))
+            ]
+        size = self.max_texts_per_image
+        return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        units = self.units()
+        batches = [sum(units[i : i + self.batch_size], []) for i in range(0, len(units), self.batch_size)]
+        yield from batches[self.process_index : self.num_batches(len(units)) : self.num_processes]
+
+    def __len__(self) -> int:
+        size = self.max_texts_per_image
+        num_units = sum(math.ceil(len(group) / size) for group in self.groups)
+        return len(range(self.process_index, self.num_batches(num_units), self.num_processes))
+
+    def num_batches(self, num_units: int) -> int:
+        """Batches of all processes together."""
+        if not self.shuffle:
+            return math.ceil(num_units / self.batch_size)
+        full = num_units // self.batch_size // self.num_processes * self.num_processes
+        if full == 0 and self.num_processes > 1:
+            raise ValueError(
+                f"{num_units} images make no batch of {self.batch_size} for each of {self.num_processes} processes; "
+                "lower --train.batch_size."
+            )
+        return max(1, full)
+
+
+class Collate:
+    """Examples → the tensors that `ImageTextClassifier` takes, each different image once.
+
+    Args:
+        processor: called with lists of decoded images and of texts (``None`` where missing).
+        label2id: known labels; others become `data.labels.UNKNOWN`.
+        max_pixels: larger images are refused.
+
+    Returns:
+        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(B, L)``, ``image_index`` and
+        ``labels`` ``(B,)``; without ``pixel_values`` where no row has an image.
+    """
+
+    def __init__(self, processor: Callable, label2id: dict[str, int], max_pixels: int = MAX_PIXELS):
+        self.processor = processor
+        self.label2id = label2id
+        self.max_pixels = max_pixels
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        position: dict[str, int] = {}
+        images, image_index = [], []
+        for number, example in enumerate(examples):
+            if example.image is None:
+                image_index.append(-1)
+                continue
+            key = example.image_key or str(number)
+            if key not in position:
+                position[key] = len(images)
+                images.append(self.decode(example))
+            image_index.append(position[key])
+        batch = dict(self.processor(images or None, [example.text for example in examples]))
+        batch["image_index"] = torch.tensor(image_index)
+        batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
+        return batch
+
+    def decode(self, example: Example) -> Image.Image:
+        try:
+            return decode_image(example.image, self.max_pixels)
+        except BadImageError as error:
+            raise BadImageError(f"The image of row {example.row} cannot be read any more: {error}") from error
+
+
+def make_loader(rows: Rows, sampler: ImageBatchSampler, collate: Collate, num_workers: int) -> DataLoader:
+    """Batches in the sampler's order; its own generator leaves the global random state alone."""
+    return DataLoader(
+        rows,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),
+    )

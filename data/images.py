@@ -1,0 +1,73 @@
+"""The one place where image bytes become pixels; training, evaluation and prediction all come here."""
+
+import hashlib
+import io
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000
+
+
+class BadImageError(ValueError):
+    """An image that cannot be read; the message says why."""
+
+
+def read_image(image: str | Path | bytes | dict) -> bytes:
+    """The encoded bytes of an image given as path, as bytes, or as the ``{"bytes", "path"}`` of `datasets`."""
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot open the file: {error.strerror or error}") from error
+
+
+def decode_image(image: str | Path | bytes | dict | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode to 8-bit RGB, upright, first frame; transparency on white, 16-bit grey scaled to 8 bit.
+
+    Raises:
+        BadImageError: missing, truncated, not one of `FORMATS`, or larger than ``max_pixels``.
+    """
+    if not isinstance(image, Image.Image):
+        image = open_image(read_image(image), max_pixels)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(to_eight_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Open and load the first frame. Format by content, size checked before a pixel is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
+                raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
+            image.load()
+    except BadImageError:
+        raise
+    except (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError) as error:
+        raise BadImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+    return image
+
+
+def to_eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bit: integers scale from [0, 65535], floating point from [0, 1], both clipped."""
+    top = 1.0 if np.issubdtype(pixels.dtype, np.floating) else 65535.0
+    return (np.clip(np.nan_to_num(pixels) / top, 0.0, 1.0) * 255).round().astype(np.uint8)
+
+
+def content_key(data: bytes) -> str:
+    """What makes two images the same image: their bytes, whatever their names."""
+    return hashlib.sha256(data).hexdigest()[:20]

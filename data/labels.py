@@ -1,0 +1,38 @@
+"""Labels as names: normalisation, the vocabulary built on training rows, and what it covers."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+UNKNOWN = -100
+"""Label id of a held-out row whose label the model does not know: no loss (torch's ``ignore_index``), always wrong."""
+
+
+def normalize_label(label: str) -> str:
+    """Lower case, no spaces at the ends, single spaces between words."""
+    return re.sub(r"\s+", " ", label).strip().casefold()
+
+
+def build_vocabulary(labels: Iterable[str], top_k: int | None = None) -> list[str]:
+    """Label names in order: numbers by value, other names by alphabet; with ``top_k`` the most frequent ones.
+
+    Raises:
+        ValueError: fewer than two labels.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise ValueError(
+            f"The training rows have only one class, {list(counts)}: there is nothing to learn. Check the label column."
+        )
+    kept = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top_k]]
+    if all(re.fullmatch(r"-?\d+", name) for name in kept):
+        return sorted(kept, key=int)
+    return sorted(kept)
+
+
+def similar_labels(names: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that differ by case or spaces alone, most likely one class written in several ways."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(normalize_label(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]

@@ -1,0 +1,110 @@
+"""From the data section of a configuration to checked rows for train, validation and test."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data.labels import build_vocabulary, similar_labels
+from data.rows import Rows, load_rows
+from data.scan import Look, scan_images
+from data.settings import DataSettings
+from data.splits import connect_groups, cut_validation
+
+
+@dataclass
+class PreparedData:
+    """Rows of each split that there is, the label names learnt from train, and what was decided on the way."""
+
+    splits: dict[str, Rows]
+    label_names: list[str]
+    decisions: list[str] = field(default_factory=list)
+
+
+def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
+    """Load, check and split everything that training needs.
+
+    Raises:
+        ValueError: no training source, or anything `load_rows`, `scan_images` or the cut cannot use.
+    """
+    if settings.train is None:
+        raise ValueError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
+    decisions: list[str] = []
+    splits, looks = {}, {}
+    for split in ("train", "validation", "test"):
+        source = getattr(settings, split)
+        if source is not None:
+            splits[split], looks[split] = scan_images(load_rows(source, split, settings), settings)
+    if settings.validation is None:
+        rows, seen = splits["train"], looks["train"]
+        keys = [rows.image_keys] + ([rows.column(settings.group)] if settings.group else [])
+        cut = cut_validation(rows.labels, connect_groups(*keys), settings.validation_fraction, seed)
+        for split, chosen in zip(("train", "validation"), cut, strict=True):
+            splits[split], looks[split] = rows.select(chosen), [seen[i] for i in chosen]
+        by = f"image and {settings.group}" if settings.group else "image"
+        decisions.append(f"validation was cut from train: {settings.validation_fraction:.0%} by {by}, stratified by label")
+    label_names = build_vocabulary(splits["train"].labels, settings.top_k_labels)
+    splits["train"] = leave_out_unknown(splits["train"], label_names, decisions)
+    for split, rows in splits.items():
+        decisions.append(describe_split(split, rows, looks[split]))
+    decisions += describe_labels(splits, label_names) + describe_overlap(splits)
+    ordered = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+    return PreparedData(ordered, label_names, decisions)
+
+
+def leave_out_unknown(rows: Rows, label_names: list[str], decisions: list[str]) -> Rows:
+    """Training rows whose label is not among the ``top_k_labels`` teach nothing; they are left out and counted."""
+    known = set(label_names)
+    kept = [i for i, label in enumerate(rows.labels) if label in known]
+    if len(kept) < len(rows):
+        left_out = set(rows.labels) - known
+        decisions.append(
+            f"{len(rows) - len(kept)} training rows left out: their {len(left_out)} labels are not among the "
+            f"{len(label_names)} most frequent"
+        )
+    return rows.select(kept)
+
+
+def describe_split(split: str, rows: Rows, looks: list[Look]) -> str:
+    """Rows, images, and the range of image sizes and text lengths in one line."""
+    sizes = np.array([look.size for look in looks if look.size]).reshape(-1, 2)
+    words = np.array([len((text or "").split()) for text in rows.texts])
+    line = f"{split}: {len(rows):,} rows, {len(set(rows.image_keys) - {None}):,} images"
+    if len(sizes):
+        low, high = sizes.min(axis=0), sizes.max(axis=0)
+        line += f" of {low[0]}×{low[1]} to {high[0]}×{high[1]} px" if (low != high).any() else f" of {low[0]}×{low[1]} px"
+    line += f", texts of {words.min()} to {words.max()} words"
+    missing = [sum(text is None for text in rows.texts), sum(key is None for key in rows.image_keys)]
+    return line + (f"; {missing[0]} without text, {missing[1]} without image" if any(missing) else "")
+
+
+def describe_labels(splits: dict[str, Rows], label_names: list[str]) -> list[str]:
+    """The vocabulary, what of the held-out labels it covers, and labels that look like one class written twice."""
+    counts = Counter(splits["train"].labels)
+    common = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
+    lines = [f"{len(label_names)} labels; most frequent in train: {common}"]
+    known = set(label_names)
+    for split in ("validation", "test"):
+        if split in splits:
+            unknown = Counter(label for label in splits[split].labels if label not in known)
+            if unknown:
+                covered = 1 - unknown.total() / len(splits[split])
+                names = ", ".join(name for name, _ in unknown.most_common(5))
+                lines.append(
+                    f"{split}: {covered:.1%} of the rows have a known label, the ceiling of any accuracy; "
+                    f"{unknown.total()} rows with {len(unknown)} unknown labels count as wrong ({names}, …)"
+                )
+    if similar := similar_labels(label_names):
+        lines.append(f"labels that differ by case or spaces alone: {similar[:5]}; --data.normalize_labels true joins them")
+    return lines
+
+
+def describe_overlap(splits: dict[str, Rows]) -> list[str]:
+    """Images that stand in training rows and held-out rows alike, where the user gave the splits."""
+    seen = set(splits["train"].image_keys) - {None}
+    lines = []
+    for split in ("validation", "test"):
+        if split in splits and (shared := seen & set(splits[split].image_keys)):
+            total = len(set(splits[split].image_keys) - {None})
+            lines.append(f"warning: {len(shared)} of the {total} images of {split} also occur in train")
+    return lines

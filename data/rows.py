@@ -1,0 +1,181 @@
+"""Rows in one form, (image, text, label), every fault named before training begins."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset
+
+from data.labels import normalize_label
+from data.settings import DataSettings
+from data.sources import load_source, require_columns
+
+SHOWN = 5
+"""Faults of one kind that a message lists; it counts them all."""
+
+ImageSource = str | dict | None
+"""Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair. ``row`` is its number in the source; equal images have equal ``image_key``."""
+
+    row: int
+    image: ImageSource
+    text: str | None
+    label: str
+    image_key: str | None = None
+
+
+@dataclass
+class Rows:
+    """A table as a sequence of `Example`; images stay on disk until a batch asks for them.
+
+    ``numbers`` are the rows of ``table`` this sequence consists of, in order; the other lists go with them.
+    """
+
+    source: str
+    table: Dataset
+    read_image: Callable[[int], ImageSource]
+    numbers: list[int]
+    texts: list[str | None]
+    labels: list[str]
+    image_keys: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.numbers[index]
+        return Example(row, self.read_image(row), self.texts[index], self.labels[index], self.image_keys[index])
+
+    def select(self, indices: Sequence[int]) -> Rows:
+        """The rows at these positions."""
+        chosen = {
+            name: [getattr(self, name)[i] for i in indices] for name in ("numbers", "texts", "labels", "image_keys")
+        }
+        return replace(self, **chosen)
+
+    def column(self, name: str) -> list:
+        """Values of one of the source's own columns."""
+        return self.table.select(self.numbers)[name][:]
+
+
+def text_columns(text: str) -> list[str]:
+    """Columns that a text setting names: itself, or the fields of a template."""
+    if "{" not in text:
+        return [text]
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(text) if name]
+    except ValueError as error:
+        raise ValueError(f"data.text is not a valid template, {error}: {text!r}.") from error
+    if not names:
+        raise ValueError(f"data.text names no column: {text!r}; write columns in braces, '{{question}} {{report}}'.")
+    return list(dict.fromkeys(names))
+
+
+def make_text(row: Mapping, text: str) -> str | None:
+    """The text of a row; ``None`` where all the columns it is made of are empty."""
+    values = {name: "" if row[name] is None else str(row[name]) for name in text_columns(text)}
+    if not any(value.strip() for value in values.values()):
+        return None
+    return (text.format_map(values) if "{" in text else values[text]).strip()
+
+
+def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
+    """The name of a label; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label"."""
+    if names is not None and value is not None:
+        value = names[value] if value >= 0 else None
+    label = "" if value is None else str(value)
+    return (normalize_label(label) if normalize else label.strip()) or None
+
+
+def image_reader(table: Dataset, column: str, root: Path | None) -> Callable[[int], ImageSource]:
+    """A function from row number to image; paths are resolved and may not leave ``root``."""
+    images = table.select_columns([column])
+
+    def read(row: int) -> ImageSource:
+        return resolve_image(images[row][column], root)
+
+    return read
+
+
+def resolve_image(image: str | dict | None, root: Path | None) -> ImageSource:
+    """An image as found in a table, its path made absolute.
+
+    Raises:
+        ValueError: a path that leads out of the root.
+    """
+    path = image.get("path") if isinstance(image, dict) else image
+    if not path or (isinstance(image, dict) and image.get("bytes") is not None):
+        return image or None
+    root = (root or Path()).resolve()
+    resolved = (root / path).resolve()
+    if not resolved.is_relative_to(root):
+        raise ValueError(
+            f"The image path {str(path)!r} leads out of {root}. Paths are relative to the table's folder; give the "
+            "folder that holds all images with --data.image_root FOLDER."
+        )
+    return str(resolved)
+
+
+def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
+    """Read a source and check its texts and labels (images: `data.scan.scan_images`).
+
+    Raises:
+        ValueError: no rows, missing columns, or texts and labels that are not as they should be, named by row.
+    """
+    table, folder = load_source(source, split)
+    if not len(table):
+        raise ValueError(f"{source} has no rows.")
+    wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
+    require_columns(table.column_names, wanted | ({"group": [settings.group]} if settings.group else {}), source)
+    feature = table.features[settings.label]
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    small = table.select_columns([*wanted["text"], settings.label])
+    texts, labels = [], []
+    for row in small:
+        texts.append(make_text(row, settings.text))
+        labels.append(make_label(row[settings.label], names, settings.normalize_labels))
+    check_values(texts, labels, source, settings)
+    root = Path(settings.image_root) if settings.image_root else folder
+    read = image_reader(table, settings.image, root)
+    return Rows(source, table, read, list(range(len(table))), texts, labels, [None] * len(table))
+
+
+def check_values(texts: list[str | None], labels: list[str | None], source: str, settings: DataSettings) -> None:
+    """Refuse rows without a label, rows without a text unless that is allowed, and texts that are not text."""
+    refuse(
+        [row for row, label in enumerate(labels) if label is None],
+        source,
+        f"have no label in column {settings.label!r}",
+        "Fill them in or delete these rows.",
+    )
+    if not settings.allow_missing:
+        refuse(
+            [row for row, text in enumerate(texts) if text is None],
+            source,
+            f"have an empty text ({settings.text!r})",
+            "Fill them in, delete these rows, or train with a learned 'no text' token: --data.allow_missing true.",
+        )
+    refuse(
+        [row for row, text in enumerate(texts) if text is not None and not is_clean(text)],
+        source,
+        "have a text with NUL characters or lone surrogates, which no tokenizer can read",
+        "Most likely the file was saved in another encoding; repair these rows.",
+    )
+
+
+def is_clean(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def refuse(rows: list[int], source: str, fault: str, cure: str) -> None:
+    """Raise a ``ValueError`` that counts and names the rows, if there are any."""
+    if rows:
+        shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+        raise ValueError(f"{len(rows)} rows of {source} {fault}: row {shown} (counted from 0). {cure}")

@@ -1,0 +1,78 @@
+"""Read every image once before training: which cannot be read, how large they are, which are the same."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from data.images import BadImageError, content_key, decode_image, read_image
+from data.rows import ImageSource, Rows
+from data.settings import DataSettings
+
+MAX_NAMED = 100
+"""Bad images that a message names; it counts them all."""
+
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image as found: its name, and either key and size in pixels (width, height) or the fault."""
+
+    name: str
+    key: str | None = None
+    size: tuple[int, int] | None = None
+    fault: str | None = None
+
+
+def look_at(image: ImageSource, settings: DataSettings) -> Look:
+    """Read and decode one image as training will."""
+    if image is None:
+        return Look("(no image)", fault=None if settings.allow_missing else "the cell is empty")
+    name = image if isinstance(image, str) else image.get("path") or "(embedded image)"
+    try:
+        data = read_image(image)
+        return Look(name, content_key(data), decode_image(data, settings.max_pixels).size)
+    except BadImageError as error:
+        return Look(name, fault=str(error))
+
+
+def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
+    """Read and decode the image of every row, each file once.
+
+    Returns:
+        The rows with their image keys, and what each row's image looks like; where ``on_bad_image`` is ``skip``
+        without the rows whose image cannot be read, which are printed by name.
+
+    Raises:
+        ValueError: images that cannot be read or are missing, by name, unless they are skipped or allowed.
+    """
+    seen: dict[str, Look] = {}
+
+    def look(row: int) -> Look:
+        image = rows.read_image(row)
+        if not isinstance(image, str):
+            return look_at(image, settings)
+        if image not in seen:
+            seen[image] = look_at(image, settings)
+        return seen[image]
+
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(look, rows.numbers)
+        looks = list(tqdm(found, f"reading images of {rows.source}", len(rows), unit="row", leave=False))
+    rows.image_keys = [found.key for found in looks]
+    good = [i for i, found in enumerate(looks) if found.fault is None]
+    if len(good) < len(rows):
+        faults = describe_faults(rows, looks)
+        if settings.on_bad_image == "stop" or not good:
+            raise ValueError(f"{faults}\nRepair them, or leave their rows out with --data.on_bad_image skip.")
+        print(f"{faults}\nThese rows are left out (data.on_bad_image: skip).")
+    return rows.select(good), [looks[i] for i in good]
+
+
+def describe_faults(rows: Rows, looks: list[Look]) -> str:
+    """Bad images by name, each once, with the number of rows they concern."""
+    bad = [found for found in looks if found.fault is not None]
+    lines = list(dict.fromkeys(f"  {found.name}: {found.fault}" for found in bad))
+    more = [f"  … and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
+    head = f"{len(bad)} rows of {rows.source} have an image that cannot be read:"
+    return "\n".join([head, *lines[:MAX_NAMED], *more])

@@ -1,0 +1,49 @@
+"""The data section of a configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+
+
+@dataclass
+class DataSettings:
+    """What to read, and how rows become image, text and label."""
+
+    train: str | None = None
+    """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, a folder of images with
+    metadata.csv, a Hub id (owner/name, or owner/name:split), or shapes:N for N pictures of the built-in data."""
+    validation: str | None = None
+    """Validation rows, on which the best model is chosen; cut from the training rows when not given."""
+    test: str | None = None
+    """Held-out rows, used once, after training."""
+    image: str = "image"
+    """Column with the path of the image (relative to image_root) or the image itself."""
+    text: str = "text"
+    """Column with the text, or a template of several, such as "{question} {report}"."""
+    label: str = "label"
+    """Column with the label, a string or an integer."""
+    image_root: str | None = None
+    """Folder that image paths are relative to and may not leave; the folder of the table when not given."""
+    validation_fraction: OpenUnitInterval = 0.1
+    """Share of the training rows cut off for validation, by whole groups, with the labels' proportions kept."""
+    group: str | None = None
+    """Column, such as the patient, whose values must not stand on both sides of the cut. Images never do."""
+    normalize_labels: bool = False
+    """Fold case and surplus spaces of labels."""
+    top_k_labels: PositiveInt | None = None
+    """Keep the K most frequent labels of the training rows; others cannot be answered and count as wrong."""
+    allow_missing: bool = False
+    """Let rows without an image or without a text through, with the learned token in the place of the missing one."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do about images that cannot be read: stop with their names, or skip their rows and name them."""
+    max_texts_per_image: PositiveInt = 64
+    """Texts of one image that go into a batch together."""
+    max_pixels: PositiveInt = 100_000_000
+    """Images with more pixels are refused before they are decoded."""
+    streaming: bool = False
+    """Read the training rows as a stream, for data that is remote or larger than the disk."""
+    shuffle_buffer: PositiveInt = 2000
+    """Rows of a stream that are shuffled at a time."""
+    num_workers: NonNegativeInt = 2
+    """Processes that decode images beside the training process."""

@@ -1,0 +1,131 @@
+"""Built-in data: pictures of coloured shapes with questions that need both the picture and the text.
+
+``python -m data.shapes FOLDER --images 100`` writes it as PNG files and a CSV, as an example of one's own data.
+"""
+
+import argparse
+import csv
+import io
+import random
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+SIZE = 64
+CELL = SIZE // 2
+COLORS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (40, 80, 220),
+    "yellow": (235, 205, 40),
+    "purple": (140, 60, 180),
+    "orange": (245, 135, 30),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+NUMBERS = ("one", "two", "three", "four")
+SEEDS = {"train": 0, "validation": 1, "test": 2}
+Scene = dict[str, tuple[str, str]]
+"""Place → (colour, shape) of what stands there; shapes of one picture differ, so that "the circle" is one thing."""
+
+
+def make_shapes(num_images: int, split: str) -> Dataset:
+    """Draw ``num_images`` pictures with six questions each; the same split always gives the same rows.
+
+    Existence (yes / no), colour, shape, place and number. Within each kind of question every answer is equally
+    likely whatever the words, and the answer to a picture depends on which question is asked: neither text nor
+    image alone does better than guessing within the kind.
+    """
+    features = Features(
+        {"image": Image(decode=False), "text": Value("string"), "label": Value("string"), "kind": Value("string")}
+    )
+    return Dataset.from_generator(
+        generate_rows, gen_kwargs={"num_images": num_images, "seed": SEEDS[split]}, features=features
+    )
+
+
+def generate_rows(num_images: int, seed: int):
+    rng = random.Random(seed)
+    for number in range(num_images):
+        scene = draw_scene(rng)
+        buffer = io.BytesIO()
+        paint(scene, rng).save(buffer, format="PNG")
+        for kind, text, label in ask(scene, rng):
+            image = {"bytes": buffer.getvalue(), "path": f"{number}.png"}
+            yield {"image": image, "text": text, "label": label, "kind": kind}
+
+
+def draw_scene(rng: random.Random) -> Scene:
+    places = rng.sample(PLACES, rng.randint(1, 4))
+    shapes = rng.sample(SHAPES, len(places))
+    return {place: (rng.choice(list(COLORS)), shape) for place, shape in zip(places, shapes, strict=True)}
+
+
+def paint(scene: Scene, rng: random.Random) -> PILImage.Image:
+    """The picture: grey noise behind, each shape of a random size somewhere in its quarter."""
+    background = tuple(rng.randint(225, 250) for _ in range(3))
+    image = PILImage.new("RGB", (SIZE, SIZE), background)
+    draw = ImageDraw.Draw(image)
+    for place, (color, shape) in scene.items():
+        side = rng.randint(14, 24)
+        left = rng.randint(2, CELL - side - 2) + (CELL if "right" in place else 0)
+        top = rng.randint(2, CELL - side - 2) + (CELL if "bottom" in place else 0)
+        fill = tuple(max(0, min(255, c + rng.randint(-15, 15))) for c in COLORS[color])
+        draw_shape(draw, shape, left, top, side, fill)
+    return image
+
+
+def draw_shape(draw: ImageDraw.ImageDraw, shape: str, left: int, top: int, side: int, fill: tuple) -> None:
+    right, bottom, third = left + side, top + side, side // 3
+    if shape == "circle":
+        draw.ellipse((left, top, right, bottom), fill=fill)
+    elif shape == "square":
+        draw.rectangle((left, top, right, bottom), fill=fill)
+    elif shape == "triangle":
+        draw.polygon([(left, bottom), (right, bottom), ((left + right) // 2, top)], fill=fill)
+    else:
+        draw.rectangle((left + third, top, right - third, bottom), fill=fill)
+        draw.rectangle((left, top + third, right, bottom - third), fill=fill)
+
+
+def ask(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Six questions about one scene as (kind, text, answer)."""
+    place, (color, shape) = rng.choice(list(scene.items()))
+    questions = [
+        ("color", rng.choice([f"what color is the {shape}?", f"which color does the {shape} have?"]), color),
+        ("shape", rng.choice([f"what is in the {place}?", f"which shape is in the {place}?"]), shape),
+        ("place", rng.choice([f"where is the {shape}?", f"in which corner is the {shape}?"]), place),
+        ("number", rng.choice(["how many shapes are there?", "count the shapes."]), NUMBERS[len(scene) - 1]),
+    ]
+    present = set(scene.values())
+    absent = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in present]
+    for wanted, answer in ((rng.choice(sorted(present)), "yes"), (rng.choice(absent), "no")):
+        words = " ".join(wanted)
+        questions.append(("existence", rng.choice([f"is there a {words}?", f"do you see a {words}?"]), answer))
+    return questions
+
+
+def write_shapes(folder: Path, num_images: int, split: str) -> Path:
+    """Write the data as ``images/*.png`` and ``<split>.csv`` with columns image, text, label and kind."""
+    images = folder / "images" / split
+    images.mkdir(parents=True, exist_ok=True)
+    table = folder / f"{split}.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "text", "label", "kind"])
+        for row in generate_rows(num_images, SEEDS[split]):
+            path = images / row["image"]["path"]
+            path.write_bytes(row["image"]["bytes"])
+            writer.writerow([path.relative_to(folder), row["text"], row["label"], row["kind"]])
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=1000, help="pictures; each has six questions")
+    parser.add_argument("--split", choices=list(SEEDS), default="train")
+    args = parser.parse_args()
+    print(f"wrote {write_shapes(args.folder, args.images, args.split)}")

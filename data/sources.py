@@ -1,0 +1,118 @@
+"""Rows from wherever they are: every source becomes a `datasets` table with the user's own columns."""
+
+import csv
+import difflib
+import re
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+
+from data.shapes import make_shapes
+
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
+
+
+def load_source(source: str, split: str, streaming: bool = False) -> tuple[Dataset | IterableDataset, Path | None]:
+    """Open a source.
+
+    Args:
+        source: a table, a folder, a Hub id or ``shapes:N``, as `DataSettings.train` says.
+        split: ``train``, ``validation`` or ``test``; the default split of a Hub id, and the seed of ``shapes``.
+        streaming: read it as a stream.
+
+    Returns:
+        The rows, images undecoded, and the folder that image paths are relative to.
+
+    Raises:
+        ValueError: nothing there, an unknown kind, or a file that cannot be parsed.
+    """
+    if match := re.fullmatch(r"shapes:(\d+)", source):
+        dataset, root = make_shapes(int(match[1]), split), None
+    elif (path := Path(source)).exists():
+        dataset, root = load_local(path, streaming)
+    elif path.suffix not in READERS and HUB_ID.fullmatch(source):
+        dataset, root = load_hub(source, split, streaming), None
+    else:
+        raise ValueError(
+            f"There is no file or folder {source!r}. A source is a file ({', '.join(READERS)}), a folder, a Hub id "
+            "(owner/name) or shapes:N."
+        )
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset, root
+
+
+def load_local(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, Path]:
+    if path.is_dir():
+        if (path / "state.json").exists():
+            dataset = load_from_disk(path)
+            return (dataset.to_iterable_dataset() if streaming else dataset), path
+        if not any(path.glob("**/metadata.*")):
+            raise ValueError(f"{path} is neither a folder saved by datasets nor an image folder with metadata.csv.")
+        return load_dataset("imagefolder", data_dir=str(path), split="train", streaming=streaming), path
+    if path.suffix not in READERS:
+        raise ValueError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
+    options = {}
+    if READERS[path.suffix] == "csv":
+        # Every cell stays the string it is: pandas would read "NA" and "None" as missing and "01" as 1.
+        separator = "\t" if path.suffix == ".tsv" else ","
+        features = Features({name: Value("string") for name in read_header(path, separator)})
+        options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+    try:
+        reader = READERS[path.suffix]
+        return load_dataset(reader, data_files=str(path), split="train", streaming=streaming, **options), path.parent
+    except Exception as error:  # the builders raise whatever their parser raises
+        raise ValueError(f"{path} could not be read as {path.suffix}: {error.__cause__ or error}") from error
+
+
+def read_header(path: Path, separator: str) -> list[str]:
+    """Column names of a table; also finds what would make the parser fail later, with the place."""
+    data = path.read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}. Save it as UTF-8."
+        ) from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file, delimiter=separator), [])
+    if not header:
+        raise ValueError(f"{path} is empty; expected a header line with the column names.")
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path} has columns of the same name: {repeated}.")
+    return header
+
+
+def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableDataset:
+    name, _, chosen = source.partition(":")
+    try:
+        return load_dataset(name, split=chosen or split, streaming=streaming)
+    except (OSError, DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{source!r} is no file here, and as a data set of the HuggingFace Hub it could not be loaded: {error}. "
+            "Offline, download it elsewhere with `hf download --repo-type dataset` and give the file."
+        ) from error
+
+
+def require_columns(found: list[str], wanted: dict[str, list[str]], source: str) -> None:
+    """Check that the columns a setting names are there.
+
+    Args:
+        found: columns of the source.
+        wanted: setting (``image``, ``text``, ``label``) → the columns it names.
+
+    Raises:
+        ValueError: names the missing columns, those found, and the nearest name.
+    """
+    for setting, names in wanted.items():
+        for name in names:
+            if name not in found:
+                near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+                raise ValueError(
+                    f"{source} has no column {name!r}; it has {found}. "
+                    + (f"Did you mean {near[0]!r}? " if near else "")
+                    + f"Name the right one with --data.{setting} COLUMN."
+                )

@@ -1,0 +1,23 @@
+"""Batches in → logits and attention out."""
+
+from models.attention import CrossAttentionLayer, MultiHeadCrossAttention
+from models.classifier import ImageTextClassifier, ImageTextOutput
+from models.configuration import ImageTextConfig
+from models.context import ContextGrid
+from models.fusion import CrossAttentionFusion
+from models.processing import ImageTextProcessor
+from models.text import TextEncoder
+from models.vgg import VGG16WithCrossAttention
+
+__all__ = [
+    "ContextGrid",
+    "CrossAttentionFusion",
+    "CrossAttentionLayer",
+    "ImageTextClassifier",
+    "ImageTextConfig",
+    "ImageTextOutput",
+    "ImageTextProcessor",
+    "MultiHeadCrossAttention",
+    "TextEncoder",
+    "VGG16WithCrossAttention",
+]

@@ -1,0 +1,120 @@
+"""Cross-attention: image positions (the query) read from a context sequence.
+
+Shape letters used in this folder: ``B`` batch, ``I`` images, ``L`` text tokens, ``N`` image positions,
+``M`` context slots, ``D`` width, ``H`` heads, ``C`` classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention, ``softmax(Q Kᵀ / √d) V`` (Vaswani et al. 2017, section 3.2.1).
+
+    The plain product is written out because it trains faster than torch's fused kernel on CPUs
+    (``benchmarks/kernels.py``); on other devices the fused kernel is used unless the weights are asked for.
+
+    Shape:
+        - query: ``(..., N, d)``; key, value: ``(..., M, d)``
+        - context_mask: bool, broadcastable to ``(..., N, M)``, ``True`` where a slot may be attended to,
+          at least one a row
+        - returns: output ``(..., N, d)``, and weights ``(..., N, M)`` that sum to 1 over M, or ``None``
+    """
+    if query.device.type != "cpu" and not need_weights:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if context_mask is not None:
+        scores = scores.masked_fill(~context_mask, float("-inf"))
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    return weights @ value, weights if need_weights else None
+
+
+class CrossAttentionLayer(nn.Module):
+    """Single-head cross-attention from a primary sequence to a context sequence.
+
+    Args:
+        embed_dim: width D of both sequences.
+
+    Shape:
+        - x1: ``(B, N, D)`` primary sequence, source of the queries
+        - x2: ``(B, M, D)`` context sequence, source of keys and values
+        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
+        - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, N, M)``
+
+    Raises:
+        ValueError: a sequence that is not three-dimensional or not D wide.
+    """
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key = nn.Linear(embed_dim, embed_dim)
+        self.value = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, x1: Tensor, x2: Tensor, context_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        check_sequences(x1, x2, self.embed_dim)
+        mask = None if context_mask is None else context_mask[:, None, :]
+        output, weights = attention(self.query(x1), self.key(x2), self.value(x2), mask, output_attentions)
+        return (output, weights) if weights is not None else output
+
+
+class MultiHeadCrossAttention(nn.Module):
+    """Multi-head cross-attention (Vaswani et al. 2017, section 3.2.2).
+
+    Gives the numbers of ``torch.nn.MultiheadAttention`` loaded with the same weights.
+
+    Args:
+        embed_dim: width D of both sequences.
+        num_heads: H, a divisor of D.
+
+    Shape:
+        - x1: ``(B, N, D)`` primary sequence; x2: ``(B, M, D)`` context sequence
+        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
+        - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, H, N, M)``
+
+    Raises:
+        ValueError: D is not divisible by H, or a sequence is not three-dimensional and D wide.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int = 8):
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads != 0:
+            raise ValueError(
+                f"embed_dim must be divisible by num_heads, got embed_dim={embed_dim} and num_heads={num_heads}; "
+                f"choose one of {[h for h in range(1, min(embed_dim, 64) + 1) if embed_dim % h == 0]} heads."
+            )
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, x1: Tensor, x2: Tensor, context_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        check_sequences(x1, x2, self.embed_dim)
+        query, key, value = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, x in ((self.q_proj, x1), (self.k_proj, x2), (self.v_proj, x2))
+        )
+        mask = None if context_mask is None else context_mask[:, None, None, :]
+        output, weights = attention(query, key, value, mask, output_attentions)
+        output = self.out_proj(output.transpose(1, 2).flatten(2))
+        return (output, weights) if weights is not None else output
+
+
+def check_sequences(x1: Tensor, x2: Tensor, embed_dim: int) -> None:
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x.dim() != 3 or x.shape[-1] != embed_dim:
+            raise ValueError(f"{name} must be (batch, tokens, {embed_dim}), got {tuple(x.shape)}.")
+    if x1.shape[0] != x2.shape[0]:
+        raise ValueError(f"x1 and x2 must have the same batch size, got {x1.shape[0]} and {x2.shape[0]}.")

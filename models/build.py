@@ -1,0 +1,71 @@
+"""The one builder: model settings, label names and training texts → a classifier and its processor."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from models.classifier import ImageTextClassifier
+from models.configuration import ImageTextConfig
+from models.custom_encoder import check_custom_encoder, load_custom_class, split_name
+from models.processing import ImageTextProcessor, build_processor
+from models.settings import ModelSettings
+from models.text import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
+from models.weights import load_image_weights
+
+
+def build_model(
+    settings: ModelSettings, label_names: list[str], texts: Iterable[str], **reading
+) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """Build a classifier with its starting weights.
+
+    Args:
+        settings: what it is made of.
+        label_names: names of the C classes, in the order of the logits.
+        texts: training texts, for a tokenizer trained on them.
+        reading: how rows are read (`ImageTextConfig`: columns …), kept with the model.
+
+    Raises:
+        ValueError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
+    """
+    tokenizer, text = build_text(settings, texts)
+    processor = build_processor(tokenizer, settings.image_size, settings.max_text_length, text.get("text_config"))
+    config = ImageTextConfig(
+        **text,
+        context_pooling=settings.context_pooling,
+        num_heads=settings.num_heads,
+        batch_norm=settings.batch_norm,
+        image_size=settings.image_size,
+        classifier_hidden_size=settings.classifier_hidden_size,
+        classifier_dropout=settings.classifier_dropout,
+        modality_dropout=settings.modality_dropout,
+        id2label=dict(enumerate(label_names)),
+        label2id={name: number for number, name in enumerate(label_names)},
+        **reading,
+    )
+    model = ImageTextClassifier(config, trust_custom_encoder=True)
+    if config.custom_text_encoder:
+        check_custom_encoder(model.text_encoder.encoder, len(tokenizer), tokenizer.pad_token_id)
+    elif settings.text_encoder != "scratch":
+        model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
+    load_image_weights(model.vgg, settings.image_weights, settings.batch_norm)
+    return model, processor
+
+
+def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, dict]:
+    """The tokenizer, and the part of the configuration that names the text encoder."""
+    name = settings.text_encoder
+    if name == "scratch":
+        tokenizer = train_tokenizer(texts, settings.vocab_size)
+        return tokenizer, {"text_config": scratch_text_config(tokenizer, settings.text_hidden_size, settings.text_layers)}
+    if ".py" in name:
+        file, class_name = split_name(name)
+        encoder_class = load_custom_class(file, class_name)
+        make_tokenizer = getattr(encoder_class, "tokenizer", lambda texts: train_tokenizer(texts, settings.vocab_size))
+        tokenizer = make_tokenizer(texts)
+        return tokenizer, {
+            "custom_text_encoder": f"{Path(file).resolve()}:{class_name}",
+            "custom_text_encoder_kwargs": {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id},
+        }
+    tokenizer = pretrained_tokenizer(name, settings.text_revision)
+    return tokenizer, {"text_config": pretrained_text_config(name, settings.text_revision)}

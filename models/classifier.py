@@ -1,0 +1,171 @@
+"""The whole model: a text becomes a context, VGG16's map attends to it, and a classifier answers."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from models.configuration import ImageTextConfig
+from models.context import ContextGrid
+from models.custom_encoder import SAVED_NAME, find_file
+from models.processing import ImageTextProcessor
+from models.text import TextEncoder
+from models.vgg import GRID, WIDTH, VGG16WithCrossAttention
+
+
+@dataclass
+class ImageTextOutput(ModelOutput):
+    """Output of `ImageTextClassifier`.
+
+    Attributes:
+        loss: mean cross-entropy over the rows whose label is not -100, where labels were given.
+        logits: ``(B, C)``.
+        attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request.
+        token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
+            two is the attention of each position to each token.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    token_weights: Tensor | None = None
+
+
+class ImageTextClassifier(PreTrainedModel):
+    """Classify pairs of an image and a text with VGG16 and cross-attention.
+
+    A missing text (a row of ``attention_mask`` without a 1, or no ``input_ids`` at all) and a missing image
+    (``image_index`` of -1, or no ``pixel_values``) are replaced by a learned token each. In training mode
+    ``config.modality_dropout`` makes them missing at random, so that the tokens are learned.
+
+    Args:
+        config: sizes and parts.
+        trust_custom_encoder: permission to run the file of a custom text encoder.
+    """
+
+    config_class = ImageTextConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
+        super().__init__(config)
+        self.text_encoder = TextEncoder(config, trust_custom_encoder)
+        self.context_grid = ContextGrid(self.text_encoder.hidden_size, config.context_pooling)
+        self.vgg = VGG16WithCrossAttention(
+            config.num_labels,
+            num_heads=config.num_heads,
+            batch_norm=config.batch_norm,
+            hidden_size=config.classifier_hidden_size,
+            dropout=config.classifier_dropout,
+        )
+        self.no_text = nn.Parameter(torch.randn(self.text_encoder.hidden_size) * 0.02)
+        self.no_image = nn.Parameter(torch.randn(1, WIDTH, 1, 1) * 0.02)
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Nothing: every part initialises its own layers."""
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> ImageTextOutput:
+        """Logits for B pairs of I images and B texts.
+
+        Shape:
+            - pixel_values: ``(I, 3, image_size, image_size)``, or ``None``: no row has an image
+            - input_ids, attention_mask: ``(B, L)``, or ``None``: no row has a text
+            - image_index: ``(B,)`` int64, the row of ``pixel_values`` each text belongs to, -1 where it has none;
+              ``None`` where text b belongs to image b
+            - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count
+        """
+        image_index = self.resolve_image_index(pixel_values, input_ids, image_index)
+        has_text = torch.zeros_like(image_index, dtype=torch.bool)
+        if input_ids is not None:
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            has_text = attention_mask.bool().any(dim=1)
+        has_image = image_index >= 0
+        if self.training:
+            has_text, has_image = self.drop_modality(has_text, has_image)
+        context, token_weights = self.encode_text(input_ids, attention_mask, has_text)
+        feature_map = self.encode_images(pixel_values)[torch.where(has_image, image_index, -1)]
+        feature_map, weights = self.vgg.fuse(feature_map, context, output_attentions)
+        logits = self.vgg.classify(feature_map).float()
+        return ImageTextOutput(
+            loss=None if labels is None else F.cross_entropy(logits, labels),
+            logits=logits,
+            attentions=(weights,) if output_attentions else None,
+            token_weights=token_weights if output_attentions else None,
+        )
+
+    def resolve_image_index(
+        self, pixel_values: Tensor | None, input_ids: Tensor | None, image_index: Tensor | None
+    ) -> Tensor:
+        """The image of each row ``(B,)``, -1 where it has none; checks that the inputs fit together."""
+        if pixel_values is None and input_ids is None:
+            raise ValueError("Give pixel_values, input_ids or both: one of them may be missing, not both.")
+        if image_index is not None:
+            if input_ids is not None and len(image_index) != len(input_ids):
+                raise ValueError(f"image_index has {len(image_index)} rows and input_ids {len(input_ids)}.")
+            return image_index if pixel_values is not None else torch.full_like(image_index, -1)
+        if pixel_values is None:
+            return torch.full((len(input_ids),), -1, device=input_ids.device)
+        if input_ids is not None and len(input_ids) != len(pixel_values):
+            raise ValueError(
+                f"{len(pixel_values)} images and {len(input_ids)} texts: say with image_index which image each text "
+                "belongs to."
+            )
+        return torch.arange(len(pixel_values), device=pixel_values.device)
+
+    def drop_modality(self, has_text: Tensor, has_image: Tensor) -> tuple[Tensor, Tensor]:
+        """Take text or image from a random share of the rows that have both; one draw a row, so never both."""
+        draw = torch.rand(len(has_text), device=has_text.device)
+        both = has_text & has_image
+        rate = self.config.modality_dropout
+        return has_text & ~(both & (draw < rate)), has_image & ~(both & (draw >= 1 - rate))
+
+    def encode_text(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, has_text: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Context grids ``(B, 512, 7, 7)`` and the weights of the tokens in them ``(B, 49, L)``.
+
+        A row without text is encoded as one token, whose features the learned "no text" token then replaces, so
+        that no encoder ever sees a fully masked row.
+        """
+        if input_ids is None:
+            input_ids = attention_mask = torch.zeros(len(has_text), 1, dtype=torch.long, device=has_text.device)
+        first = torch.arange(input_ids.shape[1], device=has_text.device) == 0
+        mask = torch.where(has_text[:, None], attention_mask.bool(), first)
+        tokens = self.text_encoder(input_ids, mask.long())
+        tokens = torch.where(has_text[:, None, None], tokens, self.no_text.to(tokens.dtype))
+        return self.context_grid(tokens, mask)
+
+    def encode_images(self, pixel_values: Tensor | None) -> Tensor:
+        """Feature maps ``(I + 1, 512, 7, 7)``: one pass of VGG16 an image, and last the learned "no image" map."""
+        no_image = self.no_image.expand(1, -1, GRID, GRID)
+        if pixel_values is None:
+            return no_image
+        maps = self.vgg.encode_image(pixel_values)
+        return torch.cat([maps, no_image.to(maps.dtype)])
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save as any HuggingFace model; a custom text encoder's file is copied beside the weights."""
+        if self.config.custom_text_encoder:
+            source = find_file(self.config)
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            if source.resolve() != (target := Path(save_directory, SAVED_NAME)).resolve():
+                shutil.copyfile(source, target)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+AutoConfig.register(ImageTextConfig.model_type, ImageTextConfig)
+AutoModel.register(ImageTextConfig, ImageTextClassifier)
+AutoProcessor.register(ImageTextConfig, ImageTextProcessor)

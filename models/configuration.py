@@ -1,0 +1,44 @@
+"""Everything a saved classifier says of itself: sizes, text encoder, labels, and how its data is to be read."""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+class ImageTextConfig(PreTrainedConfig):
+    """Configuration of `ImageTextClassifier`; saved as ``config.json``.
+
+    Label names are ``id2label`` / ``label2id`` as in any HuggingFace classifier.
+
+    Args:
+        text_config: configuration of the HuggingFace text encoder, of any model type.
+        custom_text_encoder: ``file.py:ClassName`` in place of ``text_config``, see `models.custom_encoder`.
+        custom_text_encoder_kwargs: what that class is constructed with.
+        context_pooling: how tokens become 49 context slots, ``average`` or ``queries``.
+        num_heads: heads of the cross-attention, a divisor of 512.
+        batch_norm: VGG16 with batch norm.
+        image_size: side in pixels to which images are resized, at least 32.
+        classifier_hidden_size: width of the two hidden layers of the classifier (VGG16: 4096).
+        classifier_dropout: in [0, 1).
+        modality_dropout: share of training rows that lose their text, and as many that lose their image, so
+            that the "no text" and "no image" tokens are learned; in [0, 0.5).
+        max_text_length: tokens after which a text is cut.
+        columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
+        normalize_labels: labels were lower-cased and stripped of surplus spaces.
+    """
+
+    model_type = "image-text-classifier"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+
+    text_config: PreTrainedConfig | dict | None = None
+    custom_text_encoder: str | None = None
+    custom_text_encoder_kwargs: dict | None = None
+    context_pooling: str = "average"
+    num_heads: int = 8
+    batch_norm: bool = True
+    image_size: int = 224
+    classifier_hidden_size: int = 512
+    classifier_dropout: float = 0.1
+    modality_dropout: float = 0.1
+    max_text_length: int = 64
+    columns: dict | None = None
+    normalize_labels: bool = False

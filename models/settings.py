@@ -1,0 +1,46 @@
+"""The model section of a configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import PositiveInt, restricted_number_type
+
+ImageSize = restricted_number_type("ImageSize", int, (">=", 32))
+Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
+ModalityDropout = restricted_number_type("ModalityDropout", float, [(">=", 0), ("<", 0.5)])
+
+
+@dataclass
+class ModelSettings:
+    """What the classifier is made of."""
+
+    text_encoder: str = "scratch"
+    """scratch (a small BERT and its tokenizer, trained on the training texts), a HuggingFace Hub id, a local folder, or
+    your own class as path/to/file.py:ClassName (see docs/custom_encoder.md)."""
+    text_revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    text_hidden_size: PositiveInt = 128
+    """Width of the scratch encoder."""
+    text_layers: PositiveInt = 2
+    """Layers of the scratch encoder."""
+    vocab_size: PositiveInt = 8000
+    """Upper bound of the vocabulary of a tokenizer trained on the training texts."""
+    max_text_length: PositiveInt = 64
+    """Tokens after which a text is cut."""
+    image_weights: str = "none"
+    """VGG16's starting weights: none (random), imagenet (torchvision's, downloaded), or a file in torchvision's layout
+    (.pth or .safetensors)."""
+    batch_norm: bool = True
+    """VGG16 with batch norm (vgg16_bn) or without (vgg16)."""
+    image_size: ImageSize = 224
+    """Side in pixels to which images are resized."""
+    context_pooling: Literal["average", "queries"] = "average"
+    """How tokens become the 7×7 context: averaged in reading order, or by 49 learned queries."""
+    num_heads: PositiveInt = 8
+    """Heads of the cross-attention, a divisor of 512."""
+    classifier_hidden_size: PositiveInt = 512
+    """Width of the classifier's hidden layers; VGG16's own is 4096."""
+    classifier_dropout: Dropout = 0.1
+    """Dropout between the classifier's layers; VGG16's own is 0.5."""
+    modality_dropout: ModalityDropout = 0.05
+    """Share of training rows that lose their text, and as many their image, so that the model copes without."""

@@ -1,0 +1,131 @@
+"""The text encoder: any HuggingFace encoder, one built small from scratch, or the user's own file."""
+
+import inspect
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from models.configuration import ImageTextConfig
+from models.custom_encoder import build_custom_encoder
+from models.offline import explain_hub_errors
+
+
+class TextEncoder(PreTrainedModel):
+    """Token features of a text, by the encoder that the configuration names.
+
+    Args:
+        config: its ``text_config`` is built with random weights (`load_pretrained` fetches others), or its
+            ``custom_text_encoder`` is imported.
+        trust_custom_encoder: permission to run the custom encoder's file.
+
+    Shape:
+        - input_ids: ``(B, L)`` integers; attention_mask: ``(B, L)``, 1 on real tokens
+        - returns: ``(B, L, hidden_size)``
+    """
+
+    config_class = ImageTextConfig
+
+    def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
+        super().__init__(config)
+        if config.custom_text_encoder:
+            self.encoder = build_custom_encoder(config, trust=trust_custom_encoder)
+            self.hidden_size = self.encoder.hidden_size
+        else:
+            model_class, kwargs = text_model_class(config.text_config)
+            encoder = model_class(config.text_config, **kwargs)
+            self.encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
+            self.hidden_size = config.text_config.hidden_size
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Nothing: the encoders initialise their own layers."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return output if isinstance(output, Tensor) else output.last_hidden_state
+
+    def load_pretrained(self, name: str, revision: str | None = None) -> None:
+        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder."""
+        model_class, kwargs = text_model_class(self.config.text_config)
+        with explain_hub_errors(name, "the text encoder"):
+            pretrained = model_class.from_pretrained(
+                name, config=self.config.text_config, revision=revision or "main", use_safetensors=True, **kwargs
+            )
+        pretrained = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
+        self.encoder.load_state_dict(pretrained.float().state_dict())
+
+
+def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict]:
+    """The class that encodes text for a configuration, and what to build it with (no unused pooling layer)."""
+    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else MODEL_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(f"transformers has no text model for a configuration of type {config.model_type!r}.")
+    model_class = mapping[type(config)]
+    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    pools = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return model_class, {"add_pooling_layer": False} if pools else {}
+
+
+def pretrained_text_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's."""
+    with explain_hub_errors(name, "the text encoder"):
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    return config if config.is_encoder_decoder else config.get_text_config()
+
+
+def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub id or local folder, with a padding token even where it came without (GPT-2 …)."""
+    with explain_hub_errors(name, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, num_layers: int) -> BertConfig:
+    """A small BERT (Devlin et al. 2019) for training from scratch, 64 dimensions a head."""
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=max(1, hidden_size // 64),
+        intermediate_size=4 * hidden_size,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def train_tokenizer(texts, vocab_size: int = 8000, lowercase: bool = True) -> PreTrainedTokenizerFast:
+    """Train a WordPiece tokenizer (Schuster & Nakajima 2012) on the texts of the training rows.
+
+    Args:
+        texts: iterable of strings.
+        vocab_size: upper bound of the vocabulary, special tokens included.
+        lowercase: fold case before tokenizing.
+
+    Raises:
+        ValueError: the texts hold no word at all.
+    """
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(special.values()), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(special):
+        raise ValueError("The training texts hold no word to learn a tokenizer from; check the text column.")
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
