@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -95,23 +96,27 @@ class SettingsParser(ArgumentParser):
     """A parser whose errors name the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        unknown = re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
-        if unknown:
-            name = unknown[1] or unknown[2]
-            valid = setting_names(Settings)
-            near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4) or [
-                key for key in valid if difflib.get_close_matches(name, [key.split(".")[-1]], n=1)
-            ]
-            message += f". Unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
+            message += suggest(unknown[1])
+        elif unknown := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+            message += suggest(f"{unknown[1]}.{unknown[2]}")
         super().error(message, ex)
+
+
+def suggest(unknown: str) -> str:
+    """A sentence with the valid key that is nearest to an unknown one: as a whole, or by its last word."""
+    valid = setting_names(Settings)
+    by_last_word = {key.rpartition(".")[2]: key for key in valid}
+    last_word = difflib.get_close_matches(unknown.rpartition(".")[2], by_last_word, n=1)
+    near = [by_last_word[word] for word in last_word] or difflib.get_close_matches(unknown, valid, n=1)
+    return f". Unknown key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
 
 def setting_names(settings: type, prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
     names = []
     for f in fields(settings):
-        kind = f.type if isinstance(f.type, type) else None
-        names += setting_names(kind, f"{prefix}{f.name}.") if is_dataclass(kind) else [prefix + f.name]
+        names += setting_names(f.type, f"{prefix}{f.name}.") if is_dataclass(f.type) else [prefix + f.name]
     return names
 
 
@@ -144,6 +149,15 @@ def parse_settings(argv: list[str]) -> Settings:
 def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:
     built = parser.instantiate(parsed)
     return Settings(**{f.name: getattr(built, f.name) for f in fields(Settings)})
+
+
+def flat(settings: Settings) -> dict[str, str | int | float | bool]:
+    """All settings by dotted name, for experiment trackers."""
+    values: dict[str, str | int | float | bool] = {}
+    for name in setting_names(Settings):
+        value = attrgetter(name)(settings)
+        values[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return values
 
 
 def save_settings(settings: Settings, path: Path) -> None:

@@ -122,6 +122,8 @@ class Collate:
                 images.append(self.decode(example))
             image_index.append(position[key])
         batch = dict(self.processor(images or None, [example.text for example in examples]))
+        if images:  # VGG16 runs faster on this memory format, on CPU and GPU
+            batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
         batch["image_index"] = torch.tensor(image_index)
         batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
         return batch

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset
+from PIL import Image
 
 from data.labels import normalize_label
 from data.settings import DataSettings
@@ -16,8 +17,8 @@ from data.sources import load_source, require_columns
 SHOWN = 5
 """Faults of one kind that a message lists; it counts them all."""
 
-ImageSource = str | dict | None
-"""Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
+ImageSource = str | dict | Image.Image | None
+"""Path of an image file, the ``{"bytes", "path"}`` of `datasets`, a decoded picture, or ``None`` for no image."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,11 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if not len(table):
         raise ValueError(f"{source} has no rows.")
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
-    require_columns(table.column_names, wanted | ({"group": [settings.group]} if settings.group else {}), source)
+    if settings.group and split == "train":
+        wanted["group"] = [settings.group]
+    if split == "test":
+        wanted["slice_by"] = settings.slice_by
+    require_columns(table.column_names, wanted, source)
     feature = table.features[settings.label]
     names = feature.names if isinstance(feature, ClassLabel) else None
     small = table.select_columns([*wanted["text"], settings.label])

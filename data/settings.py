@@ -1,6 +1,6 @@
 """The data section of a configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
@@ -33,6 +33,8 @@ class DataSettings:
     """Fold case and surplus spaces of labels."""
     top_k_labels: PositiveInt | None = None
     """Keep the K most frequent labels of the training rows; others cannot be answered and count as wrong."""
+    slice_by: list[str] = field(default_factory=list)
+    """Columns by whose values held-out accuracy is told apart, such as the type of question."""
     allow_missing: bool = False
     """Let rows without an image or without a text through, with the learned token in the place of the missing one."""
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -23,6 +23,7 @@ class ImageTextConfig(PreTrainedConfig):
             that the "no text" and "no image" tokens are learned; in [0, 0.5).
         max_text_length: tokens after which a text is cut.
         columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
+        majority_label: number of the most frequent class of the training rows.
         normalize_labels: labels were lower-cased and stripped of surplus spaces.
     """
 
@@ -41,4 +42,5 @@ class ImageTextConfig(PreTrainedConfig):
     modality_dropout: float = 0.1
     max_text_length: int = 64
     columns: dict | None = None
+    majority_label: int = 0
     normalize_labels: bool = False

@@ -1,0 +1,89 @@
+"""Where the model looked: attention of image positions to the words of a text, as numbers and as pictures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from models import ImageTextClassifier, ImageTextProcessor
+from models.vgg import GRID
+
+
+@dataclass
+class Explanation:
+    """Attention for one image and text.
+
+    Attributes:
+        image: the decoded picture.
+        words: W words of the text, in order.
+        attention: ``(H, W, 7, 7)``, attention of each image position to each word by head. At a position the words
+            and the special tokens add up to 1.
+    """
+
+    image: Image.Image
+    words: list[str]
+    attention: np.ndarray
+
+    def heat(self, word: int, head: int | None = None) -> np.ndarray:
+        """Attention to one word ``(7, 7)``, of one head or the mean of all."""
+        return self.attention[:, word].mean(axis=0) if head is None else self.attention[head, word]
+
+    def overlay(self, word: int, head: int | None = None, opacity: float = 0.55) -> Image.Image:
+        """The picture under the heat of one word, from its least (dark) to its most attending position (bright)."""
+        heat = self.heat(word, head)
+        span = heat.max() - heat.min()
+        heat = (heat - heat.min()) / span if span > 0 else np.zeros_like(heat)
+        smooth = Image.fromarray((heat * 255).astype(np.uint8)).resize(self.image.size, Image.Resampling.BICUBIC)
+        colored = Image.fromarray((colormaps["inferno"](np.asarray(smooth))[..., :3] * 255).astype(np.uint8))
+        return Image.blend(self.image, colored, opacity)
+
+    def overlays(self, head: int | None = None) -> list[Image.Image]:
+        """One overlay a word."""
+        return [self.overlay(word, head) for word in range(len(self.words))]
+
+    def figure(self, title: str = "", head: int | None = None, max_words: int = 12) -> Figure:
+        """The picture, and for each word the overlay above the raw 7×7 matrix with its colour bar."""
+        words = range(min(len(self.words), max_words))
+        figure = Figure(figsize=(1.7 * (len(words) + 1), 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, len(words) + 1, squeeze=False)
+        axes[0, 0].imshow(self.image)
+        axes[0, 0].set_title("image")
+        for word in words:
+            axes[0, word + 1].imshow(self.overlay(word, head))
+            axes[0, word + 1].set_title(self.words[word])
+            matrix = axes[1, word + 1].imshow(self.heat(word, head), cmap="inferno")
+            figure.colorbar(matrix, ax=axes[1, word + 1], shrink=0.7, format="%.2f")
+        for ax in axes.flat:
+            ax.set_axis_off()
+        figure.suptitle(title)
+        return figure
+
+
+@torch.inference_mode()
+def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Image.Image, text: str) -> Explanation:
+    """Run the model once on a decoded image and a text, and read its attention back per word."""
+    batch = processor([image], [text])
+    output = model(**batch.to(model.device), output_attentions=True)
+    per_token = (output.attentions[0].float() @ output.token_weights.float()[:, None]).squeeze(0)
+    spans = word_spans(processor, text)
+    attention = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
+    return Explanation(image, [word for word, _ in spans], attention.unflatten(-1, (GRID, GRID)).cpu().numpy())
+
+
+def word_spans(processor: ImageTextProcessor, text: str) -> list[tuple[str, list[int]]]:
+    """Words of a text with the numbers of their tokens; special tokens and words that were cut off are left out."""
+    encoding = processor.tokenizer(text, truncation=True)
+    if not encoding.is_fast:
+        tokens = processor.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+        special = set(processor.tokenizer.all_special_tokens)
+        return [(token, [number]) for number, token in enumerate(tokens) if token not in special]
+    spans: dict[int, list[int]] = {}
+    for number, word in enumerate(encoding.word_ids()):
+        if word is not None:
+            spans.setdefault(word, []).append(number)
+    return [(text[slice(*encoding.word_to_chars(word))], tokens) for word, tokens in spans.items()]

@@ -1,0 +1,58 @@
+"""Find and load a trained model: a run folder, a model folder or a Hub id."""
+
+from pathlib import Path
+
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.offline import explain_hub_errors
+
+MODEL_FOLDER = "model"
+"""Where a run folder keeps its best model."""
+
+
+def find_model(path: str | Path) -> str:
+    """The model folder of a run folder, or the path itself; a Hub id is returned as it is.
+
+    Raises:
+        ValueError: a local folder that holds no model, with what was expected and found.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if str(path).count("/") == 1 and not str(path).startswith((".", "/", "runs/")):
+            return str(path)
+        raise ValueError(f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml")
+    for candidate in (folder / MODEL_FOLDER, folder):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return str(candidate)
+    found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else "a file"
+    raise ValueError(
+        f"{folder} is not a model folder: expected config.json and model.safetensors in it, or in its folder "
+        f"{MODEL_FOLDER}/; found {found}."
+    )
+
+
+def load_model(
+    path: str | Path, trust_custom_encoder: bool = False
+) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """Load a trained classifier, in eval mode, and its processor.
+
+    Raises:
+        ValueError: no model there, another kind of model, damaged weights, or a custom encoder without trust.
+    """
+    folder = find_model(path)
+    with explain_hub_errors(folder, "the model"):
+        settings, _ = ImageTextConfig.get_config_dict(folder)
+    if settings.get("model_type") != ImageTextConfig.model_type:
+        raise ValueError(
+            f"{folder} holds a model of type {settings.get('model_type')!r}, not {ImageTextConfig.model_type!r}; give a "
+            "run folder of train.py."
+        )
+    try:
+        model, info = ImageTextClassifier.from_pretrained(
+            folder, trust_custom_encoder=trust_custom_encoder, use_safetensors=True, output_loading_info=True
+        )
+        processor = ImageTextProcessor.from_pretrained(folder)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"The weights in {folder} are incomplete: {len(missing)} tensors are missing, such as {missing[:3]}.")
+    return model.eval(), processor

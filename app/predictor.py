@@ -1,0 +1,89 @@
+"""The one way to ask a trained model: used by the command line, the pages and other people's code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from app.explain import Explanation, explain
+from app.model_folder import load_model
+from data import Collate, Example, decode_image
+from models import ImageTextClassifier, ImageTextProcessor
+
+ImageInput = str | Path | bytes | Image.Image | None
+
+
+class Predictor:
+    """Answers about pairs of an image and a text.
+
+    Args:
+        model, processor: a trained classifier.
+        device: where to compute; a GPU where there is one.
+    """
+
+    def __init__(
+        self,
+        model: ImageTextClassifier,
+        processor: ImageTextProcessor,
+        device: str | torch.device | None = None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.processor = processor
+        self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device | None = None, trust_custom_encoder: bool = False
+    ) -> Predictor:
+        """Load from a run folder, a model folder or a Hub id; `load_model` says what can go wrong."""
+        return cls(*load_model(path, trust_custom_encoder), device)
+
+    def __call__(self, image: ImageInput, text: str | None, top_k: int = 3) -> list[dict[str, str | float]]:
+        """The most probable labels of one pair, best first.
+
+        Args:
+            image: file, encoded bytes, picture, or ``None`` when there is none.
+            text: ``None`` when there is none.
+            top_k: how many labels.
+
+        Returns:
+            ``[{"label": …, "probability": …}, …]``; the probabilities of all labels add up to 1.
+
+        Raises:
+            ValueError: an image that cannot be read, or neither image nor text.
+        """
+        return self.predict([(image, text)], top_k)[0]
+
+    @torch.inference_mode()
+    def predict(
+        self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3
+    ) -> list[list[dict[str, str | float]]]:
+        """Answers for several pairs at once; pairs with the same image object or path share one pass of VGG16."""
+        for image, text in pairs:
+            if image is None and not (text or "").strip():
+                raise ValueError("Give an image, a text or both; a pair has neither.")
+        decoded: dict[str, Image.Image] = {}
+        examples = []
+        for number, (image, text) in enumerate(pairs):
+            key = str(image) if isinstance(image, str | Path) else str(id(image))
+            if image is not None and key not in decoded:
+                decoded[key] = decode_image(image)
+            examples.append(Example(number, decoded.get(key), text, label="", image_key=key))
+        batch = Collate(self.processor, self.model.config.label2id)(examples)
+        del batch["labels"]
+        logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
+        top = logits.softmax(dim=-1).topk(min(top_k, len(self.labels)))
+        return [
+            [{"label": self.labels[i], "probability": p} for p, i in zip(*row, strict=True)]
+            for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+
+    def explain(self, image: str | Path | bytes | Image.Image, text: str) -> Explanation:
+        """Where it looked: one heat-map over the image for each word of the text."""
+        if not text.strip():
+            raise ValueError("The text is empty: there is no word to show the attention of.")
+        return explain(self.model, self.processor, decode_image(image), text)

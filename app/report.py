@@ -1,0 +1,107 @@
+"""What a run says at its end: tables, curves, pictures and the model card."""
+
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import ModelCard, ModelCardData
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from app.explain import explain
+from data import Rows, decode_image
+from models import ImageTextClassifier, ImageTextProcessor
+
+
+def score_table(figures: dict, source: str) -> str:
+    """Scores with intervals by system, then by slice, as text."""
+    lines = [f"{source}: {figures['rows']:,} rows, {figures['images']:,} images", ""]
+    lines.append(f"{'':24}{'accuracy':^26}{'macro F1':^26}   (95 % intervals, resampled by image)")
+    for system, scores in figures["scores"].items():
+        lines.append(f"{system:24}{format_interval(scores['accuracy']):^26}{format_interval(scores['macro_f1']):^26}")
+    for column, values in figures["slices"].items():
+        lines += ["", f"accuracy by {column}"]
+        lines += [f"  {value:22}{format_interval(v['accuracy']):^26}{v['rows']:>8,} rows" for value, v in values.items()]
+    if unknown := figures["unknown_labels"]:
+        names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
+        lines += ["", f"{sum(unknown.values())} rows have labels that training did not know ({names}); they count as "
+                  f"wrong, so no accuracy can exceed {figures['ceiling']:.1%}"]
+    return "\n".join(lines)
+
+
+def format_interval(interval: dict[str, float]) -> str:
+    return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
+
+
+def draw_curves(records: list[dict], path: Path) -> None:
+    """Loss and learning rate by step, validation accuracy by epoch."""
+    steps = [r for r in records if "loss" in r]
+    epochs = [r for r in records if "validation_accuracy" in r]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], label="train")
+    loss.plot([r["step"] for r in epochs], [r["validation_loss"] for r in epochs], "o-", label="validation")
+    loss.set(title="loss", xlabel="step", yscale="log")
+    loss.legend()
+    accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-")
+    accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
+    rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
+    rate.set(title="learning rate", xlabel="step")
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_examples(
+    path: Path,
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    number: int,
+) -> None:
+    """Heat-maps per word for rows spread over the held-out set, right and wrong answers marked."""
+    with_both = [i for i in range(len(rows)) if rows.texts[i] is not None and rows.image_keys[i] is not None]
+    chosen = [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
+    pictures = []
+    for i in chosen:
+        example = rows[i]
+        best = int(probabilities[i].argmax())
+        mark = "right" if best == labels[i] else f"wrong, it is “{example.label}”"
+        title = f"{example.text}\n→ {model.config.id2label[best]} ({probabilities[i, best]:.0%}, {mark})"
+        figure = explain(model, processor, decode_image(example.image), example.text).figure(title)
+        figure.canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
+    if pictures:
+        stack(pictures).save(path)
+
+
+def stack(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures one below another on white."""
+    canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
+def model_card(model: ImageTextClassifier, run_dir: Path, summary: str) -> ModelCard:
+    """A card in the Hub's format: what the model is, how to use it, what was measured."""
+    data = ModelCardData(
+        library_name="transformers", pipeline_tag="visual-question-answering", tags=["image-text-classification", "vgg16"]
+    )
+    labels = list(model.config.id2label.values())
+    shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
+    encoder = model.config.custom_text_encoder or model.config.text_config.model_type
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n# {run_dir.name}\n\n"
+        f"Classifies pairs of an image and a text into {len(labels)} labels ({shown}).\n"
+        f"VGG16{' with batch norm' if model.config.batch_norm else ''} at {model.config.image_size} px whose last feature "
+        f"map attends to the text ({encoder}) by cross-attention.\n\n"
+        "## Use\n\n```python\nfrom app import Predictor\n\n"
+        f'predictor = Predictor.from_pretrained("{run_dir}")\npredictor("image.png", "a question", top_k=3)\n```\n\n'
+        f"## Evaluation\n\n```\n{summary}\n```\n"
+    )
