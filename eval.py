@@ -23,7 +23,17 @@ from app.metrics import score
 from app.model_folder import load_model
 from app.report import draw_examples, score_table
 from app.settings import load_settings
-from data import UNKNOWN, Collate, DataSettings, ImageBatchSampler, Rows, load_rows, make_loader, prepare_data, scan_images
+from data import (
+    UNKNOWN,
+    Collate,
+    DataSettings,
+    ImageBatchSampler,
+    Rows,
+    load_rows,
+    make_loader,
+    prepare_data,
+    scan_images,
+)
 from models import ImageTextClassifier, ImageTextProcessor
 
 MODALITIES = ("image + text", "text only", "image only")
@@ -186,13 +196,30 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="a run folder of train.py, a model folder or a Hub id")
-    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="split of the run's own data (default: test)")
-    parser.add_argument("--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N")
-    parser.add_argument("--data.image_root", dest="image_root", metavar="FOLDER", help="folder that image paths are relative to")
-    parser.add_argument("--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training")
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="split of the run's own data (default: test)",
+    )
+    parser.add_argument(
+        "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
+    )
+    parser.add_argument(
+        "--data.image_root", dest="image_root", metavar="FOLDER", help="folder that image paths are relative to"
+    )
+    parser.add_argument(
+        "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
+    )
     parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
     parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
-    parser.add_argument("--data.slice_by", dest="slice_by", metavar="COLUMN", nargs="*", help="columns by whose values accuracy is told apart")
+    parser.add_argument(
+        "--data.slice_by",
+        dest="slice_by",
+        metavar="COLUMN",
+        nargs="*",
+        help="columns by whose values accuracy is told apart",
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="images in a batch (default: 32)")
     parser.add_argument("--pictures", type=int, default=8, help="examples in where_it_looked.png (default: 8)")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split>)")

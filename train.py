@@ -37,7 +37,9 @@ from models.optimization import build_optimizer, build_schedule, parameter_group
 LOG_EVERY = 10
 """Steps between two records of the training loss."""
 
-CONTENTS = "model/, evaluation/{split}/ (metrics.json, predictions.parquet, where_it_looked.png), curves.png, metrics.jsonl"
+CONTENTS = (
+    "model/, evaluation/{split}/ (metrics.json, predictions.parquet, where_it_looked.png), curves.png, metrics.jsonl"
+)
 
 
 def main(argv: list[str]) -> Path:
@@ -154,8 +156,10 @@ def fit(
         }
         keep(record, run, accelerator)
         if accelerator.is_main_process:
-            bar.write(f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, "
-                      f"loss {predictions.loss():.3f}" + (" (best so far)" if progress.since_best == 0 else ""))
+            bar.write(
+                f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, "
+                f"loss {predictions.loss():.3f}" + (" (best so far)" if progress.since_best == 0 else "")
+            )
             draw_curves(run.records(), run.path / "curves.png")
             if progress.since_best == 0:
                 run.save_model(accelerator.unwrap_model(model), processor)
@@ -185,8 +189,8 @@ def train_epoch(model, loader, optimizer, schedule, loss_function, accelerator, 
         norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
         if accelerator.mixed_precision != "fp16" and not norm.isfinite():  # fp16 skips such a step by itself
             raise FloatingPointError(
-                f"The gradient is not finite at step {progress.step + 1} (loss {loss.item():.4g}); the best model so far "
-                "is kept. Lower --train.learning_rate, or set --train.mixed_precision no."
+                f"The gradient is not finite at step {progress.step + 1} (loss {loss.item():.4g}); the best model so "
+                "far is kept. Lower --train.learning_rate, or set --train.mixed_precision no."
             )
         optimizer.step()
         schedule.step()
@@ -224,8 +228,8 @@ def describe_truncation(processor: ImageTextProcessor, texts: list[str | None]) 
     cut = sum(lengths[text] > limit for text in present)
     longest = max(lengths.values(), default=0)
     return (
-        f"texts have up to {longest:,} tokens; {cut:,} of {len(present):,} training texts ({cut / max(1, len(present)):.1%}) "
-        f"are cut at {limit} (--model.max_text_length)"
+        f"texts have up to {longest:,} tokens; {cut:,} of {len(present):,} training texts "
+        f"({cut / max(1, len(present)):.1%}) are cut at {limit} (--model.max_text_length)"
     )
 
 
@@ -251,16 +255,16 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     summary = score_table(figures, f"{split}, {rows.source}") + note
     minutes = (time.time() - started) / 60
     model_card(model, run.path, summary).save(run.model / "README.md")
-    summary = f"{summary}\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split)}\n\n{next_commands(run, rows)}"
+    summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split)}\n\n{next_commands(run, rows)}"
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     print(f"\n{summary}")
 
 
 def next_commands(run: RunDir, rows: Rows) -> str:
     """What one would most likely want to type next."""
-    example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), None)
-    image = example.image if example is not None and isinstance(example.image, str) else "IMAGE.png"
-    text = example.text if example is not None else "TEXT"
+    example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), rows[0])
+    image = example.image if isinstance(example.image, str) else "IMAGE.png"
+    text = example.text or "TEXT"
     return (
         "Next:\n"
         f"  python eval.py {run.path} --data.test OTHER.csv\n"

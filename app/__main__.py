@@ -24,7 +24,9 @@ def main(argv: list[str]) -> None:
         command.add_argument("model", help="a run folder, a model folder or a Hub id")
         command.add_argument("--image", help="image file; leave out to ask without an image")
         command.add_argument("--text", help="text; leave out to ask without a text")
-        command.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
+        command.add_argument(
+            "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
+        )
     args = parser.parse_args(argv)
     try:
         predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)

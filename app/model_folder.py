@@ -19,7 +19,9 @@ def find_model(path: str | Path) -> str:
     if not folder.exists():
         if str(path).count("/") == 1 and not str(path).startswith((".", "/", "runs/")):
             return str(path)
-        raise ValueError(f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml")
+        raise ValueError(
+            f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml"
+        )
     for candidate in (folder / MODEL_FOLDER, folder):
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return str(candidate)
@@ -30,9 +32,7 @@ def find_model(path: str | Path) -> str:
     )
 
 
-def load_model(
-    path: str | Path, trust_custom_encoder: bool = False
-) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[ImageTextClassifier, ImageTextProcessor]:
     """Load a trained classifier, in eval mode, and its processor.
 
     Raises:
@@ -43,8 +43,8 @@ def load_model(
         settings, _ = ImageTextConfig.get_config_dict(folder)
     if settings.get("model_type") != ImageTextConfig.model_type:
         raise ValueError(
-            f"{folder} holds a model of type {settings.get('model_type')!r}, not {ImageTextConfig.model_type!r}; give a "
-            "run folder of train.py."
+            f"{folder} holds a model of type {settings.get('model_type')!r}, not {ImageTextConfig.model_type!r}; "
+            "give a run folder of train.py."
         )
     try:
         model, info = ImageTextClassifier.from_pretrained(
@@ -54,5 +54,7 @@ def load_model(
     except (OSError, RuntimeError) as error:
         raise ValueError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"The weights in {folder} are incomplete: {len(missing)} tensors are missing, such as {missing[:3]}.")
+        raise ValueError(
+            f"The weights in {folder} are incomplete: {len(missing)} tensors are missing, such as {missing[:3]}."
+        )
     return model.eval(), processor

@@ -1,5 +1,6 @@
 """What a run says at its end: tables, curves, pictures and the model card."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,16 @@ def score_table(figures: dict, source: str) -> str:
         lines.append(f"{system:24}{format_interval(scores['accuracy']):^26}{format_interval(scores['macro_f1']):^26}")
     for column, values in figures["slices"].items():
         lines += ["", f"accuracy by {column}"]
-        lines += [f"  {value:22}{format_interval(v['accuracy']):^26}{v['rows']:>8,} rows" for value, v in values.items()]
+        lines += [
+            f"  {value:22}{format_interval(v['accuracy']):^26}{v['rows']:>8,} rows" for value, v in values.items()
+        ]
     if unknown := figures["unknown_labels"]:
         names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
-        lines += ["", f"{sum(unknown.values())} rows have labels that training did not know ({names}); they count as "
-                  f"wrong, so no accuracy can exceed {figures['ceiling']:.1%}"]
+        lines += [
+            "",
+            f"{sum(unknown.values())} rows have labels that training did not know ({names}); they count as "
+            f"wrong, so no accuracy can exceed {figures['ceiling']:.1%}",
+        ]
     return "\n".join(lines)
 
 
@@ -63,17 +69,20 @@ def draw_examples(
     number: int,
 ) -> None:
     """Heat-maps per word for rows spread over the held-out set, right and wrong answers marked."""
-    with_both = [i for i in range(len(rows)) if rows.texts[i] is not None and rows.image_keys[i] is not None]
+    with_both = [i for i in range(len(rows)) if rows.texts[i] and rows.image_keys[i] is not None]
     chosen = [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
-    pictures = []
+    pictures: list[Image.Image] = []
     for i in chosen:
         example = rows[i]
+        assert example.image is not None
+        assert example.text is not None
         best = int(probabilities[i].argmax())
         mark = "right" if best == labels[i] else f"wrong, it is “{example.label}”"
         title = f"{example.text}\n→ {model.config.id2label[best]} ({probabilities[i, best]:.0%}, {mark})"
         figure = explain(model, processor, decode_image(example.image), example.text).figure(title)
-        figure.canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
+        buffer = BytesIO()
+        figure.savefig(buffer, dpi=100)
+        pictures.append(Image.open(buffer))
     if pictures:
         stack(pictures).save(path)
 
@@ -91,7 +100,9 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 def model_card(model: ImageTextClassifier, run_dir: Path, summary: str) -> ModelCard:
     """A card in the Hub's format: what the model is, how to use it, what was measured."""
     data = ModelCardData(
-        library_name="transformers", pipeline_tag="visual-question-answering", tags=["image-text-classification", "vgg16"]
+        library_name="transformers",
+        pipeline_tag="visual-question-answering",
+        tags=["image-text-classification", "vgg16"],
     )
     labels = list(model.config.id2label.values())
     shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
@@ -99,8 +110,8 @@ def model_card(model: ImageTextClassifier, run_dir: Path, summary: str) -> Model
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {run_dir.name}\n\n"
         f"Classifies pairs of an image and a text into {len(labels)} labels ({shown}).\n"
-        f"VGG16{' with batch norm' if model.config.batch_norm else ''} at {model.config.image_size} px whose last feature "
-        f"map attends to the text ({encoder}) by cross-attention.\n\n"
+        f"VGG16{' with batch norm' if model.config.batch_norm else ''} at {model.config.image_size} px whose last "
+        f"feature map attends to the text ({encoder}) by cross-attention.\n\n"
         "## Use\n\n```python\nfrom app import Predictor\n\n"
         f'predictor = Predictor.from_pretrained("{run_dir}")\npredictor("image.png", "a question", top_k=3)\n```\n\n'
         f"## Evaluation\n\n```\n{summary}\n```\n"

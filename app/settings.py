@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
@@ -84,7 +84,7 @@ class Settings:
     """What the classifier is made of."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How it is trained."""
-    run_dir: str | None = None
+    run_dir: str = ""
     """Folder of the run; runs/<name of the configuration file> when not given."""
     overwrite: bool = False
     """Delete what is in the run folder first."""
@@ -95,7 +95,7 @@ class Settings:
 class SettingsParser(ArgumentParser):
     """A parser whose errors name the nearest valid key."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
             message += suggest(unknown[1])
         elif unknown := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
@@ -114,9 +114,10 @@ def suggest(unknown: str) -> str:
 
 def setting_names(settings: type, prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
-    names = []
+    names: list[str] = []
     for f in fields(settings):
-        names += setting_names(f.type, f"{prefix}{f.name}.") if is_dataclass(f.type) else [prefix + f.name]
+        nested = isinstance(f.type, type) and is_dataclass(f.type)
+        names += setting_names(f.type, f"{prefix}{f.name}.") if nested else [prefix + f.name]  # type: ignore[arg-type]
     return names
 
 
@@ -141,7 +142,7 @@ def parse_settings(argv: list[str]) -> Settings:
             parser.error(f"There is no configuration file {config!r}; those that come along are in configs/.")
         argv = ["--config", *argv]
     settings = to_settings(parser, parser.parse_args(argv))
-    if settings.run_dir is None:
+    if not settings.run_dir:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
     return settings
 

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from PIL import Image
@@ -70,7 +71,9 @@ class ImageBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         units = self.units()
-        batches = [sum(units[i : i + self.batch_size], []) for i in range(0, len(units), self.batch_size)]
+        batches = [
+            list(chain.from_iterable(units[i : i + self.batch_size])) for i in range(0, len(units), self.batch_size)
+        ]
         yield from batches[self.process_index : self.num_batches(len(units)) : self.num_processes]
 
     def __len__(self) -> int:
@@ -111,7 +114,8 @@ class Collate:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         position: dict[str, int] = {}
-        images, image_index = [], []
+        images: list[Image.Image] = []
+        image_index = []
         for number, example in enumerate(examples):
             if example.image is None:
                 image_index.append(-1)
@@ -119,7 +123,7 @@ class Collate:
             key = example.image_key or str(number)
             if key not in position:
                 position[key] = len(images)
-                images.append(self.decode(example))
+                images.append(self.decode(example.image, example.row))
             image_index.append(position[key])
         batch = dict(self.processor(images or None, [example.text for example in examples]))
         if images:  # VGG16 runs faster on this memory format, on CPU and GPU
@@ -128,11 +132,11 @@ class Collate:
         batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
         return batch
 
-    def decode(self, example: Example) -> Image.Image:
+    def decode(self, image: str | dict | Image.Image, row: int) -> Image.Image:
         try:
-            return decode_image(example.image, self.max_pixels)
+            return decode_image(image, self.max_pixels)
         except BadImageError as error:
-            raise BadImageError(f"The image of row {example.row} cannot be read any more: {error}") from error
+            raise BadImageError(f"The image of row {row} cannot be read: {error}") from error
 
 
 def make_loader(rows: Rows, sampler: ImageBatchSampler, collate: Collate, num_workers: int) -> DataLoader:

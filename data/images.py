@@ -20,7 +20,7 @@ class BadImageError(ValueError):
 def read_image(image: str | Path | bytes | dict) -> bytes:
     """The encoded bytes of an image given as path, as bytes, or as the ``{"bytes", "path"}`` of `datasets`."""
     if isinstance(image, dict):
-        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+        return read_image(image["path"] if image.get("bytes") is None else image["bytes"])
     if isinstance(image, bytes):
         return image
     try:

@@ -30,7 +30,8 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     if settings.train is None:
         raise ValueError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
     decisions: list[str] = []
-    splits, looks = {}, {}
+    splits: dict[str, Rows] = {}
+    looks: dict[str, list[Look]] = {}
     for split in ("train", "validation", "test"):
         source = getattr(settings, split)
         if source is not None:
@@ -40,16 +41,17 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         keys = [rows.image_keys] + ([rows.column(settings.group)] if settings.group else [])
         cut = cut_validation(rows.labels, connect_groups(*keys), settings.validation_fraction, seed)
         for split, chosen in zip(("train", "validation"), cut, strict=True):
-            splits[split], looks[split] = rows.select(chosen), [seen[i] for i in chosen]
+            splits[split], looks[split] = rows.select(chosen.tolist()), [seen[i] for i in chosen]
         by = f"image and {settings.group}" if settings.group else "image"
-        decisions.append(f"validation was cut from train: {settings.validation_fraction:.0%} by {by}, stratified by label")
+        decisions.append(
+            f"validation was cut from train: {settings.validation_fraction:.0%} by {by}, stratified by label"
+        )
     label_names = build_vocabulary(splits["train"].labels, settings.top_k_labels)
     splits["train"] = leave_out_unknown(splits["train"], label_names, decisions)
-    for split, rows in splits.items():
-        decisions.append(describe_split(split, rows, looks[split]))
+    splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+    decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
     decisions += describe_labels(splits, label_names) + describe_overlap(splits)
-    ordered = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
-    return PreparedData(ordered, label_names, decisions)
+    return PreparedData(splits, label_names, decisions)
 
 
 def leave_out_unknown(rows: Rows, label_names: list[str], decisions: list[str]) -> Rows:
@@ -72,7 +74,9 @@ def describe_split(split: str, rows: Rows, looks: list[Look]) -> str:
     line = f"{split}: {len(rows):,} rows, {len(set(rows.image_keys) - {None}):,} images"
     if len(sizes):
         low, high = sizes.min(axis=0), sizes.max(axis=0)
-        line += f" of {low[0]}×{low[1]} to {high[0]}×{high[1]} px" if (low != high).any() else f" of {low[0]}×{low[1]} px"
+        line += (
+            f" of {low[0]}×{low[1]} to {high[0]}×{high[1]} px" if (low != high).any() else f" of {low[0]}×{low[1]} px"
+        )
     line += f", texts of {words.min()} to {words.max()} words"
     missing = [sum(text is None for text in rows.texts), sum(key is None for key in rows.image_keys)]
     return line + (f"; {missing[0]} without text, {missing[1]} without image" if any(missing) else "")
@@ -95,7 +99,9 @@ def describe_labels(splits: dict[str, Rows], label_names: list[str]) -> list[str
                     f"{unknown.total()} rows with {len(unknown)} unknown labels count as wrong ({names}, …)"
                 )
     if similar := similar_labels(label_names):
-        lines.append(f"labels that differ by case or spaces alone: {similar[:5]}; --data.normalize_labels true joins them")
+        lines.append(
+            f"labels that differ by case or spaces alone: {similar[:5]}; --data.normalize_labels true joins them"
+        )
     return lines
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch.utils.data
 from datasets import ClassLabel, Dataset
 from PIL import Image
 
@@ -17,8 +18,8 @@ from data.sources import load_source, require_columns
 SHOWN = 5
 """Faults of one kind that a message lists; it counts them all."""
 
-ImageSource = str | dict | Image.Image | None
-"""Path of an image file, the ``{"bytes", "path"}`` of `datasets`, a decoded picture, or ``None`` for no image."""
+StoredImage = str | dict | None
+"""Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Example:
     """One pair. ``row`` is its number in the source; equal images have equal ``image_key``."""
 
     row: int
-    image: ImageSource
+    image: StoredImage | Image.Image
     text: str | None
     label: str
     image_key: str | None = None
 
 
 @dataclass
-class Rows:
+class Rows(torch.utils.data.Dataset[Example]):
     """A table as a sequence of `Example`; images stay on disk until a batch asks for them.
 
     ``numbers`` are the rows of ``table`` this sequence consists of, in order; the other lists go with them.
@@ -41,7 +42,7 @@ class Rows:
 
     source: str
     table: Dataset
-    read_image: Callable[[int], ImageSource]
+    read_image: Callable[[int], StoredImage]
     numbers: list[int]
     texts: list[str | None]
     labels: list[str]
@@ -56,10 +57,13 @@ class Rows:
 
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at these positions."""
-        chosen = {
-            name: [getattr(self, name)[i] for i in indices] for name in ("numbers", "texts", "labels", "image_keys")
-        }
-        return replace(self, **chosen)
+        return replace(
+            self,
+            numbers=[self.numbers[i] for i in indices],
+            texts=[self.texts[i] for i in indices],
+            labels=[self.labels[i] for i in indices],
+            image_keys=[self.image_keys[i] for i in indices],
+        )
 
     def column(self, name: str) -> list:
         """Values of one of the source's own columns."""
@@ -95,17 +99,17 @@ def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
     return (normalize_label(label) if normalize else label.strip()) or None
 
 
-def image_reader(table: Dataset, column: str, root: Path | None) -> Callable[[int], ImageSource]:
+def image_reader(table: Dataset, column: str, root: Path | None) -> Callable[[int], StoredImage]:
     """A function from row number to image; paths are resolved and may not leave ``root``."""
     images = table.select_columns([column])
 
-    def read(row: int) -> ImageSource:
+    def read(row: int) -> StoredImage:
         return resolve_image(images[row][column], root)
 
     return read
 
 
-def resolve_image(image: str | dict | None, root: Path | None) -> ImageSource:
+def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
     """An image as found in a table, its path made absolute.
 
     Raises:
@@ -147,9 +151,10 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         texts.append(make_text(row, settings.text))
         labels.append(make_label(row[settings.label], names, settings.normalize_labels))
     check_values(texts, labels, source, settings)
+    known = [label for label in labels if label is not None]
     root = Path(settings.image_root) if settings.image_root else folder
     read = image_reader(table, settings.image, root)
-    return Rows(source, table, read, list(range(len(table))), texts, labels, [None] * len(table))
+    return Rows(source, table, read, list(range(len(table))), texts, known, [None] * len(table))
 
 
 def check_values(texts: list[str | None], labels: list[str | None], source: str, settings: DataSettings) -> None:

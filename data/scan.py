@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from tqdm.auto import tqdm
 
 from data.images import BadImageError, content_key, decode_image, read_image
-from data.rows import ImageSource, Rows
+from data.rows import Rows
 from data.settings import DataSettings
 
 MAX_NAMED = 100
 """Bad images that a message names; it counts them all."""
-
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,11 @@ class Look:
     fault: str | None = None
 
 
-def look_at(image: ImageSource, settings: DataSettings) -> Look:
+def look_at(image: str | dict | None, settings: DataSettings) -> Look:
     """Read and decode one image as training will."""
     if image is None:
         return Look("(no image)", fault=None if settings.allow_missing else "the cell is empty")
-    name = image if isinstance(image, str) else image.get("path") or "(embedded image)"
+    name = image if isinstance(image, str) else (image.get("path") or "(embedded image)")
     try:
         data = read_image(image)
         return Look(name, content_key(data), decode_image(data, settings.max_pixels).size)

@@ -39,8 +39,8 @@ def cut_validation(
     num_groups = len(np.unique(groups))
     if num_groups < num_folds:
         raise ValueError(
-            f"Cannot cut {fraction:.0%} of the rows for validation: they form only {num_groups} groups (images, or values "
-            "of data.group). Give data.validation, a larger data.validation_fraction, or more rows."
+            f"Cannot cut {fraction:.0%} of the rows for validation: they form only {num_groups} groups (images, or "
+            "values of data.group). Give data.validation, a larger data.validation_fraction, or more rows."
         )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     try:

@@ -6,7 +6,6 @@ Shape letters used in this folder: ``B`` batch, ``I`` images, ``L`` text tokens,
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -57,7 +57,9 @@ def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTraine
     name = settings.text_encoder
     if name == "scratch":
         tokenizer = train_tokenizer(texts, settings.vocab_size)
-        return tokenizer, {"text_config": scratch_text_config(tokenizer, settings.text_hidden_size, settings.text_layers)}
+        return tokenizer, {
+            "text_config": scratch_text_config(tokenizer, settings.text_hidden_size, settings.text_layers)
+        }
     if ".py" in name:
         file, class_name = split_name(name)
         encoder_class = load_custom_class(file, class_name)

@@ -102,7 +102,7 @@ class ImageTextClassifier(PreTrainedModel):
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
-            attentions=(weights,) if output_attentions else None,
+            attentions=None if weights is None else (weights,),
             token_weights=token_weights if output_attentions else None,
         )
 
@@ -116,8 +116,9 @@ class ImageTextClassifier(PreTrainedModel):
             if input_ids is not None and len(image_index) != len(input_ids):
                 raise ValueError(f"image_index has {len(image_index)} rows and input_ids {len(input_ids)}.")
             return image_index if pixel_values is not None else torch.full_like(image_index, -1)
-        if pixel_values is None:
+        if input_ids is not None and pixel_values is None:
             return torch.full((len(input_ids),), -1, device=input_ids.device)
+        assert pixel_values is not None
         if input_ids is not None and len(input_ids) != len(pixel_values):
             raise ValueError(
                 f"{len(pixel_values)} images and {len(input_ids)} texts: say with image_index which image each text "
@@ -140,7 +141,7 @@ class ImageTextClassifier(PreTrainedModel):
         A row without text is encoded as one token, whose features the learned "no text" token then replaces, so
         that no encoder ever sees a fully masked row.
         """
-        if input_ids is None:
+        if input_ids is None or attention_mask is None:
             input_ids = attention_mask = torch.zeros(len(has_text), 1, dtype=torch.long, device=has_text.device)
         first = torch.arange(input_ids.shape[1], device=has_text.device) == 0
         mask = torch.where(has_text[:, None], attention_mask.bool(), first)

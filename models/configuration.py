@@ -1,5 +1,7 @@
 """Everything a saved classifier says of itself: sizes, text encoder, labels, and how its data is to be read."""
 
+from typing import ClassVar
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -28,7 +30,7 @@ class ImageTextConfig(PreTrainedConfig):
     """
 
     model_type = "image-text-classifier"
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    sub_configs_defaults: ClassVar = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     text_config: PreTrainedConfig | dict | None = None
     custom_text_encoder: str | None = None

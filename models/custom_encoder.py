@@ -5,8 +5,8 @@ It is named as ``path/to/file.py:ClassName``. The tokenizer is trained on the tr
 static method ``tokenizer(texts)`` that returns a HuggingFace tokenizer.
 """
 
-import importlib.util
 import inspect
+import runpy
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -51,9 +51,9 @@ def build_custom_encoder(config: ImageTextConfig, trust: bool) -> nn.Module:
     return load_custom_class(find_file(config), class_name)(**(config.custom_text_encoder_kwargs or {}))
 
 
-def split_name(name: str) -> tuple[str, str]:
+def split_name(name: str | None) -> tuple[str, str]:
     """``file.py:ClassName`` → its two parts."""
-    file, separator, class_name = name.rpartition(":")
+    file, separator, class_name = (name or "").rpartition(":")
     if not separator or not file.endswith(".py") or not class_name.isidentifier():
         raise ValueError(f"A custom text encoder is named as path/to/file.py:ClassName, got {name!r}.")
     return file, class_name
@@ -72,13 +72,11 @@ def load_custom_class(file: str | Path, class_name: str) -> type[nn.Module]:
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"There is no file {file} to load the text encoder {class_name} from.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = [name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+    content = runpy.run_path(str(file), run_name=file.stem)
+    found = [name for name, value in content.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
     if class_name not in found:
         raise ValueError(f"{file} has no torch.nn.Module called {class_name!r}; its modules are {found}.")
-    return getattr(module, class_name)
+    return content[class_name]
 
 
 def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int) -> None:
@@ -90,7 +88,9 @@ def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int)
     name = type(encoder).__name__
     hidden_size = getattr(encoder, "hidden_size", None)
     if not isinstance(hidden_size, int) or hidden_size < 1:
-        raise ValueError(f"{name}.hidden_size must be a positive integer, the width of its output; got {hidden_size!r}.")
+        raise ValueError(
+            f"{name}.hidden_size must be a positive integer, the width of its output; got {hidden_size!r}."
+        )
     if missing := set(dict(encoder.named_buffers())) - set(encoder.state_dict()):
         raise ValueError(
             f"{name} has buffers that are not saved: {sorted(missing)}; register them with persistent=True, or the "

@@ -35,8 +35,6 @@ class CrossAttentionFusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         positions = features.flatten(2).transpose(1, 2)
         slots = context.flatten(2).transpose(1, 2)
-        attended = self.attention(
-            self.norm(positions), self.norm_context(slots), output_attentions=output_attentions
-        )
+        attended = self.attention(self.norm(positions), self.norm_context(slots), output_attentions=output_attentions)
         attended, weights = attended if output_attentions else (attended, None)
         return features + attended.transpose(1, 2).unflatten(2, features.shape[2:]), weights

@@ -57,7 +57,10 @@ class ImageTextProcessor(ProcessorMixin):
 
 
 def build_processor(
-    tokenizer: PreTrainedTokenizerBase, image_size: int, max_text_length: int, text_config: PreTrainedConfig | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    image_size: int,
+    max_text_length: int,
+    text_config: PreTrainedConfig | None = None,
 ) -> ImageTextProcessor:
     """The processor for a new classifier; texts are cut at ``max_text_length``, or sooner where the encoder ends."""
     positions = getattr(text_config, "max_position_embeddings", None) or max_text_length

@@ -1,13 +1,18 @@
 """The model section of a configuration."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
-ImageSize = restricted_number_type("ImageSize", int, (">=", 32))
-Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
-ModalityDropout = restricted_number_type("ModalityDropout", float, [(">=", 0), ("<", 0.5)])
+if TYPE_CHECKING:
+    ImageSize = int
+    Dropout = float
+    ModalityDropout = float
+else:
+    ImageSize = restricted_number_type("ImageSize", int, (">=", 32))
+    Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
+    ModalityDropout = restricted_number_type("ModalityDropout", float, [(">=", 0), ("<", 0.5)])
 
 
 @dataclass

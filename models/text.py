@@ -36,16 +36,18 @@ class TextEncoder(PreTrainedModel):
 
     config_class = ImageTextConfig
 
+    hidden_size: int
+
     def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
         super().__init__(config)
         if config.custom_text_encoder:
             self.encoder = build_custom_encoder(config, trust=trust_custom_encoder)
-            self.hidden_size = self.encoder.hidden_size
+            self.hidden_size = int(self.encoder.hidden_size)  # type: ignore[arg-type]
         else:
             model_class, kwargs = text_model_class(config.text_config)
             encoder = model_class(config.text_config, **kwargs)
             self.encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
-            self.hidden_size = config.text_config.hidden_size
+            self.hidden_size = int(encoder.config.hidden_size)
         self.post_init()
 
     def _init_weights(self, module):
@@ -126,6 +128,8 @@ def train_tokenizer(texts, vocab_size: int = 8000, lowercase: bool = True) -> Pr
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(special):
         raise ValueError("The training texts hold no word to learn a tokenizer from; check the text column.")
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
+    names = list(special.values())  # the trainer numbers special tokens first, in this order
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", names.index("[SEP]")), ("[CLS]", names.index("[CLS]"))
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

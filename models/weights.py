@@ -29,7 +29,7 @@ def load_image_weights(vgg: VGG16WithCrossAttention, weights: str, batch_norm: b
         missing, surplus = sorted(expected.keys() - features.keys()), sorted(features.keys() - expected.keys())
         raise ValueError(
             f"{weights} does not hold the features of torchvision's {'vgg16_bn' if batch_norm else 'vgg16'}: missing "
-            f"{missing[:3]}, surplus {surplus[:3]}. Is --model.batch_norm {str(batch_norm).lower()} right for this file?"
+            f"{missing[:3]}, surplus {surplus[:3]}. Does --model.batch_norm {str(batch_norm).lower()} fit this file?"
         )
     vgg.features.load_state_dict(features)
     classifier = vgg.classifier.state_dict()

@@ -1,0 +1,46 @@
+# Every target sets up .venv when it is missing or older than the requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: help demo test quality style app bench clean
+help:            ## Show the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+$(STAMP): requirements.txt requirements-dev.txt
+ifeq ($(UV),)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+else
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements-dev.txt
+endif
+	touch $(STAMP)
+
+demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where it looked
+	$(BIN)/python train.py configs/quickstart.yaml --overwrite true
+
+test: $(STAMP)   ## Run all tests
+	$(BIN)/python -m pytest
+
+quality: $(STAMP)  ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy train.py eval.py
+
+style: $(STAMP)  ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+app: $(STAMP)    ## Ask the trained quick start about one of its held-out pictures
+	$(BIN)/python -m app predict runs/quickstart --image docs/images/example.png --text "what color is the circle?"
+
+bench: $(STAMP)  ## Measure; figures go to docs/
+	$(BIN)/python -m benchmarks.kernels
+
+clean:           ## Remove the environment and caches (runs stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
