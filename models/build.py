@@ -44,9 +44,7 @@ def build_model(
         **reading,
     )
     model = ImageTextClassifier(config, trust_custom_encoder=True)
-    if config.custom_text_encoder:
-        check_custom_encoder(model.text_encoder.encoder, len(tokenizer), tokenizer.pad_token_id)
-    elif settings.text_encoder != "scratch":
+    if settings.text_encoder != "scratch" and not config.custom_text_encoder:
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
     load_image_weights(model.vgg, settings.image_weights, settings.batch_norm)
     return model, processor
@@ -65,9 +63,9 @@ def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTraine
         encoder_class = load_custom_class(file, class_name)
         make_tokenizer = getattr(encoder_class, "tokenizer", lambda texts: train_tokenizer(texts, settings.vocab_size))
         tokenizer = make_tokenizer(texts)
-        return tokenizer, {
-            "custom_text_encoder": f"{Path(file).resolve()}:{class_name}",
-            "custom_text_encoder_kwargs": {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id},
-        }
+        kwargs = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        check_custom_encoder(encoder_class(**kwargs), **kwargs)
+        custom = f"{Path(file).resolve()}:{class_name}"
+        return tokenizer, {"custom_text_encoder": custom, "custom_text_encoder_kwargs": kwargs}
     tokenizer = pretrained_tokenizer(name, settings.text_revision)
     return tokenizer, {"text_config": pretrained_text_config(name, settings.text_revision)}

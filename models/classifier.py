@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
-from models.custom_encoder import SAVED_NAME, find_file
+from models.custom_encoder import SAVED_NAME, find_file, split_name
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
 from models.vgg import GRID, WIDTH, VGG16WithCrossAttention
@@ -159,12 +159,17 @@ class ImageTextClassifier(PreTrainedModel):
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save as any HuggingFace model; a custom text encoder's file is copied beside the weights."""
-        if self.config.custom_text_encoder:
+        named = self.config.custom_text_encoder
+        if named is not None:
             source = find_file(self.config)
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             if source.resolve() != (target := Path(save_directory, SAVED_NAME)).resolve():
                 shutil.copyfile(source, target)
-        super().save_pretrained(save_directory, **kwargs)
+            self.config.custom_text_encoder = f"{SAVED_NAME}:{split_name(named)[1]}"
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config.custom_text_encoder = named
 
 
 AutoConfig.register(ImageTextConfig.model_type, ImageTextConfig)

@@ -1,0 +1,62 @@
+"""Shared fixtures: everything small, offline and made by code."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.shapes import write_shapes
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.processing import build_processor
+from models.text import scratch_text_config, train_tokenizer
+
+TEXTS = ["what color is the circle?", "is there a red square?", "how many shapes are there?"]
+IMAGE_SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(TEXTS)
+
+
+@pytest.fixture(scope="session")
+def config(tokenizer) -> ImageTextConfig:
+    return ImageTextConfig(
+        text_config=scratch_text_config(tokenizer, 64, 1),
+        id2label={0: "red", 1: "yes", 2: "two"},
+        label2id={"red": 0, "yes": 1, "two": 2},
+        image_size=IMAGE_SIZE,
+        classifier_hidden_size=32,
+    )
+
+
+@pytest.fixture
+def model(config) -> ImageTextClassifier:
+    """An untrained classifier whose text matters: the cross-attention's output is not zero."""
+    model = ImageTextClassifier(config).eval()
+    torch.nn.init.normal_(model.vgg.cross_attention.attention.out_proj.weight, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer) -> ImageTextProcessor:
+    return build_processor(tokenizer, IMAGE_SIZE, 16)
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory) -> Path:
+    """The built-in data as a user's own: train.csv, test.csv and pictures."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, 24, "train")
+    write_shapes(folder, 8, "test")
+    return folder

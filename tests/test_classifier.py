@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from models import ImageTextClassifier, ImageTextProcessor
+from models.text import train_tokenizer
+
+
+@pytest.fixture
+def batch(processor):
+    images = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    return dict(processor(images, ["what color is the circle?", "how many shapes are there?"]))
+
+
+def test_questions_of_one_image_share_its_pass_and_get_the_answers_they_get_alone(model, batch, monkeypatch):
+    passes = []
+    encode = model.vgg.encode_image
+    monkeypatch.setattr(model.vgg, "encode_image", lambda x: passes.append(len(x)) or encode(x))
+    together = model(**batch | {"pixel_values": batch["pixel_values"][:1]}, image_index=torch.tensor([0, 0])).logits
+    assert passes == [1]
+    alone = model(**batch | {"pixel_values": batch["pixel_values"][:1].repeat(2, 1, 1, 1)}).logits
+    torch.testing.assert_close(together, alone)
+
+
+def test_the_text_and_the_image_each_change_the_answer(model, batch):
+    logits = model(**batch).logits
+    swapped = model(**batch, image_index=torch.tensor([1, 0])).logits
+    assert not torch.allclose(logits, swapped, atol=1e-4)
+    other = batch | {"input_ids": batch["input_ids"].flip(0), "attention_mask": batch["attention_mask"].flip(0)}
+    assert not torch.allclose(logits, model(**other).logits, atol=1e-4)
+
+
+def test_loss_is_cross_entropy_over_the_rows_with_a_known_label(model, batch):
+    output = model(**batch, labels=torch.tensor([2, -100]))
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits[:1], torch.tensor([2])))
+
+
+def test_attention_comes_on_request_and_reads_back_per_token(model, batch):
+    assert model(**batch).attentions is None
+    output = model(**batch, output_attentions=True)
+    assert output.attentions[0].shape == (2, 8, 49, 49)
+    per_token = output.attentions[0] @ output.token_weights[:, None]
+    torch.testing.assert_close(per_token.sum(-1), torch.ones(2, 8, 49))
+    assert (per_token[..., batch["attention_mask"][1] == 0][1] == 0).all()
+
+
+def test_a_missing_text_in_any_form_is_the_same_learned_token(model, batch, processor):
+    absent = model(pixel_values=batch["pixel_values"]).logits
+    masked = model(**batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}).logits
+    torch.testing.assert_close(absent, masked)
+    torch.testing.assert_close(
+        absent, model(**processor(None, [None, "  "]), pixel_values=batch["pixel_values"]).logits
+    )
+    with torch.no_grad():
+        model.no_text.add_(1.0 * torch.randn_like(model.no_text))
+    assert not torch.allclose(absent, model(pixel_values=batch["pixel_values"]).logits, atol=1e-5)
+
+
+def test_a_missing_image_in_any_form_is_the_same_learned_token(model, batch):
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    absent = model(**text).logits
+    torch.testing.assert_close(absent, model(**batch, image_index=torch.tensor([-1, -1])).logits)
+    with torch.no_grad():
+        model.no_image.add_(1.0)
+    assert not torch.allclose(absent, model(**text).logits, atol=1e-5)
+
+
+def test_modality_dropout_takes_one_modality_at_most_and_only_in_training(model):
+    has = torch.ones(20_000, dtype=torch.bool)
+    model.config.modality_dropout = 0.1
+    text, image = model.drop_modality(has, has)
+    assert (text | image).all()
+    assert 0.08 < (~text).float().mean() < 0.12
+    assert 0.08 < (~image).float().mean() < 0.12
+    only_text, no_image = model.drop_modality(has, ~has)
+    assert only_text.all()
+    assert not no_image.any()
+
+
+def test_every_parameter_gets_a_gradient(model, batch):
+    model.train()
+    model.config.modality_dropout = 0.0
+    index = torch.tensor([0, -1])
+    mask = batch["attention_mask"].clone()
+    mask[0] = 0
+    model(**batch | {"attention_mask": mask}, image_index=index, labels=torch.tensor([0, 1])).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert model.no_text.grad.abs().sum() > 0
+    assert model.no_image.grad.abs().sum() > 0
+
+
+def test_one_self_contained_folder_gives_bit_equal_logits_in_a_fresh_process(model, processor, batch, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    torch.save(batch, tmp_path / "batch.pt")
+    code = """
+import sys, torch
+from PIL import Image
+from models import ImageTextClassifier, ImageTextProcessor
+folder = sys.argv[1]
+model = ImageTextClassifier.from_pretrained(folder + "/model")
+processor = ImageTextProcessor.from_pretrained(folder + "/model")
+images = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+batch = dict(processor(images, ["what color is the circle?", "how many shapes are there?"]))
+for name, tensor in torch.load(folder + "/batch.pt", weights_only=True).items():
+    assert torch.equal(batch[name], tensor), name
+assert model.config.id2label == {0: "red", 1: "yes", 2: "two"} and not model.training
+torch.save(model(**batch).logits, folder + "/logits.pt")
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch).logits)
+
+
+def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), ImageTextClassifier)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), ImageTextProcessor)
+    assert AutoConfig.from_pretrained(tmp_path).num_heads == 8
+
+
+def test_push_to_hub_uploads_the_files_that_save_pretrained_writes(model, monkeypatch):
+    uploaded = set()
+    api = SimpleNamespace(create_repo=lambda *args, **kwargs: SimpleNamespace(repo_id="me/model"))
+    monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: api)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *a, **k: ModelCard("a card"))
+    monkeypatch.setattr(
+        ImageTextClassifier,
+        "_upload_modified_files",
+        lambda self, folder, repo_id, **kwargs: uploaded.update(path.name for path in Path(folder).iterdir()),
+    )
+    model.push_to_hub("me/model")
+    assert {"config.json", "model.safetensors", "README.md"} <= uploaded
+
+
+def test_saved_files_hold_no_pickle_and_no_path_of_this_machine(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert load_file(tmp_path / "model.safetensors")
+    assert str(tmp_path.parent) not in json.dumps([p.read_text() for p in tmp_path.glob("*.json")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None, "input_ids": None, "attention_mask": None}, "one of them may be missing, not both"),
+        ({"image_index": torch.tensor([0])}, "image_index has 1 rows and input_ids 2"),
+        ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "3 images and 2 texts.*image_index"),
+    ],
+)
+def test_inputs_that_do_not_fit_together_are_named(model, batch, change, message):
+    with pytest.raises(ValueError, match=message):
+        model(**batch | change)
+
+
+def test_the_processor_opens_no_file_and_no_address(processor):
+    with pytest.raises(TypeError, match="decoded PIL images"):
+        processor(["http://example.com/x.png"], ["text"])
+
+
+def test_the_tokenizer_keeps_to_the_vocabulary_size_and_splits_unknown_words():
+    tokenizer = train_tokenizer(["alpha beta gamma delta"] * 3, vocab_size=30)
+    assert len(tokenizer) <= 30
+    assert tokenizer.unk_token_id not in tokenizer("alpha delta")["input_ids"]
+    with pytest.raises(ValueError, match="no word"):
+        train_tokenizer(["", " "])

