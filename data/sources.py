@@ -78,7 +78,10 @@ def read_header(path: Path, separator: str) -> list[str]:
             f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}. Save it as UTF-8."
         ) from error
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=separator), [])
+        reader = csv.reader(file, delimiter=separator)
+        header, first = next(reader, []), next(reader, None)
+    if header and first is None:
+        raise ValueError(f"{path} has no rows, only a header line.")
     if not header:
         raise ValueError(f"{path} is empty; expected a header line with the column names.")
     if repeated := sorted({name for name in header if header.count(name) > 1}):

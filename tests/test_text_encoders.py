@@ -96,7 +96,9 @@ def test_pretrained_weights_come_from_a_local_folder(tmp_path, tokenizer):
 
 
 def test_of_a_two_tower_model_the_text_tower_is_used(tmp_path, tokenizer):
-    clip = CLIPModel(CLIPConfig(text_config=FAMILIES["clip"].to_dict(), vision_config={"hidden_size": 32, "num_attention_heads": 2}))
+    clip = CLIPModel(
+        CLIPConfig(text_config=FAMILIES["clip"].to_dict(), vision_config={"hidden_size": 32, "num_attention_heads": 2})
+    )
     clip.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = build_model(small_settings(tmp_path), ["a", "b"], ["some text"])

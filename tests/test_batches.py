@@ -1,0 +1,96 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import Collate, DataSettings, ImageBatchSampler, load_rows, make_loader, scan_images
+
+image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
+
+
+@settings(max_examples=50, deadline=None)
+@given(keys=image_keys, size=st.integers(1, 9), most=st.integers(1, 70), processes=st.integers(1, 4))
+def test_unshuffled_batches_hold_every_row_once_over_all_processes(keys, size, most, processes):
+    batches = []
+    for process in range(processes):
+        sampler = ImageBatchSampler(
+            keys, size, shuffle=False, max_texts_per_image=most, num_processes=processes, process_index=process
+        )
+        mine = list(sampler)
+        assert len(mine) == len(sampler)
+        batches += mine
+    assert sorted(row for batch in batches for row in batch) == list(range(len(keys)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(keys=image_keys, size=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_texts_of_an_image_travel_together(keys, size, seed):
+    sampler = ImageBatchSampler(keys, size, shuffle=True, seed=seed)
+    place = {row: number for number, batch in enumerate(sampler) for row in batch}
+    for key in set(keys) - {None}:
+        assert len({place.get(row) for row, k in enumerate(keys) if k == key}) == 1
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    keys = [str(i // 3) for i in range(90)]
+
+    def order(seed: int, epoch: int) -> list:
+        torch.rand(torch.randint(1, 9, ()))
+        sampler = ImageBatchSampler(keys, 4, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+
+
+def test_shuffled_batches_are_full_and_as_many_on_every_process():
+    keys = [str(i) for i in range(50)]
+    samplers = [ImageBatchSampler(keys, 8, shuffle=True, num_processes=2, process_index=process) for process in (0, 1)]
+    batches = [list(sampler) for sampler in samplers]
+    assert [len(b) for b in batches] == [len(s) for s in samplers] == [3, 3]
+    assert all(len(batch) == 8 for mine in batches for batch in mine)
+    assert not {r for b in batches[0] for r in b} & {r for b in batches[1] for r in b}
+
+
+def test_fewer_images_than_a_batch_still_make_one():
+    assert list(ImageBatchSampler(["a", "b"], 8, shuffle=False)) == [[0, 1]]
+    assert len(list(ImageBatchSampler(["a", "b"], 8, shuffle=True))) == 1
+
+
+def test_too_few_images_for_all_processes_say_so():
+    with pytest.raises(ValueError, match=r"2 images make no batch of 8 for each of 2 processes"):
+        len(ImageBatchSampler(["a", "b"], 8, shuffle=True, num_processes=2))
+
+
+def test_an_image_with_very_many_texts_travels_in_pieces():
+    batches = list(ImageBatchSampler(["a"] * 10, 1, shuffle=False, max_texts_per_image=4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+
+
+def test_a_batch_holds_each_image_once_and_points_at_it(shapes_folder, processor):
+    given = DataSettings()
+    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    collate = Collate(processor, {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
+    batch = next(iter(make_loader(rows, ImageBatchSampler(rows.image_keys, 4, shuffle=True), collate, 0)))
+    assert batch["pixel_values"].shape == (4, 3, 32, 32)
+    assert batch["image_index"].shape == batch["labels"].shape == (24,)
+    assert set(batch["image_index"].tolist()) == {0, 1, 2, 3}
+    indices = next(iter(ImageBatchSampler(rows.image_keys, 4, shuffle=True)))
+    for place, row in enumerate(indices):
+        assert (batch["labels"][place] == -100) == (rows.labels[row] == "red")
+        alone = collate([rows[row]])
+        torch.testing.assert_close(batch["pixel_values"][batch["image_index"][place]], alone["pixel_values"][0])
+        length = alone["attention_mask"].sum()
+        assert torch.equal(batch["input_ids"][place, :length], alone["input_ids"][0, :length])
+
+
+def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):
+    from data import Example
+
+    batch = Collate(processor, {"a": 0})([Example(0, None, "red", "a"), Example(1, None, None, "b")])
+    assert "pixel_values" not in batch
+    assert batch["image_index"].tolist() == [-1, -1]
+    assert batch["attention_mask"][1].sum() == 0
+    assert batch["labels"].tolist() == [0, -100]

@@ -1,0 +1,205 @@
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from data import DataSettings, load_rows, prepare_data, scan_images
+from data.rows import make_text
+
+
+def png(color: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (8, 8), color).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "img").mkdir()
+    for color in ("red", "blue"):
+        (tmp_path / "img" / f"{color}.png").write_bytes(png(color))
+    return tmp_path
+
+
+ROWS = [
+    {"image": "img/red.png", "text": "what is it?", "label": "red"},
+    {"image": "img/blue.png", "text": "what is it?", "label": "blue"},
+    {"image": "img/red.png", "text": "is it red?", "label": "yes"},
+]
+
+
+def write(folder: Path, kind: str, rows: list[dict] = ROWS) -> Path:
+    """The rows as a table of a kind that users have."""
+    path, frame = folder / f"train.{kind}", pd.DataFrame(rows)
+    if kind in ("csv", "tsv"):
+        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    elif kind == "json":
+        path.write_text(json.dumps(rows))
+    return path
+
+
+def read(source, **settings):
+    settings = DataSettings(**settings)
+    return scan_images(load_rows(str(source), "train", settings), settings)[0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_every_kind_of_table_gives_the_same_rows(folder, kind):
+    rows = read(write(folder, kind))
+    assert rows.labels == ["red", "blue", "yes"]
+    assert rows.texts == ["what is it?", "what is it?", "is it red?"]
+    assert rows.image_keys[0] == rows.image_keys[2] != rows.image_keys[1]
+    assert rows[0].image == str(folder / "img" / "red.png")
+
+
+def test_an_arrow_folder_with_embedded_images_and_class_labels(tmp_path):
+    features = Features({"image": Image(), "text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    table = Dataset.from_dict(
+        {"image": [{"bytes": png()}, {"bytes": png()}], "text": ["a", "b"], "label": [1, 0]}, features=features
+    )
+    table.save_to_disk(tmp_path / "arrow")
+    rows = read(tmp_path / "arrow")
+    assert rows.labels == ["yes", "no"]
+    assert len(set(rows.image_keys)) == 1
+
+
+def test_an_image_folder_with_metadata(folder):
+    frame = pd.DataFrame({"file_name": ["img/red.png", "img/blue.png"], "text": ["a", "b"], "label": ["x", "y"]})
+    frame.to_csv(folder / "metadata.csv", index=False)
+    rows = read(folder)
+    assert sorted(rows.labels) == ["x", "y"]
+    assert len(set(rows.image_keys)) == 2
+
+
+def test_a_hub_id_while_offline_names_the_way_out():
+    with pytest.raises(ValueError, match=r"(?s)HuggingFace Hub.*Offline.*hf download --repo-type dataset"):
+        load_rows("someone/some-data", "train", DataSettings())
+
+
+def test_cells_of_a_csv_stay_the_strings_they_are(folder):
+    rows = [r | {"label": label} for r, label in zip(ROWS, ["NA", "None", "01"], strict=True)]
+    assert read(write(folder, "csv", rows)).labels == ["NA", "None", "01"]
+
+
+def test_integer_labels_become_their_names(folder):
+    rows = [r | {"label": number} for r, number in zip(ROWS, [2, 10, 2], strict=True)]
+    path = str(write(folder, "jsonl", rows))
+    data = prepare_data(DataSettings(train=path, validation=path), seed=0)
+    assert data.label_names == ["2", "10"]
+
+
+def test_a_template_joins_columns():
+    row = {"question": "is it?", "report": "a {curly} report", "empty": None}
+    assert make_text(row, "{question} | {report}") == "is it? | a {curly} report"
+    assert make_text(row, "{question}{empty}") == "is it?"
+    assert make_text(row, "{empty}") is None
+
+
+def test_labels_are_folded_by_option(folder):
+    rows = [r | {"label": label} for r, label in zip(ROWS, ["Yes", " yes ", "YES  sir"], strict=True)]
+    assert read(write(folder, "csv", rows), normalize_labels=True).labels == ["yes", "yes", "yes sir"]
+
+
+def test_other_column_names_are_given_never_guessed(folder):
+    rows = [{"picture": r["image"], "question": r["text"], "answer": r["label"]} for r in ROWS]
+    path = write(folder, "csv", rows)
+    assert read(path, image="picture", text="question", label="answer").labels == ["red", "blue", "yes"]
+    with pytest.raises(
+        ValueError, match=r"no column 'image'; it has \['picture', 'question', 'answer'\].*--data.image"
+    ):
+        read(path)
+
+
+def test_a_misspelt_column_is_told_the_nearest_name(folder):
+    with pytest.raises(ValueError, match=r"no column 'labell'.*Did you mean 'label'\?"):
+        read(write(folder, "csv"), label="labell")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": None}, r"1 rows of .* have no label in column 'label': row 1 \(counted from 0\)"),
+        ({"label": "  "}, r"1 rows of .* have no label"),
+        ({"text": " "}, r"1 rows of .* have an empty text.*row 1.*allow_missing true"),
+        ({"text": "a\0b"}, r"NUL characters or lone surrogates.*row 1"),
+        ({"image": None}, r"\(no image\): the cell is empty"),
+        ({"image": "img/nope.png"}, r"nope.png: cannot open the file: No such file.*on_bad_image skip"),
+        ({"image": "../../etc/passwd"}, r"'../../etc/passwd' leads out of .*--data.image_root"),
+    ],
+)
+def test_a_bad_row_is_named_before_training(folder, change, message):
+    rows = [ROWS[0], ROWS[1] | change, ROWS[2]]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        read(write(folder, "jsonl", rows))
+
+
+def test_corrupt_images_stop_with_their_names_or_are_skipped_and_counted(folder, capsys):
+    (folder / "img" / "blue.png").write_bytes(png("blue")[:40])
+    path = write(folder, "csv")
+    with pytest.raises(ValueError, match=r"(?s)1 rows of .* cannot be read:\n  .*blue.png: not a readable"):
+        read(path)
+    rows = read(path, on_bad_image="skip")
+    assert rows.labels == ["red", "yes"]
+    assert "blue.png" in capsys.readouterr().out
+
+
+def test_missing_text_and_image_pass_where_they_are_allowed(folder):
+    rows = read(
+        write(folder, "jsonl", [ROWS[0], ROWS[1] | {"text": ""}, ROWS[2] | {"image": None}]), allow_missing=True
+    )
+    assert rows.texts[1] is None
+    assert rows[2].image is None
+    assert rows.image_keys[2] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"image,text,label\n", "has no rows"),
+        (b"image,text,label\nx.png,caf\xe9,y\n", r"not UTF-8: byte 0xe9 at offset 26"),
+        (b"image,text,text\na,b,c\n", r"columns of the same name: \['text'\]"),
+    ],
+)
+def test_a_table_that_is_none_says_why(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "t.csv")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_name(folder):
+    path = write(folder, "csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read(path)) == 3
+
+
+@pytest.mark.parametrize(("source", "message"), [("nope.csv", "no file or folder 'nope.csv'"), ("x.doc", "no file")])
+def test_a_source_that_is_not_there_lists_what_a_source_can_be(source, message):
+    with pytest.raises(ValueError, match=rf"{message}.*shapes:N"):
+        read(source)
+
+
+def test_a_file_of_an_unknown_kind_lists_the_known_ones(tmp_path):
+    (tmp_path / "x.doc").touch()
+    with pytest.raises(ValueError, match=r"unknown ending.*\.csv"):
+        read(tmp_path / "x.doc")
+
+
+def test_a_broken_json_names_the_file(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"image": 1}\n{"image')
+    with pytest.raises(ValueError, match=r"x.jsonl could not be read as .jsonl"):
+        read(tmp_path / "x.jsonl")
+
+
+def test_one_class_only_is_nothing_to_learn(folder):
+    rows = [r | {"label": "same"} for r in ROWS]
+    with pytest.raises(ValueError, match=r"only one class, \['same'\]"):
+        prepare_data(DataSettings(train=str(write(folder, "csv", rows)), validation_fraction=0.5), seed=0)

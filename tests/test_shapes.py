@@ -1,0 +1,53 @@
+from collections import Counter, defaultdict
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from data import decode_image
+from data.shapes import COLORS, NUMBERS, PLACES, SHAPES, generate_rows, make_shapes
+
+
+def test_the_same_split_gives_the_same_rows_and_another_split_others():
+    assert list(generate_rows(5, 0)) == list(generate_rows(5, 0))
+    assert list(generate_rows(5, 0)) != list(generate_rows(5, 2))
+    assert make_shapes(3, "train")[0]["text"] == make_shapes(3, "train")[0]["text"]
+
+
+def test_about_twenty_answers_over_questions_of_every_kind():
+    rows = list(generate_rows(300, 0))
+    assert {row["label"] for row in rows} == {*COLORS, *SHAPES, *PLACES, *NUMBERS, "yes", "no"}
+    assert {row["kind"] for row in rows} == {"color", "shape", "place", "number", "existence"}
+
+
+def test_words_alone_answer_no_better_than_guessing_within_the_kind_of_question():
+    train, test = list(generate_rows(1500, 0)), list(generate_rows(500, 2))
+    words = CountVectorizer(ngram_range=(1, 3)).fit([row["text"] for row in train])
+    guesser = LogisticRegression(max_iter=300).fit(
+        words.transform([row["text"] for row in train]), [row["label"] for row in train]
+    )
+    right = guesser.predict(words.transform([row["text"] for row in test])) == [row["label"] for row in test]
+    chance = (1 / 6 + 3 * 1 / 4 + 2 * 1 / 2) / 6
+    assert right.mean() < chance + 0.03
+
+
+def test_the_picture_alone_does_not_say_which_answer_is_asked_for():
+    answers = defaultdict(set)
+    for row in generate_rows(200, 0):
+        answers[row["image"]["path"]].add(row["label"])
+    assert np.mean([len(a) for a in answers.values()]) >= 5
+
+
+def test_the_answers_are_true_of_the_pictures():
+    names = {color: np.array(rgb) for color, rgb in COLORS.items()}
+    checked = Counter()
+    for row in generate_rows(60, 0):
+        pixels = np.asarray(decode_image(row["image"]["bytes"]), dtype=int)
+        if row["kind"] == "color":
+            near = (np.abs(pixels - names[row["label"]]).max(axis=-1) <= 15).sum()
+            checked[near > 40] += 1
+        if row["kind"] == "shape":
+            top, left = ("bottom" in row["text"]) * 32, ("right" in row["text"]) * 32
+            quarter = pixels[top : top + 32, left : left + 32]
+            checked[(np.abs(quarter - pixels[0, 0]).max(axis=-1) > 30).sum() > 40] += 1
+    assert set(checked) == {True}

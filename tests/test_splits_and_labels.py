@@ -1,0 +1,89 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import DataSettings, prepare_data
+from data.labels import build_vocabulary, normalize_label, similar_labels
+from data.shapes import write_shapes
+from data.splits import connect_groups, cut_validation
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), min_size=40, max_size=120), st.integers(0, 99))
+def test_no_group_stands_on_both_sides_of_the_cut(rows, seed):
+    groups = connect_groups([str(group) for group, _ in rows])
+    if len(set(groups)) < 4:
+        return
+    train, validation = cut_validation([label for _, label in rows], groups, 0.25, seed)
+    assert not set(groups[train]) & set(groups[validation])
+    assert sorted([*train, *validation]) == list(range(len(rows)))
+
+
+def test_the_cut_keeps_the_proportions_of_the_labels():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(["a", "b", "c"], size=2000, p=[0.7, 0.2, 0.1])
+    _, validation = cut_validation(labels, connect_groups([str(i // 2) for i in range(2000)]), 0.1, seed=0)
+    shares = {label: count / len(validation) for label, count in Counter(labels[validation]).items()}
+    assert shares == pytest.approx({"a": 0.7, "b": 0.2, "c": 0.1}, abs=0.03)
+
+
+def test_the_cut_follows_the_seed():
+    labels, groups = ["a", "b"] * 50, connect_groups([str(i) for i in range(100)])
+    cuts = [cut_validation(labels, groups, 0.2, seed)[1].tolist() for seed in (0, 0, 1)]
+    assert cuts[0] == cuts[1] != cuts[2]
+
+
+def test_patients_who_share_an_image_are_one_group():
+    groups = connect_groups(["img1", "img1", "img2", None], ["p1", "p2", "p2", "p3"])
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_too_few_groups_say_what_to_do():
+    with pytest.raises(ValueError, match=r"only 3 groups.*data.validation"):
+        cut_validation(["a", "b", "a"], connect_groups(["1", "2", "3"]), 0.1, 0)
+
+
+def test_a_given_split_is_kept_and_images_on_both_sides_are_told(tmp_path):
+    train = write_shapes(tmp_path, 20, "train")
+    data = prepare_data(DataSettings(train=str(train), validation=str(train), test=str(train)), seed=0)
+    assert list(data.splits) == ["train", "validation", "test"]
+    assert any("20 of the 20 images of test also occur in train" in line for line in data.decisions)
+
+
+def test_the_cut_of_the_command_line_holds_no_image_twice(shapes_folder):
+    data = prepare_data(DataSettings(train=str(shapes_folder / "train.csv"), validation_fraction=0.2), seed=0)
+    train, validation = data.splits["train"], data.splits["validation"]
+    assert not set(train.image_keys) & set(validation.image_keys)
+    assert len(train) + len(validation) == 24 * 6
+
+
+@given(st.text(max_size=20))
+def test_normalising_twice_changes_nothing_more(text):
+    assert normalize_label(normalize_label(text)) == normalize_label(text)
+
+
+def test_names_are_in_order_and_numbers_by_value():
+    assert build_vocabulary(["b", "a", "a"]) == ["a", "b"]
+    assert build_vocabulary(["10", "9", "-1"]) == ["-1", "9", "10"]
+
+
+def test_top_k_keeps_the_most_frequent_and_tells_the_ceiling(shapes_folder):
+    labels = ["a"] * 5 + ["b"] * 3 + ["c"]
+    assert build_vocabulary(labels, top_k=2) == ["a", "b"]
+    settings = DataSettings(
+        train=str(shapes_folder / "train.csv"), test=str(shapes_folder / "test.csv"), top_k_labels=2
+    )
+    data = prepare_data(settings, seed=0)
+    told = "\n".join(data.decisions)
+    assert len(data.label_names) == 2
+    assert set(data.splits["train"].labels) == set(data.label_names)
+    assert len(data.splits["test"]) == 48, "held-out rows with other labels stay"
+    assert "training rows left out" in told
+    assert "test: 33.3% of the rows have a known label, the ceiling" in told
+
+
+def test_labels_that_differ_by_case_alone_are_found():
+    assert similar_labels(["Yes", "yes ", "no"]) == [["Yes", "yes "]]
