@@ -132,7 +132,7 @@ def evaluate(predictions: Predictions, rows: Rows, majority: int, slice_by: list
         values = np.array([str(value) for value in rows.column(column)])
         for value in sorted(set(values)):
             chosen = values == value
-            figures = score(guesses[MODALITIES[0]][chosen], labels[chosen], groups[chosen], ("accuracy",))
+            figures = score(guesses[MODALITIES[0]][chosen], labels[chosen], groups[chosen])
             slices.setdefault(column, {})[value] = {"rows": int(chosen.sum()), **figures}
     return {
         "rows": len(rows),

@@ -1,8 +1,9 @@
 """The text encoder: any HuggingFace encoder, one built small from scratch, or the user's own file."""
 
 import inspect
+from collections.abc import Iterable
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
@@ -107,29 +108,39 @@ def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, nu
     )
 
 
-def train_tokenizer(texts, vocab_size: int = 8000, lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """Train a WordPiece tokenizer (Schuster & Nakajima 2012) on the texts of the training rows.
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000, lowercase: bool = True) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019, section 2.2) on training texts.
+
+    No text is unknown to it, and the same texts always give the same vocabulary; the library's WordPiece trainer
+    breaks ties by the order of a hash map (huggingface/tokenizers issue 1794).
 
     Args:
-        texts: iterable of strings.
-        vocab_size: upper bound of the vocabulary, special tokens included.
+        texts: the training texts.
+        vocab_size: upper bound of the vocabulary, with the 4 special tokens and the 256 bytes.
         lowercase: fold case before tokenizing.
 
     Raises:
         ValueError: the texts hold no word at all.
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(special.values()), show_progress=False
+    names = list(special.values())  # numbered first, in this order
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=names,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() == len(special):
+    if tokenizer.get_vocab_size() == len(names) + 256:
         raise ValueError("The training texts hold no word to learn a tokenizer from; check the text column.")
-    names = list(special.values())  # the trainer numbers special tokens first, in this order
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", names.index("[SEP]")), ("[CLS]", names.index("[CLS]"))
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.BertProcessing(("[SEP]", names.index("[SEP]")), ("[CLS]", names.index("[CLS]"))),
+        ]
     )
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -168,9 +168,17 @@ def test_the_processor_opens_no_file_and_no_address(processor):
         processor(["http://example.com/x.png"], ["text"])
 
 
-def test_the_tokenizer_keeps_to_the_vocabulary_size_and_splits_unknown_words():
-    tokenizer = train_tokenizer(["alpha beta gamma delta"] * 3, vocab_size=30)
-    assert len(tokenizer) <= 30
-    assert tokenizer.unk_token_id not in tokenizer("alpha delta")["input_ids"]
+def test_the_tokenizer_knows_every_text_keeps_to_its_size_and_is_the_same_each_time():
+    texts = ["alpha beta gamma delta", "ALPHA betas?"] * 3
+    tokenizer = train_tokenizer(texts, vocab_size=280)
+    assert len(tokenizer) <= 280
+    for text in ("alpha delta", "ünknown 漢字 🙂", "zzz"):
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+    assert all(train_tokenizer(texts, 280).get_vocab() == tokenizer.get_vocab() for _ in range(5))
+
+
+def test_texts_without_a_word_teach_no_tokenizer():
     with pytest.raises(ValueError, match="no word"):
         train_tokenizer(["", " "])

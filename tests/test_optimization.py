@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+
+from models.optimization import build_optimizer, build_schedule, parameter_groups
+
+ONE = {"image_encoder": 1.0, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
+
+
+def test_every_parameter_is_in_exactly_one_group(model):
+    groups = parameter_groups(model, 1e-3, ONE, 0.1)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters()}
+
+
+def test_norms_biases_and_single_vectors_have_no_weight_decay(model):
+    decay = {id(p): g["weight_decay"] for g in parameter_groups(model, 1e-3, ONE, 0.1) for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        vector = name.endswith("bias") or "norm" in name.lower() or name in ("no_text", "no_image")
+        if vector or parameter.ndim == 1:
+            assert decay[id(parameter)] == 0.0, name
+        else:
+            assert decay[id(parameter)] == 0.1, name
+
+
+def test_parts_learn_at_their_own_rate_and_a_scale_of_zero_freezes(model):
+    groups = parameter_groups(model, 1e-3, ONE | {"fusion": 10.0, "text_encoder": 0.0}, 0.1)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates["fusion"] == pytest.approx(1e-2)
+    assert rates["image_encoder"] == pytest.approx(1e-3)
+    assert "text_encoder" not in rates
+    assert not any(p.requires_grad for p in model.text_encoder.parameters())
+    assert all(p.requires_grad for p in model.vgg.parameters())
+
+
+def test_freezing_everything_is_refused(model):
+    with pytest.raises(ValueError, match="Every part is frozen"):
+        parameter_groups(model, 1e-3, dict.fromkeys(ONE, 0.0), 0.1)
+
+
+def rates(kind: str, steps: int = 100, warmup: float = 0.1) -> list[float]:
+    optimizer = build_optimizer("sgd", [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    schedule = build_schedule(optimizer, kind, steps, warmup, steps_per_epoch=10, step_epochs=5, step_gamma=0.1)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step", "constant"])
+def test_the_rate_rises_linearly_to_its_highest(kind):
+    assert rates(kind)[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+
+
+def test_cosine_ends_near_zero_by_way_of_the_half():
+    found = rates("cosine")
+    assert found[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)), abs=0.02)
+    assert found[-1] < 0.001
+
+
+def test_step_falls_tenfold_every_five_epochs():
+    found = rates("step", warmup=0.0)
+    assert found[0] == found[49] == pytest.approx(1.0)
+    assert found[50] == found[99] == pytest.approx(0.1)

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.settings import Settings, flat, load_settings, parse_settings, save_settings
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_a_configuration_is_not_needed():
+    settings = parse_settings(["--data.train", "my.csv", "--train.epochs", "3"])
+    assert (settings.data.train, settings.train.epochs, settings.run_dir) == ("my.csv", 3, "runs/run")
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_names_the_run(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {epochs: 7, seed: 5}\ndata: {text: question}\n")
+    settings = parse_settings([str(file), "--train.seed", "9", "--train.scales.text_encoder", "0.5"])
+    assert (settings.train.epochs, settings.train.seed, settings.data.text) == (7, 9, "question")
+    assert settings.train.scales.text_encoder == 0.5
+    assert settings.run_dir == "runs/mine"
+
+
+def test_saved_settings_are_a_configuration_that_gives_them_back(tmp_path):
+    settings = parse_settings(["--data.train", "a.csv", "--train.learning_rate", "1e-5", "--data.slice_by", "[a, b]"])
+    save_settings(settings, tmp_path / "config.yaml")
+    assert load_settings(tmp_path / "config.yaml") == settings
+    assert parse_settings([str(tmp_path / "config.yaml")]) == settings
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[c.stem for c in CONFIGS])
+def test_shipped_configurations_are_valid_and_say_how_to_run_them(config):
+    parse_settings([str(config)])
+    head = config.read_text().split("\n\n")[0]
+    assert f"python train.py configs/{config.name}" in head
+    assert yaml.safe_load(config.read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.sed", "3"], "Unknown key 'train.sed'; did you mean 'train.seed'?"),
+        (["--data.trian", "x"], "Unknown key 'data.trian'; did you mean 'data.train'?"),
+        (["--epochs", "3"], "Unknown key 'epochs'; did you mean 'train.epochs'?"),
+        (["--train.learning_rate", "-1"], 'key "train.learning_rate"'),
+        (["--train.learning_rate", "fast"], 'key "train.learning_rate"'),
+        (["--train.warmup", "1.5"], "v<=1"),
+        (["--model.image_size", "16"], "v>=32"),
+        (["--model.modality_dropout", "0.5"], "v<0.5"),
+        (["--train.optimizer", "adam"], "'adamw', 'sgd'"),
+        (["--train.epochs", "0"], "v>0"),
+        (["nope.yaml"], "no configuration file 'nope.yaml'"),
+    ],
+)
+def test_a_wrong_setting_ends_with_code_2_and_says_what_is_valid(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_settings(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_a_file_is_named_with_the_nearest(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("data:\n  lable: x\n")
+    with pytest.raises(SystemExit):
+        parse_settings([str(tmp_path / "c.yaml")])
+    assert "Unknown key 'data.lable'; did you mean 'data.label'?" in capsys.readouterr().err
+
+
+def test_help_has_a_line_for_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_settings(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in flat(Settings()):
+        _, _, line = text.partition(f"--{name} ")
+        assert len(line) > 20, f"{name} is not in --help"
+        assert not line.split(" --")[0].rstrip().endswith(name.rpartition(".")[2].upper()), f"{name} has no description"

@@ -1,0 +1,80 @@
+"""Rules of the house that a reader cannot see at a glance."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCAL = {"app", "data", "models", "eval", "train", "benchmarks"}
+MAY_IMPORT = {
+    "data": {"data"},
+    "models": {"models"},
+    "app": {"app", "data", "models"},
+    "eval": {"app", "data", "models"},
+    "train": {"app", "data", "models", "eval"},
+}
+FILES = [*sorted(path for name in ("app", "data", "models") for path in (ROOT / name).rglob("*.py"))]
+FILES += [ROOT / "train.py", ROOT / "eval.py"]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_imports_go_one_way(path):
+    owner = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert imports(path) & LOCAL <= MAY_IMPORT[owner]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_nothing_runs_strange_code(path):
+    """No pickle, no remote code, no half images, no public share; torch.load only with weights_only=True."""
+    tree = ast.parse(path.read_text())
+    assert not imports(path) & {"pickle", "dill", "cloudpickle", "joblib"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+            assert (node.arg, node.value.value) not in {("trust_remote_code", True), ("share", True)}
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "LOAD_TRUNCATED_IMAGES"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            safe = [k for k in node.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
+            assert safe, f"torch.load without weights_only=True in line {node.lineno}"
+
+
+def test_every_public_function_and_class_says_what_it_is_for():
+    """Public to other files, that is: whatever another file imports."""
+    imported = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in LOCAL:
+                imported |= {alias.name for alias in node.names}
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.name}"
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in imported and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_documents_point_at_files_that_exist():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} points at {target}"
+
+
+def test_only_what_belongs_at_the_top_is_there():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    packages = {Path(name).parts[0] for name in tracked if name.endswith(".py") and "/" in name}
+    assert packages <= {"app", "data", "models", "tests", "benchmarks"}
