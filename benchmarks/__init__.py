@@ -1,0 +1,1 @@
+"""Measurements behind the choices; each prints ratios taken in one run."""
