@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from app.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -28,7 +29,16 @@ from app.model_folder import load_model
 from app.report import draw_curves, model_card, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, TrainSettings, flat, parse_settings, save_settings
-from data import Collate, ImageBatchSampler, PreparedData, Rows, make_loader, prepare_data
+from data import (
+    Collate,
+    ImageBatchSampler,
+    PreparedData,
+    Rows,
+    StreamedBatches,
+    make_loader,
+    prepare_data,
+    stream_loader,
+)
 from eval import evaluate_to, predict
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_model
@@ -105,16 +115,7 @@ def fit(
     """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``."""
     options, rows = settings.train, data.splits["train"]
     collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
-    sampler = ImageBatchSampler(
-        rows.image_keys,
-        options.batch_size,
-        shuffle=True,
-        seed=options.seed,
-        max_texts_per_image=settings.data.max_texts_per_image,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-    )
-    loader = make_loader(rows, sampler, collate, settings.data.num_workers)
+    sampler, loader = training_batches(settings, rows, collate, accelerator)
     steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
     groups = parameter_groups(model, options.learning_rate, asdict(options.scales), options.weight_decay)
     optimizer = build_optimizer(options.optimizer, groups)
@@ -168,6 +169,20 @@ def fit(
             accelerator.print(f"  stopped early: {progress.since_best} epochs without a better validation accuracy")
             break
     bar.close()
+
+
+def training_batches(
+    settings: Settings, rows: Rows, collate: Collate, accelerator: Accelerator
+) -> tuple[ImageBatchSampler | StreamedBatches, DataLoader]:
+    """This process's batches, in an order that ``set_epoch`` of the first chooses."""
+    size, seed = settings.train.batch_size, settings.train.seed
+    share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
+    if rows.is_stream:
+        batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, **share)
+        return batches, stream_loader(batches, collate)
+    texts = settings.data.max_texts_per_image
+    sampler = ImageBatchSampler(rows.image_keys, size, shuffle=True, seed=seed, max_texts_per_image=texts, **share)
+    return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
 
 
 def train_epoch(model, loader, optimizer, schedule, loss_function, accelerator, options, progress) -> Iterator[dict]:
@@ -246,8 +261,9 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     split = "test" if "test" in data.splits else "validation"
     rows = data.splits[split]
     model = model.to(accelerator.device)
+    folder, options = run.path / "evaluation" / split, settings.train
     figures = evaluate_to(
-        run.path / "evaluation" / split, model, processor, rows, accelerator, settings.data, settings.train.batch_size
+        folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures
     )
     if not accelerator.is_main_process:
         return

@@ -70,6 +70,8 @@ class TrainSettings:
     """auto is bf16 where the processor computes it natively, else float32."""
     seed: NonNegativeInt = 0
     """Seed of weights, order, dropout and the validation cut."""
+    pictures: NonNegativeInt = 8
+    """Held-out examples in where_it_looked.png."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers known to accelerate: tensorboard, wandb, mlflow, …; [] for none."""
 

@@ -7,6 +7,7 @@ from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
 from data.scan import scan_images
 from data.settings import DataSettings
+from data.stream import StreamedBatches, stream_loader
 
 __all__ = [
     "UNKNOWN",
@@ -17,9 +18,11 @@ __all__ = [
     "ImageBatchSampler",
     "PreparedData",
     "Rows",
+    "StreamedBatches",
     "decode_image",
     "load_rows",
     "make_loader",
     "prepare_data",
     "scan_images",
+    "stream_loader",
 ]

@@ -36,6 +36,10 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         source = getattr(settings, split)
         if source is not None:
             splits[split], looks[split] = scan_images(load_rows(source, split, settings), settings)
+    if settings.validation is None and settings.streaming:
+        raise ValueError(
+            "A stream cannot be cut: with data.streaming, give validation rows with --data.validation FILE."
+        )
     if settings.validation is None:
         rows, seen = splits["train"], looks["train"]
         keys = [rows.image_keys] + ([rows.column(settings.group)] if settings.group else [])

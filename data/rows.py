@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch.utils.data
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from PIL import Image
 
 from data.labels import normalize_label
@@ -35,25 +35,51 @@ class Example:
 
 @dataclass
 class Rows(torch.utils.data.Dataset[Example]):
-    """A table as a sequence of `Example`; images stay on disk until a batch asks for them.
+    """A table as a sequence of `Example`; images stay where they are until a batch asks for them.
 
-    ``numbers`` are the rows of ``table`` this sequence consists of, in order; the other lists go with them.
+    ``numbers`` are the rows of ``table`` this sequence consists of, in order; the other lists go with them. Where
+    the table is a stream, rows come by iteration only, in the order of the stream.
     """
 
     source: str
-    table: Dataset
-    read_image: Callable[[int], StoredImage]
+    table: Dataset | IterableDataset
+    image_column: str
+    image_root: Path | None
     numbers: list[int]
     texts: list[str | None]
     labels: list[str]
     image_keys: list[str | None]
 
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.table, IterableDataset)
+
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Example:
-        row = self.numbers[index]
-        return Example(row, self.read_image(row), self.texts[index], self.labels[index], self.image_keys[index])
+        return self.example(index, self.read_image(self.numbers[index]))
+
+    def __iter__(self) -> Iterator[Example]:
+        for index, image in enumerate(self.images()):
+            yield self.example(index, image)
+
+    def images(self) -> Iterator[StoredImage]:
+        """The image of each row in order; of a stream in one pass."""
+        if not self.is_stream:
+            yield from (self.read_image(number) for number in self.numbers)
+            return
+        chosen = set(self.numbers)
+        for number, row in enumerate(self.table.select_columns([self.image_column])):
+            if number in chosen:
+                yield resolve_image(row[self.image_column], self.image_root)
+
+    def example(self, index: int, image: StoredImage) -> Example:
+        return Example(self.numbers[index], image, self.texts[index], self.labels[index], self.image_keys[index])
+
+    def read_image(self, number: int) -> StoredImage:
+        """The image of one row of the table; its path made absolute."""
+        return resolve_image(self.table[number][self.image_column], self.image_root)
 
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at these positions."""
@@ -67,6 +93,9 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     def column(self, name: str) -> list:
         """Values of one of the source's own columns."""
+        if self.is_stream:
+            chosen = set(self.numbers)
+            return [row[name] for number, row in enumerate(self.table.select_columns([name])) if number in chosen]
         return self.table.select(self.numbers)[name][:]
 
 
@@ -99,16 +128,6 @@ def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
     return (normalize_label(label) if normalize else label.strip()) or None
 
 
-def image_reader(table: Dataset, column: str, root: Path | None) -> Callable[[int], StoredImage]:
-    """A function from row number to image; paths are resolved and may not leave ``root``."""
-    images = table.select_columns([column])
-
-    def read(row: int) -> StoredImage:
-        return resolve_image(images[row][column], root)
-
-    return read
-
-
 def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
     """An image as found in a table, its path made absolute.
 
@@ -134,27 +153,26 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     Raises:
         ValueError: no rows, missing columns, or texts and labels that are not as they should be, named by row.
     """
-    table, folder = load_source(source, split)
-    if not len(table):
+    table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
+    first = next(iter(table), None)
+    if first is None:
         raise ValueError(f"{source} has no rows.")
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
     if split == "test":
         wanted["slice_by"] = settings.slice_by
-    require_columns(table.column_names, wanted, source)
-    feature = table.features[settings.label]
+    require_columns(list(first), wanted, source)
+    feature = (table.features or {}).get(settings.label)
     names = feature.names if isinstance(feature, ClassLabel) else None
-    small = table.select_columns([*wanted["text"], settings.label])
     texts, labels = [], []
-    for row in small:
+    for row in table.select_columns(list(dict.fromkeys([*wanted["text"], settings.label]))):
         texts.append(make_text(row, settings.text))
         labels.append(make_label(row[settings.label], names, settings.normalize_labels))
     check_values(texts, labels, source, settings)
     known = [label for label in labels if label is not None]
     root = Path(settings.image_root) if settings.image_root else folder
-    read = image_reader(table, settings.image, root)
-    return Rows(source, table, read, list(range(len(table))), texts, known, [None] * len(table))
+    return Rows(source, table, settings.image, root, list(range(len(texts))), texts, known, [None] * len(texts))
 
 
 def check_values(texts: list[str | None], labels: list[str | None], source: str, settings: DataSettings) -> None:

@@ -1,5 +1,6 @@
 """Read every image once before training: which cannot be read, how large they are, which are the same."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -56,7 +57,11 @@ def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
         return seen[image]
 
     with ThreadPoolExecutor() as pool:
-        found = pool.map(look, rows.numbers)
+        found: Iterable[Look]
+        if rows.is_stream:
+            found = (look_at(image, settings) for image in rows.images())
+        else:
+            found = pool.map(look, rows.numbers)
         looks = list(tqdm(found, f"reading images of {rows.source}", len(rows), unit="row", leave=False))
     rows.image_keys = [found.key for found in looks]
     good = [i for i, found in enumerate(looks) if found.fault is None]

@@ -1,5 +1,6 @@
 """Fusion: what the image map becomes when it meets the context."""
 
+import torch
 from torch import Tensor, nn
 
 from models.attention import MultiHeadCrossAttention
@@ -8,9 +9,10 @@ from models.attention import MultiHeadCrossAttention
 class CrossAttentionFusion(nn.Module):
     """Residual cross-attention from every position of an image map to every slot of a context map.
 
-    ``features + out_proj(attention(norm(features), norm(context)))``. The output projection starts at zero
+    ``features + out_proj(attention(norm(features) + place, norm(context)))``. The output projection starts at zero
     and the main path is never normalised, so before training the map passes through unchanged: a pretrained
-    network starts as itself (the zero-initialised residual branch of Goyal et al. 2017, section 5.1).
+    network starts as itself (the zero-initialised residual branch of Goyal et al. 2017, section 5.1). The fixed
+    encoding of each position's place lets words such as "left" select positions.
 
     Args:
         dim: channels D of both maps.
@@ -35,6 +37,20 @@ class CrossAttentionFusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         positions = features.flatten(2).transpose(1, 2)
         slots = context.flatten(2).transpose(1, 2)
-        attended = self.attention(self.norm(positions), self.norm_context(slots), output_attentions=output_attentions)
+        queries = self.norm(positions) + place_encoding(*features.shape[2:], positions)
+        attended = self.attention(queries, self.norm_context(slots), output_attentions=output_attentions)
         attended, weights = attended if output_attentions else (attended, None)
         return features + attended.transpose(1, 2).unflatten(2, features.shape[2:]), weights
+
+
+def place_encoding(height: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of row and column ``(height · width, D)``, half of D each (Vaswani et al. 2017, section 3.5).
+
+    Wavelengths reach from 2π to 200π positions, for maps of up to some hundred rows.
+    """
+    quarter = like.shape[-1] // 4
+    frequencies = 100 ** -(torch.arange(quarter, device=like.device) / quarter)
+    rows, columns = (torch.arange(size, device=like.device)[:, None] * frequencies for size in (height, width))
+    rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (rows, columns))
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=2)
+    return grid.flatten(0, 1).to(like.dtype)

@@ -22,6 +22,7 @@ from app.__main__ import main as app
 ROOT = Path(__file__).parent.parent
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
+TINY += ["--train.pictures", "1"]
 
 
 def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
@@ -163,6 +164,13 @@ def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
     train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
     figures = json.loads((tmp_path / "run" / "evaluation" / "test" / "metrics.json").read_text())
     assert 0 <= figures["scores"]["image + text"]["accuracy"]["value"] <= 1
+
+
+def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
+    options = ["--data.streaming", "true", "--data.validation", str(shapes_folder / "test.csv")]
+    train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "epoch" in r] == [3, 6]
 
 
 def test_frozen_convolutions_do_not_move(shapes_folder, tmp_path, monkeypatch):

@@ -1,0 +1,62 @@
+import pytest
+
+from data import Collate, DataSettings, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
+
+
+@pytest.fixture
+def streamed(shapes_folder):
+    settings = DataSettings(streaming=True)
+    return scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)[0]
+
+
+def test_a_stream_holds_the_rows_that_the_table_holds(streamed, shapes_folder):
+    settings = DataSettings()
+    table, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)
+    assert streamed.is_stream
+    assert not table.is_stream
+    assert list(streamed) == [table[i] for i in range(len(table))]
+
+
+@pytest.mark.parametrize("buffer", [1, 40, 10_000])
+def test_batches_hold_whole_images_and_no_row_twice(streamed, buffer):
+    batches = list(StreamedBatches(streamed, 5, buffer, seed=0))
+    assert len(batches) == 24 // 5
+    rows = [example.row for batch in batches for example in batch]
+    assert len(rows) == len(set(rows)) == 4 * 5 * 6
+    for batch in batches:
+        assert len({example.image_key for example in batch}) == 5
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(streamed):
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = StreamedBatches(streamed, 4, 60, seed)
+        batches.set_epoch(epoch)
+        return [example.row for batch in batches for example in batch]
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_processes_share_the_stream_without_overlap(streamed):
+    shares = [
+        {example.row for batch in StreamedBatches(streamed, 4, 60, 0, 2, process) for example in batch}
+        for process in (0, 1)
+    ]
+    assert len(shares[0]) == len(shares[1]) == 3 * 4 * 6
+    assert not shares[0] & shares[1]
+
+
+def test_a_loader_gives_tensors_and_follows_the_epoch(streamed, processor):
+    batches = StreamedBatches(streamed, 4, 60, seed=0)
+    loader = stream_loader(batches, Collate(processor, {}))
+    first = [batch["input_ids"].tolist() for batch in loader]
+    batches.set_epoch(1)
+    second = [batch["input_ids"].tolist() for batch in loader]
+    assert len(first) == len(second) == 6
+    assert first != second
+
+
+def test_a_stream_wants_its_validation_rows_given(shapes_folder):
+    with pytest.raises(ValueError, match=r"A stream cannot be cut.*--data.validation FILE"):
+        prepare_data(DataSettings(train=str(shapes_folder / "train.csv"), streaming=True), seed=0)
