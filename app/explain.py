@@ -20,12 +20,14 @@ class Explanation:
     Attributes:
         image: the decoded picture.
         words: W words of the text, in order.
+        answer_weights: ``(7, 7)``, share of each image position in the answer; they add up to 1.
         attention: ``(H, W, 7, 7)``, attention of each image position to each word by head. At a position the words
             and the special tokens add up to 1.
     """
 
     image: Image.Image
     words: list[str]
+    answer_weights: np.ndarray
     attention: np.ndarray
 
     def heat(self, word: int, head: int | None = None) -> np.ndarray:
@@ -34,34 +36,39 @@ class Explanation:
 
     def overlay(self, word: int, head: int | None = None, opacity: float = 0.55) -> Image.Image:
         """The picture under the heat of one word, from its least (dark) to its most attending position (bright)."""
-        heat = self.heat(word, head)
-        span = heat.max() - heat.min()
-        heat = (heat - heat.min()) / span if span > 0 else np.zeros_like(heat)
-        smooth = Image.fromarray((heat * 255).astype(np.uint8)).resize(self.image.size, Image.Resampling.BICUBIC)
-        colored = Image.fromarray((colormaps["inferno"](np.asarray(smooth))[..., :3] * 255).astype(np.uint8))
-        return Image.blend(self.image, colored, opacity)
+        return lay_over(self.image, self.heat(word, head), opacity)
 
     def overlays(self, head: int | None = None) -> list[Image.Image]:
         """One overlay a word."""
         return [self.overlay(word, head) for word in range(len(self.words))]
 
     def figure(self, title: str = "", head: int | None = None, max_words: int = 12) -> Figure:
-        """The picture, and for each word the overlay above the raw 7×7 matrix with its colour bar."""
-        words = range(min(len(self.words), max_words))
-        figure = Figure(figsize=(1.7 * (len(words) + 1), 4.2), layout="constrained")
+        """The picture; then for the answer and for each word the overlay above the raw matrix with its colour bar."""
+        maps = [("answer", self.answer_weights)]
+        maps += [(word, self.heat(number, head)) for number, word in enumerate(self.words[:max_words])]
+        figure = Figure(figsize=(1.6 * (len(maps) + 1), 3.6), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2, len(words) + 1, squeeze=False)
+        axes = figure.subplots(2, len(maps) + 1, squeeze=False)
         axes[0, 0].imshow(self.image)
         axes[0, 0].set_title("image")
-        for word in words:
-            axes[0, word + 1].imshow(self.overlay(word, head))
-            axes[0, word + 1].set_title(self.words[word])
-            matrix = axes[1, word + 1].imshow(self.heat(word, head), cmap="inferno")
-            figure.colorbar(matrix, ax=axes[1, word + 1], shrink=0.7, format="%.2f")
+        for column, (name, heat) in enumerate(maps, start=1):
+            axes[0, column].imshow(lay_over(self.image, heat))
+            axes[0, column].set_title(name)
+            matrix = axes[1, column].imshow(heat, cmap="inferno")
+            figure.colorbar(matrix, ax=axes[1, column], shrink=0.7, format="%.2g")
         for ax in axes.flat:
             ax.set_axis_off()
-        figure.suptitle(title)
+        figure.suptitle(title, x=0.02, ha="left")
         return figure
+
+
+def lay_over(image: Image.Image, heat: np.ndarray, opacity: float = 0.55) -> Image.Image:
+    """Heat ``(h, w)`` over a picture, from its lowest value (dark) to its highest (bright)."""
+    span = heat.max() - heat.min()
+    heat = (heat - heat.min()) / span if span > 0 else np.zeros_like(heat)
+    smooth = Image.fromarray((heat * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    colored = Image.fromarray((colormaps["inferno"](np.asarray(smooth))[..., :3] * 255).astype(np.uint8))
+    return Image.blend(image, colored, opacity)
 
 
 @torch.inference_mode()
@@ -72,7 +79,9 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     per_token = (output.attentions[0].float() @ output.token_weights.float()[:, None]).squeeze(0)
     spans = word_spans(processor, text)
     attention = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
-    return Explanation(image, [word for word, _ in spans], attention.unflatten(-1, (GRID, GRID)).cpu().numpy())
+    attention = attention.unflatten(-1, (GRID, GRID)).cpu().numpy()
+    answer = output.position_weights[0].float().cpu().numpy()
+    return Explanation(image, [word for word, _ in spans], answer, attention)
 
 
 def word_spans(processor: ImageTextProcessor, text: str) -> list[tuple[str, list[int]]]:

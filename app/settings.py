@@ -22,14 +22,14 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class LearningRateScales:
     """What the learning rate is multiplied by in each part; 0 freezes the part."""
 
-    image_encoder: NonNegativeFloat = 1.0
+    image_encoder: NonNegativeFloat = 0.3
     """VGG16's convolutions."""
     text_encoder: NonNegativeFloat = 1.0
     """The text encoder."""
     fusion: NonNegativeFloat = 1.0
     """Context grid, cross-attention and the tokens for missing inputs."""
-    classifier: NonNegativeFloat = 0.1
-    """The classifier: its first layer has 25,088 inputs, which move together under Adam and drown slower signals."""
+    classifier: NonNegativeFloat = 1.0
+    """The classifier."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainSettings:
     """Batches whose gradients are added up before a step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum 0.9."""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: PositiveFloat = 1e-3
     """Highest learning rate; parts may scale it."""
     scales: LearningRateScales = field(default_factory=LearningRateScales)
     """Learning rate of each part, as a multiple."""

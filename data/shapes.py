@@ -25,14 +25,14 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
-NUMBERS = ("one", "two", "three", "four")
+NUMBERS = ("one", "two", "three")
 SEEDS = {"train": 0, "validation": 1, "test": 2}
 Scene = dict[str, tuple[str, str]]
 """Place → (colour, shape) of what stands there; shapes of one picture differ, so that "the circle" is one thing."""
 
 
 def make_shapes(num_images: int, split: str) -> Dataset:
-    """Draw ``num_images`` pictures with six questions each; the same split always gives the same rows.
+    """Draw ``num_images`` pictures with 8 to 14 questions each; the same split always gives the same rows.
 
     Existence (yes / no), colour, shape, place and number. Within each kind of question every answer is equally
     likely whatever the words, and the answer to a picture depends on which question is asked: neither text nor
@@ -58,7 +58,7 @@ def generate_rows(num_images: int, seed: int):
 
 
 def draw_scene(rng: random.Random) -> Scene:
-    places = rng.sample(PLACES, rng.randint(1, 4))
+    places = rng.sample(PLACES, rng.randint(1, len(NUMBERS)))
     shapes = rng.sample(SHAPES, len(places))
     return {place: (rng.choice(list(COLORS)), shape) for place, shape in zip(places, shapes, strict=True)}
 
@@ -69,7 +69,7 @@ def paint(scene: Scene, rng: random.Random) -> PILImage.Image:
     image = PILImage.new("RGB", (SIZE, SIZE), background)
     draw = ImageDraw.Draw(image)
     for place, (color, shape) in scene.items():
-        side = rng.randint(14, 24)
+        side = rng.randint(18, 26)
         left = rng.randint(2, CELL - side - 2) + (CELL if "right" in place else 0)
         top = rng.randint(2, CELL - side - 2) + (CELL if "bottom" in place else 0)
         fill = tuple(max(0, min(255, c + rng.randint(-15, 15))) for c in COLORS[color])
@@ -91,17 +91,17 @@ def draw_shape(draw: ImageDraw.ImageDraw, shape: str, left: int, top: int, side:
 
 
 def ask(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
-    """Six questions about one scene as (kind, text, answer)."""
-    place, (color, shape) = rng.choice(list(scene.items()))
-    questions = [
-        ("color", rng.choice([f"what color is the {shape}?", f"which color does the {shape} have?"]), color),
-        ("shape", rng.choice([f"what is in the {place}?", f"which shape is in the {place}?"]), shape),
-        ("place", rng.choice([f"where is the {shape}?", f"in which corner is the {shape}?"]), place),
-        ("number", rng.choice(["how many shapes are there?", "count the shapes."]), NUMBERS[len(scene) - 1]),
-    ]
-    present = set(scene.values())
+    """Questions about one scene as (kind, text, answer): three on each shape, five on the whole."""
+    questions = [("number", rng.choice(["how many shapes are there?", "count the shapes."]), NUMBERS[len(scene) - 1])]
+    for place, (color, shape) in scene.items():
+        questions += [
+            ("color", rng.choice([f"what color is the {shape}?", f"which color does the {shape} have?"]), color),
+            ("shape", rng.choice([f"what is in the {place}?", f"which shape is in the {place}?"]), shape),
+            ("place", rng.choice([f"where is the {shape}?", f"in which corner is the {shape}?"]), place),
+        ]
+    present = sorted(set(scene.values()))
     absent = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in present]
-    for wanted, answer in ((rng.choice(sorted(present)), "yes"), (rng.choice(absent), "no")):
+    for wanted, answer in [(rng.choice(present), "yes") for _ in range(2)] + [(w, "no") for w in rng.sample(absent, 2)]:
         words = " ".join(wanted)
         questions.append(("existence", rng.choice([f"is there a {words}?", f"do you see a {words}?"]), answer))
     return questions
@@ -125,7 +125,7 @@ def write_shapes(folder: Path, num_images: int, split: str) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=1000, help="pictures; each has six questions")
+    parser.add_argument("--images", type=int, default=1000, help="pictures; each has 8 to 14 questions")
     parser.add_argument("--split", choices=list(SEEDS), default="train")
     args = parser.parse_args()
     print(f"wrote {write_shapes(args.folder, args.images, args.split)}")

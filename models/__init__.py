@@ -5,9 +5,10 @@ from models.classifier import ImageTextClassifier, ImageTextOutput
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.fusion import CrossAttentionFusion
+from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
-from models.vgg import VGG16WithCrossAttention
+from models.vgg import VGG16Encoder, VGG16WithCrossAttention
 
 __all__ = [
     "ContextGrid",
@@ -18,6 +19,8 @@ __all__ = [
     "ImageTextOutput",
     "ImageTextProcessor",
     "MultiHeadCrossAttention",
+    "PositionClassifier",
     "TextEncoder",
+    "VGG16Encoder",
     "VGG16WithCrossAttention",
 ]

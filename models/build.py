@@ -46,7 +46,7 @@ def build_model(
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     if settings.text_encoder != "scratch" and not config.custom_text_encoder:
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
-    load_image_weights(model.vgg, settings.image_weights, settings.batch_norm)
+    load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
     return model, processor
 
 

@@ -13,9 +13,11 @@ from transformers.utils import ModelOutput
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
+from models.fusion import CrossAttentionFusion
+from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
-from models.vgg import GRID, WIDTH, VGG16WithCrossAttention
+from models.vgg import GRID, WIDTH, VGG16Encoder
 
 
 @dataclass
@@ -28,12 +30,14 @@ class ImageTextOutput(ModelOutput):
         attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
             two is the attention of each position to each token.
+        position_weights: share of each image position in the answer ``(B, 7, 7)``, on request; they sum to 1.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     attentions: tuple[Tensor, ...] | None = None
     token_weights: Tensor | None = None
+    position_weights: Tensor | None = None
 
 
 class ImageTextClassifier(PreTrainedModel):
@@ -55,12 +59,10 @@ class ImageTextClassifier(PreTrainedModel):
         super().__init__(config)
         self.text_encoder = TextEncoder(config, trust_custom_encoder)
         self.context_grid = ContextGrid(self.text_encoder.hidden_size, config.context_pooling)
-        self.vgg = VGG16WithCrossAttention(
-            config.num_labels,
-            num_heads=config.num_heads,
-            batch_norm=config.batch_norm,
-            hidden_size=config.classifier_hidden_size,
-            dropout=config.classifier_dropout,
+        self.image_encoder = VGG16Encoder(config.batch_norm)
+        self.fusion = CrossAttentionFusion(WIDTH, config.num_heads)
+        self.classifier = PositionClassifier(
+            WIDTH, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
         )
         self.no_text = nn.Parameter(torch.randn(self.text_encoder.hidden_size) * 0.02)
         self.no_image = nn.Parameter(torch.randn(1, WIDTH, 1, 1) * 0.02)
@@ -97,13 +99,15 @@ class ImageTextClassifier(PreTrainedModel):
             has_text, has_image = self.drop_modality(has_text, has_image)
         context, token_weights = self.encode_text(input_ids, attention_mask, has_text)
         feature_map = self.encode_images(pixel_values)[torch.where(has_image, image_index, -1)]
-        feature_map, weights = self.vgg.fuse(feature_map, context, output_attentions)
-        logits = self.vgg.classify(feature_map).float()
+        feature_map, weights = self.fusion(feature_map, context, output_attentions)
+        logits, position_weights = self.classifier(feature_map)
+        logits = logits.float()
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             attentions=None if weights is None else (weights,),
             token_weights=token_weights if output_attentions else None,
+            position_weights=position_weights if output_attentions else None,
         )
 
     def resolve_image_index(
@@ -154,7 +158,7 @@ class ImageTextClassifier(PreTrainedModel):
         no_image = self.no_image.expand(1, -1, GRID, GRID)
         if pixel_values is None:
             return no_image
-        maps = self.vgg.encode_image(pixel_values)
+        maps = self.image_encoder(pixel_values)
         return torch.cat([maps, no_image.to(maps.dtype)])
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -19,7 +19,7 @@ class ImageTextConfig(PreTrainedConfig):
         num_heads: heads of the cross-attention, a divisor of 512.
         batch_norm: VGG16 with batch norm.
         image_size: side in pixels to which images are resized, at least 32.
-        classifier_hidden_size: width of the two hidden layers of the classifier (VGG16: 4096).
+        classifier_hidden_size: width of the classifier's hidden layer.
         classifier_dropout: in [0, 1).
         modality_dropout: share of training rows that lose their text, and as many that lose their image, so
             that the "no text" and "no image" tokens are learned; in [0, 0.5).

@@ -37,7 +37,8 @@ class CrossAttentionFusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         positions = features.flatten(2).transpose(1, 2)
         slots = context.flatten(2).transpose(1, 2)
-        queries = self.norm(positions) + place_encoding(*features.shape[2:], positions)
+        height, width = features.shape[2:]
+        queries = self.norm(positions) + place_encoding(height, width, positions)
         attended = self.attention(queries, self.norm_context(slots), output_attentions=output_attentions)
         attended, weights = attended if output_attentions else (attended, None)
         return features + attended.transpose(1, 2).unflatten(2, features.shape[2:]), weights

@@ -14,10 +14,10 @@ from models.classifier import ImageTextClassifier
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
     """The four parts of a classifier by name; every parameter belongs to one."""
     return {
-        "image_encoder": [model.vgg.features],
+        "image_encoder": [model.image_encoder],
         "text_encoder": [model.text_encoder],
-        "fusion": [model.context_grid, model.vgg.cross_attention, model.no_text, model.no_image],
-        "classifier": [model.vgg.classifier],
+        "fusion": [model.context_grid, model.fusion, model.no_text, model.no_image],
+        "classifier": [model.classifier],
     }
 
 

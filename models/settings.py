@@ -44,8 +44,8 @@ class ModelSettings:
     num_heads: PositiveInt = 8
     """Heads of the cross-attention, a divisor of 512."""
     classifier_hidden_size: PositiveInt = 512
-    """Width of the classifier's hidden layers; VGG16's own is 4096."""
+    """Width of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1
-    """Dropout between the classifier's layers; VGG16's own is 0.5."""
+    """Dropout before the classifier's last layer."""
     modality_dropout: ModalityDropout = 0.05
     """Share of training rows that lose their text, and as many their image, so that the model copes without."""

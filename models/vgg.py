@@ -11,8 +11,35 @@ WIDTH = 512
 GRID = 7
 
 
-class VGG16WithCrossAttention(nn.Module):
-    """VGG16 (Simonyan & Zisserman 2015, configuration D) with cross-attention after its last pooling layer.
+class VGG16Encoder(nn.Module):
+    """VGG16 (Simonyan & Zisserman 2015, configuration D) up to its 7×7 map, in torchvision's layout.
+
+    Args:
+        batch_norm: torchvision's ``vgg16_bn`` in place of ``vgg16``.
+
+    Shape:
+        - x: ``(I, 3, H, W)``, H and W at least 32
+        - returns: ``(I, 512, 7, 7)``
+
+    Raises:
+        ValueError: images of another shape.
+    """
+
+    def __init__(self, batch_norm: bool = False):
+        super().__init__()
+        self.features = build_features(batch_norm)
+        self.avgpool = nn.AdaptiveAvgPool2d(GRID)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32:
+            raise ValueError(
+                f"Images must be (batch, 3, height, width) with sides of at least 32, got {tuple(x.shape)}."
+            )
+        return self.avgpool(self.features(x))
+
+
+class VGG16WithCrossAttention(VGG16Encoder):
+    """VGG16 with cross-attention after its last pooling layer.
 
     ``features`` and ``classifier`` have torchvision's layout, so its state dicts load unchanged; with these
     weights and before any training the logits equal torchvision's, with or without a context.
@@ -39,25 +66,15 @@ class VGG16WithCrossAttention(nn.Module):
         hidden_size: int = 4096,
         dropout: float = 0.5,
     ):
-        super().__init__()
-        self.features = build_features(batch_norm)
-        self.avgpool = nn.AdaptiveAvgPool2d(GRID)
+        super().__init__(batch_norm)
         self.cross_attention = CrossAttentionFusion(WIDTH, num_heads)
         self.classifier = build_classifier(WIDTH * GRID * GRID, hidden_size, num_classes, dropout)
 
     def forward(self, x: Tensor, context_feature: Tensor | None = None) -> Tensor:
-        feature_map = self.encode_image(x)
+        feature_map = super().forward(x)
         if context_feature is not None:
             feature_map, _ = self.fuse(feature_map, context_feature)
-        return self.classify(feature_map)
-
-    def encode_image(self, x: Tensor) -> Tensor:
-        """Image ``(I, 3, H, W)`` → feature map ``(I, 512, 7, 7)``; the expensive part, once an image."""
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32:
-            raise ValueError(
-                f"Images must be (batch, 3, height, width) with sides of at least 32, got {tuple(x.shape)}."
-            )
-        return self.avgpool(self.features(x))
+        return self.classifier(torch.flatten(feature_map, 1))
 
     def fuse(
         self, feature_map: Tensor, context_feature: Tensor, output_attentions: bool = False
@@ -69,10 +86,6 @@ class VGG16WithCrossAttention(nn.Module):
                 "project it to 512 channels first (models.ContextGrid does)."
             )
         return self.cross_attention(feature_map, F.adaptive_avg_pool2d(context_feature, GRID), output_attentions)
-
-    def classify(self, feature_map: Tensor) -> Tensor:
-        """Fused map ``(B, 512, 7, 7)`` → logits ``(B, C)``."""
-        return self.classifier(torch.flatten(feature_map, 1))
 
 
 def build_features(batch_norm: bool) -> nn.Sequential:
@@ -86,17 +99,18 @@ def build_features(batch_norm: bool) -> nn.Sequential:
 
 
 def build_classifier(in_features: int, hidden_size: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """VGG16's classifier (same layer names as torchvision) for any hidden width.
-
-    Hidden layers start as He et al. 2015 (section 2.2) have it: torchvision's deviation of 0.01 suits 4096 units
-    and lets the signal of narrower layers fade. The last layer keeps 0.01.
-    """
-    layers = [nn.Linear(in_features, hidden_size), nn.Linear(hidden_size, hidden_size)]
-    for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    last = nn.Linear(hidden_size, num_classes)
-    nn.init.normal_(last.weight, 0, 0.01)
-    nn.init.zeros_(last.bias)
-    first, second = ([layer, nn.ReLU(inplace=True), nn.Dropout(dropout)] for layer in layers)
-    return nn.Sequential(*first, *second, last)
+    """VGG16's classifier, with torchvision's layer names and initialisation, for any hidden width."""
+    classifier = nn.Sequential(
+        nn.Linear(in_features, hidden_size),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_size, hidden_size),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_size, num_classes),
+    )
+    for layer in classifier:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+    return classifier

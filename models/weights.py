@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
-from models.vgg import VGG16WithCrossAttention
+from models.vgg import VGG16Encoder
 
 
-def load_image_weights(vgg: VGG16WithCrossAttention, weights: str, batch_norm: bool) -> None:
-    """Load ``features``, and of ``classifier`` the hidden layers where their shapes fit.
+def load_image_weights(encoder: VGG16Encoder, weights: str, batch_norm: bool) -> None:
+    """Load the ``features`` of a whole torchvision VGG16; the ImageNet classifier is left behind.
 
     Args:
         weights: ``none``, ``imagenet`` or a file.
@@ -24,20 +24,14 @@ def load_image_weights(vgg: VGG16WithCrossAttention, weights: str, batch_norm: b
         return
     state = imagenet_state(batch_norm) if weights == "imagenet" else file_state(Path(weights))
     features = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    expected = vgg.features.state_dict()
+    expected = encoder.features.state_dict()
     if {k: v.shape for k, v in features.items()} != {k: v.shape for k, v in expected.items()}:
         missing, surplus = sorted(expected.keys() - features.keys()), sorted(features.keys() - expected.keys())
         raise ValueError(
             f"{weights} does not hold the features of torchvision's {'vgg16_bn' if batch_norm else 'vgg16'}: missing "
             f"{missing[:3]}, surplus {surplus[:3]}. Does --model.batch_norm {str(batch_norm).lower()} fit this file?"
         )
-    vgg.features.load_state_dict(features)
-    classifier = vgg.classifier.state_dict()
-    last = max(classifier, key=lambda key: int(key.split(".")[0])).split(".")[0]
-    for key, value in classifier.items():
-        found = state.get(f"classifier.{key}")
-        if found is not None and found.shape == value.shape and key.split(".")[0] != last:
-            value.copy_(found)
+    encoder.features.load_state_dict(features)
 
 
 def imagenet_state(batch_norm: bool) -> dict[str, Tensor]:

@@ -21,10 +21,9 @@ def batch(processor):
     return dict(processor(images, ["what color is the circle?", "how many shapes are there?"]))
 
 
-def test_questions_of_one_image_share_its_pass_and_get_the_answers_they_get_alone(model, batch, monkeypatch):
+def test_questions_of_one_image_share_its_pass_and_get_the_answers_they_get_alone(model, batch):
     passes = []
-    encode = model.vgg.encode_image
-    monkeypatch.setattr(model.vgg, "encode_image", lambda x: passes.append(len(x)) or encode(x))
+    model.image_encoder.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
     together = model(**batch | {"pixel_values": batch["pixel_values"][:1]}, image_index=torch.tensor([0, 0])).logits
     assert passes == [1]
     alone = model(**batch | {"pixel_values": batch["pixel_values"][:1].repeat(2, 1, 1, 1)}).logits
@@ -48,6 +47,8 @@ def test_attention_comes_on_request_and_reads_back_per_token(model, batch):
     assert model(**batch).attentions is None
     output = model(**batch, output_attentions=True)
     assert output.attentions[0].shape == (2, 8, 49, 49)
+    assert output.position_weights.shape == (2, 7, 7)
+    torch.testing.assert_close(output.position_weights.sum((1, 2)), torch.ones(2))
     per_token = output.attentions[0] @ output.token_weights[:, None]
     torch.testing.assert_close(per_token.sum(-1), torch.ones(2, 8, 49))
     assert (per_token[..., batch["attention_mask"][1] == 0][1] == 0).all()

@@ -32,7 +32,7 @@ def test_parts_learn_at_their_own_rate_and_a_scale_of_zero_freezes(model):
     assert rates["image_encoder"] == pytest.approx(1e-3)
     assert "text_encoder" not in rates
     assert not any(p.requires_grad for p in model.text_encoder.parameters())
-    assert all(p.requires_grad for p in model.vgg.parameters())
+    assert all(p.requires_grad for p in model.image_encoder.parameters())
 
 
 def test_freezing_everything_is_refused(model):

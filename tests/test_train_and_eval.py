@@ -120,7 +120,7 @@ def test_two_runs_of_one_seed_end_with_the_same_weights(run_dir, shapes_folder, 
     assert all(torch.equal(one[name], two[name]) for name in one)
     train.main(arguments(shapes_folder, tmp_path / "other", "--train.seed", "1"))
     other = load_file(tmp_path / "other" / "model" / "model.safetensors")
-    assert not torch.equal(one["vgg.features.0.weight"], other["vgg.features.0.weight"])
+    assert not torch.equal(one["image_encoder.features.0.weight"], other["image_encoder.features.0.weight"])
 
 
 def test_a_run_that_exists_is_neither_mixed_nor_lost(run_dir, shapes_folder, capsys):
@@ -179,8 +179,9 @@ def test_frozen_convolutions_do_not_move(shapes_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "build", lambda *args: remember(build(*args), started))
     train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.scales.image_encoder", "0"])
     ended = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert torch.equal(started["vgg.features.0.weight"], ended["vgg.features.0.weight"])
-    assert not torch.equal(started["vgg.classifier.6.weight"], ended["vgg.classifier.6.weight"])
+    frozen = "image_encoder.features.0.weight"
+    assert torch.equal(started[frozen], ended[frozen])
+    assert not torch.equal(started["classifier.output.weight"], ended["classifier.output.weight"])
 
 
 def remember(built, started: dict):
@@ -235,7 +236,8 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
     assert (found.attention.sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
     assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
     np.testing.assert_allclose(found.heat(3), found.attention[:, 3].mean(axis=0))
-    assert len(found.figure().axes) == 2 * 6 + 5
+    assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
+    assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
 
 
 @pytest.mark.parametrize(

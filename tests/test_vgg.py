@@ -3,7 +3,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from models import VGG16WithCrossAttention
+from models import VGG16Encoder, VGG16WithCrossAttention
 from models.weights import load_image_weights
 
 
@@ -94,29 +94,27 @@ def test_wrong_shapes_are_named(small, x, context, message):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_load_from_a_file_in_torchvisions_layout(tmp_path, suffix):
-    state = VGG16WithCrossAttention(5, hidden_size=32).state_dict()
-    state = {k: v.contiguous() for k, v in state.items() if not k.startswith("cross")}
+    state = torchvision.models.vgg16(weights=None).features.state_dict(prefix="features.")
+    state["classifier.0.weight"] = torch.zeros(1)
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    vgg = VGG16WithCrossAttention(7, hidden_size=32)
-    load_image_weights(vgg, str(path), batch_norm=False)
-    assert torch.equal(vgg.features[0].weight, state["features.0.weight"])
-    assert torch.equal(vgg.classifier[3].weight, state["classifier.3.weight"])
-    assert vgg.classifier[6].weight.shape == (7, 32)
+    encoder = VGG16Encoder()
+    load_image_weights(encoder, str(path), batch_norm=False)
+    assert all(torch.equal(value, state[f"features.{key}"]) for key, value in encoder.features.state_dict().items())
 
 
 def test_weights_of_another_network_are_refused_with_the_likely_reason(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
     with pytest.raises(ValueError, match=r"vgg16_bn.*missing.*batch_norm true"):
-        load_image_weights(VGG16WithCrossAttention(5, batch_norm=True, hidden_size=32), str(path), batch_norm=True)
+        load_image_weights(VGG16Encoder(batch_norm=True), str(path), batch_norm=True)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"features": torch.nn.Linear(2, 2)}, path)
     with pytest.raises(ValueError, match="no weights that can be read safely"):
-        load_image_weights(VGG16WithCrossAttention(5, hidden_size=32), str(path), batch_norm=False)
+        load_image_weights(VGG16Encoder(), str(path), batch_norm=False)
 
 
 def test_imagenet_weights_without_a_connection_say_the_way_out(monkeypatch):
@@ -125,4 +123,4 @@ def test_imagenet_weights_without_a_connection_say_the_way_out(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.VGG16_Weights.IMAGENET1K_V1.__class__, "get_state_dict", fail)
     with pytest.raises(ValueError, match=r"no route to host.*--model.image_weights FILE.*--model.image_weights none"):
-        load_image_weights(VGG16WithCrossAttention(5, hidden_size=32), "imagenet", batch_norm=False)
+        load_image_weights(VGG16Encoder(), "imagenet", batch_norm=False)
