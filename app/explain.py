@@ -20,7 +20,7 @@ class Explanation:
     Attributes:
         image: the decoded picture.
         words: W words of the text, in order.
-        answer_weights: ``(7, 7)``, share of each image position in the answer; they add up to 1.
+        answer_weights: ``(7, 7)``, share of each image position in the probability of the top answer; they add up to 1.
         attention: ``(H, W, 7, 7)``, attention of each image position to each word by head. At a position the words
             and the special tokens add up to 1.
     """
@@ -80,7 +80,7 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     spans = word_spans(processor, text)
     attention = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
     attention = attention.unflatten(-1, (GRID, GRID)).cpu().numpy()
-    answer = output.position_weights[0].float().cpu().numpy()
+    answer = output.position_weights[0, output.logits[0].argmax()].cpu().numpy()
     return Explanation(image, [word for word, _ in spans], answer, attention)
 
 

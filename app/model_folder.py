@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.offline import explain_hub_errors
 
@@ -51,7 +53,7 @@ def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[Im
             folder, trust_custom_encoder=trust_custom_encoder, use_safetensors=True, output_loading_info=True
         )
         processor = ImageTextProcessor.from_pretrained(folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(

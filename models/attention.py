@@ -77,6 +77,8 @@ class MultiHeadCrossAttention(nn.Module):
     Shape:
         - x1: ``(B, N, D)`` primary sequence; x2: ``(B, M, D)`` context sequence
         - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
+        - query_index: ``(B,)`` int64, the row of ``x1 (I, N, D)`` that each context belongs to, where several share
+          one: its queries are projected once
         - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, H, N, M)``
 
     Raises:
@@ -96,24 +98,34 @@ class MultiHeadCrossAttention(nn.Module):
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
 
     def forward(
-        self, x1: Tensor, x2: Tensor, context_mask: Tensor | None = None, output_attentions: bool = False
+        self,
+        x1: Tensor,
+        x2: Tensor,
+        context_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        query_index: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        check_sequences(x1, x2, self.embed_dim)
+        check_sequences(x1, x2, self.embed_dim, query_index)
         query, key, value = (
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, x in ((self.q_proj, x1), (self.k_proj, x2), (self.v_proj, x2))
         )
+        query = query if query_index is None else query[query_index]
         mask = None if context_mask is None else context_mask[:, None, None, :]
         output, weights = attention(query, key, value, mask, output_attentions)
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if weights is not None else output
 
 
-def check_sequences(x1: Tensor, x2: Tensor, embed_dim: int) -> None:
+def check_sequences(x1: Tensor, x2: Tensor, embed_dim: int, query_index: Tensor | None = None) -> None:
     for name, x in (("x1", x1), ("x2", x2)):
         if x.dim() != 3 or x.shape[-1] != embed_dim:
             raise ValueError(f"{name} must be (batch, tokens, {embed_dim}), got {tuple(x.shape)}.")
-    if x1.shape[0] != x2.shape[0]:
-        raise ValueError(f"x1 and x2 must have the same batch size, got {x1.shape[0]} and {x2.shape[0]}.")
+    rows = len(x1) if query_index is None else len(query_index)
+    if rows != len(x2):
+        raise ValueError(f"x1 and x2 must have the same batch size, got {rows} and {len(x2)}.")

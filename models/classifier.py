@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -19,6 +20,9 @@ from models.processing import ImageTextProcessor
 from models.text import TextEncoder
 from models.vgg import GRID, WIDTH, VGG16Encoder
 
+ALIGNMENT = 64
+"""Bytes; where torch's CPU allocator places tensors."""
+
 
 @dataclass
 class ImageTextOutput(ModelOutput):
@@ -30,7 +34,8 @@ class ImageTextOutput(ModelOutput):
         attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
             two is the attention of each position to each token.
-        position_weights: share of each image position in the answer ``(B, 7, 7)``, on request; they sum to 1.
+        position_weights: share of each image position in the probability of each class ``(B, C, 7, 7)``, on request;
+            they sum to 1 over the positions.
     """
 
     loss: Tensor | None = None
@@ -98,16 +103,16 @@ class ImageTextClassifier(PreTrainedModel):
         if self.training:
             has_text, has_image = self.drop_modality(has_text, has_image)
         context, token_weights = self.encode_text(input_ids, attention_mask, has_text)
-        feature_map = self.encode_images(pixel_values)[torch.where(has_image, image_index, -1)]
-        feature_map, weights = self.fusion(feature_map, context, output_attentions)
-        logits, position_weights = self.classifier(feature_map)
-        logits = logits.float()
+        feature_maps = self.encode_images(pixel_values)
+        image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
+        feature_map, weights = self.fusion(feature_maps, context, output_attentions, image_index)
+        logits, joint = self.classifier(feature_map)
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             attentions=None if weights is None else (weights,),
             token_weights=token_weights if output_attentions else None,
-            position_weights=position_weights if output_attentions else None,
+            position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
 
     def resolve_image_index(
@@ -160,6 +165,20 @@ class ImageTextClassifier(PreTrainedModel):
             return no_image
         maps = self.image_encoder(pixel_values)
         return torch.cat([maps, no_image.to(maps.dtype)])
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load as any HuggingFace model, into memory aligned as torch's own.
+
+        A safetensors file is mapped at any address, and matrix-vector kernels on CPUs sum in an order that depends
+        on it: the last bits of the logits would differ from those of the model that was saved.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+                tensor.data = tensor.data.clone()
+        return loaded
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save as any HuggingFace model; a custom text encoder's file is copied beside the weights."""

@@ -11,8 +11,9 @@ class CrossAttentionFusion(nn.Module):
 
     ``features + out_proj(attention(norm(features) + place, norm(context)))``. The output projection starts at zero
     and the main path is never normalised, so before training the map passes through unchanged: a pretrained
-    network starts as itself (the zero-initialised residual branch of Goyal et al. 2017, section 5.1). The fixed
-    encoding of each position's place lets words such as "left" select positions.
+    network starts as itself (the zero-initialised residual branch of Goyal et al. 2017, section 5.1). The queries
+    are batch-normalised, which takes away what all positions have in common, and carry a fixed encoding of each
+    position's place, so that words such as "left" can select positions.
 
     Args:
         dim: channels D of both maps.
@@ -21,26 +22,34 @@ class CrossAttentionFusion(nn.Module):
     Shape:
         - features: ``(B, D, h, w)``, N = h·w positions
         - context: ``(B, D, h', w')``, M = h'·w' slots
+        - image_index: ``(B,)`` int64, the row of ``features (I, D, h, w)`` each context belongs to, where several
+          share one
         - returns: the fused map ``(B, D, h, w)`` and, on request, the weights ``(B, H, N, M)``, else ``None``
     """
 
     def __init__(self, dim: int, num_heads: int = 8):
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.BatchNorm2d(dim)
         self.norm_context = nn.LayerNorm(dim)
         self.attention = MultiHeadCrossAttention(dim, num_heads)
         nn.init.zeros_(self.attention.out_proj.weight)
         nn.init.zeros_(self.attention.out_proj.bias)
 
     def forward(
-        self, features: Tensor, context: Tensor, output_attentions: bool = False
+        self,
+        features: Tensor,
+        context: Tensor,
+        output_attentions: bool = False,
+        image_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        positions = features.flatten(2).transpose(1, 2)
         slots = context.flatten(2).transpose(1, 2)
-        height, width = features.shape[2:]
-        queries = self.norm(positions) + place_encoding(height, width, positions)
-        attended = self.attention(queries, self.norm_context(slots), output_attentions=output_attentions)
+        positions = self.norm(features).flatten(2).transpose(1, 2)
+        queries = positions + place_encoding(*features.shape[2:], positions)
+        attended = self.attention(
+            queries, self.norm_context(slots), output_attentions=output_attentions, query_index=image_index
+        )
         attended, weights = attended if output_attentions else (attended, None)
+        features = features if image_index is None else features[image_index]
         return features + attended.transpose(1, 2).unflatten(2, features.shape[2:]), weights
 
 

@@ -7,36 +7,38 @@ from models.fusion import place_encoding
 
 
 class PositionClassifier(nn.Module):
-    """Classify what each position of a map shows, and weigh the positions by a learned gate.
+    """Let every position of a map give an answer, and a learned gate say how much each position counts.
 
-    After cross-attention a position knows what it shows, where it is and what is asked; the gate picks the positions that matter
-    and one network, shared by all, reads the answer there (attention pooling, Ilse et al. 2018, section 2.4). A
-    flattened map needs a reader of its own for every position, and stalls where text and image must be compared
-    (docs/results.md).
+    After cross-attention a position knows what it shows, where it is and what is asked. One small network, shared
+    by all positions, gives each a distribution over the classes and a weight; the answer is their mixture (mixture
+    of experts, Jacobs et al. 1991). The batch norm takes away what all positions have in common, which in an
+    untrained network is nearly all there is (docs/results.md).
 
     Args:
         dim: channels D of the map.
-        hidden_size: width of the reader's hidden layer.
+        hidden_size: width of the hidden layer.
         num_labels: C.
-        dropout: on the pooled hidden layer, in [0, 1).
+        dropout: on the hidden layer before the classes, in [0, 1).
 
     Shape:
         - features: ``(B, D, h, w)``
-        - returns: logits ``(B, C)`` and the weight of each position ``(B, h, w)``, which sum to 1
+        - returns: logits ``(B, C)``, which are log-probabilities, and those of the pairs of class and position they
+          sum up ``(B, C, h, w)``, both float32; softmax over the positions of one class gives the share of each
+          position in it
     """
 
     def __init__(self, dim: int, hidden_size: int, num_labels: int, dropout: float):
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.gate = nn.Linear(dim, 1)
+        self.norm = nn.BatchNorm2d(dim)
         self.hidden = nn.Linear(dim, hidden_size)
+        self.gate = nn.Linear(hidden_size, 1)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_labels)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        positions = self.norm(features.flatten(2).transpose(1, 2))
         height, width = features.shape[2:]
-        positions = positions + place_encoding(height, width, positions)
-        weights = self.gate(positions).softmax(dim=1)
-        pooled = (weights.transpose(1, 2) @ F.relu(self.hidden(positions))).squeeze(1)
-        return self.output(self.dropout(pooled)), weights.squeeze(-1).unflatten(1, features.shape[2:])
+        positions = self.norm(features).flatten(2).transpose(1, 2)
+        hidden = F.relu(self.hidden(positions + place_encoding(height, width, positions)))
+        gate = self.gate(hidden).float().log_softmax(dim=1)
+        joint = gate + self.output(self.dropout(hidden)).float().log_softmax(dim=2)
+        return joint.logsumexp(dim=1), joint.transpose(1, 2).unflatten(2, (height, width))

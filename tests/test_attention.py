@@ -60,6 +60,14 @@ def test_weights_are_computed_on_request_only():
     assert isinstance(MultiHeadCrossAttention(16)(x1, x2), torch.Tensor)
 
 
+def test_contexts_that_share_a_query_sequence_give_what_copies_of_it_give():
+    layer, queries, contexts = MultiHeadCrossAttention(16, 4), torch.randn(2, 5, 16), torch.randn(3, 7, 16)
+    index = torch.tensor([1, 0, 1])
+    torch.testing.assert_close(layer(queries, contexts, query_index=index), layer(queries[index], contexts))
+    with pytest.raises(ValueError, match="same batch size, got 3 and 2"):
+        layer(queries, contexts[:2], query_index=index)
+
+
 def test_indivisible_heads_are_refused_with_the_heads_that_fit():
     with pytest.raises(ValueError, match=r"divisible.*embed_dim=10 and num_heads=3.*\[1, 2, 5, 10\]"):
         MultiHeadCrossAttention(10, 3)

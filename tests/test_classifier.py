@@ -47,8 +47,8 @@ def test_attention_comes_on_request_and_reads_back_per_token(model, batch):
     assert model(**batch).attentions is None
     output = model(**batch, output_attentions=True)
     assert output.attentions[0].shape == (2, 8, 49, 49)
-    assert output.position_weights.shape == (2, 7, 7)
-    torch.testing.assert_close(output.position_weights.sum((1, 2)), torch.ones(2))
+    assert output.position_weights.shape == (2, model.config.num_labels, 7, 7)
+    torch.testing.assert_close(output.position_weights.sum((2, 3)), torch.ones(2, model.config.num_labels))
     per_token = output.attentions[0] @ output.token_weights[:, None]
     torch.testing.assert_close(per_token.sum(-1), torch.ones(2, 8, 49))
     assert (per_token[..., batch["attention_mask"][1] == 0][1] == 0).all()
@@ -71,7 +71,7 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(model, batch):
     absent = model(**text).logits
     torch.testing.assert_close(absent, model(**batch, image_index=torch.tensor([-1, -1])).logits)
     with torch.no_grad():
-        model.no_image.add_(1.0)
+        model.no_image.add_(torch.randn_like(model.no_image))
     assert not torch.allclose(absent, model(**text).logits, atol=1e-5)
 
 

@@ -5,15 +5,25 @@ from models import PositionClassifier
 from models.fusion import place_encoding
 
 
-def test_the_answer_is_read_at_the_positions_that_the_gate_picks():
-    classifier = PositionClassifier(8, 16, 3, dropout=0.0)
+def test_the_answer_is_the_mixture_of_what_the_positions_answer():
+    classifier = PositionClassifier(8, 16, 3, dropout=0.0).eval()
     features = torch.randn(2, 8, 4, 5)
-    logits, weights = classifier(features)
-    torch.testing.assert_close(weights.sum((1, 2)), torch.ones(2))
+    logits, joint = classifier(features)
+    assert joint.shape == (2, 3, 4, 5)
     places = place_encoding(4, 5, features.flatten(2).transpose(1, 2)).unflatten(0, (4, 5))
-    positions = classifier.norm(features.permute(0, 2, 3, 1)) + places
-    each = classifier.output(F.relu(classifier.hidden(positions)))
-    torch.testing.assert_close(logits, (each * weights[..., None]).sum((1, 2)))
+    hidden = F.relu(classifier.hidden(classifier.norm(features).permute(0, 2, 3, 1) + places))
+    gate = classifier.gate(hidden).flatten(1).softmax(dim=1).view(2, 4, 5, 1)
+    answers = classifier.output(hidden).softmax(dim=-1)
+    torch.testing.assert_close(logits.exp(), (gate * answers).sum((1, 2)))
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(2))
+    torch.testing.assert_close(joint.logsumexp((2, 3)), logits)
+
+
+def test_what_all_positions_share_is_taken_away_in_training():
+    classifier = PositionClassifier(8, 16, 3, dropout=0.0)
+    features = torch.randn(2, 8, 3, 3)
+    shifted = features + torch.randn(1, 8, 1, 1) * 10
+    torch.testing.assert_close(classifier(features)[0], classifier(shifted)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_seen_elsewhere_is_answered_otherwise():
@@ -25,6 +35,6 @@ def test_what_is_seen_elsewhere_is_answered_otherwise():
 def test_every_parameter_gets_a_gradient():
     classifier = PositionClassifier(8, 16, 3, dropout=0.0)
     classifier(torch.randn(2, 8, 3, 3))[0].square().sum().backward()
-    silent = [n for n, p in classifier.named_parameters() if p.grad is None or (p.grad == 0).all()]
+    silent = [name for name, p in classifier.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-6]
     # A bias on the gate moves all positions alike, which the softmax takes away again.
     assert set(silent) <= {"gate.bias"}
