@@ -17,14 +17,12 @@ from models import ImageTextClassifier, ImageTextProcessor
 def score_table(figures: dict, source: str) -> str:
     """Scores with intervals by system, then by slice, as text."""
     lines = [f"{source}: {figures['rows']:,} rows, {figures['images']:,} images", ""]
-    lines.append(f"{'':24}{'accuracy':^26}{'macro F1':^26}   (95 % intervals, resampled by image)")
+    lines.append(f"{'':22}{'accuracy':>8}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by image)")
     for system, scores in figures["scores"].items():
-        lines.append(f"{system:24}{format_interval(scores['accuracy']):^26}{format_interval(scores['macro_f1']):^26}")
+        lines.append(f"{system:22}{format_interval(scores['accuracy'])}    {format_interval(scores['macro_f1'])}")
     for column, values in figures["slices"].items():
         lines += ["", f"accuracy by {column}"]
-        lines += [
-            f"  {value:22}{format_interval(v['accuracy']):^26}{v['rows']:>8,} rows" for value, v in values.items()
-        ]
+        lines += [f"  {value:20}{format_interval(v['accuracy'])}{v['rows']:>9,} rows" for value, v in values.items()]
     if unknown := figures["unknown_labels"]:
         names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
         lines += [
@@ -36,7 +34,7 @@ def score_table(figures: dict, source: str) -> str:
 
 
 def format_interval(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
+    return f"{interval['value']:>8.1%}  [{interval['low']:>6.1%}, {interval['high']:>6.1%}]"
 
 
 def draw_curves(records: list[dict], path: Path) -> None:
