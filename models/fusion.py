@@ -44,7 +44,8 @@ class CrossAttentionFusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         slots = context.flatten(2).transpose(1, 2)
         positions = self.norm(features).flatten(2).transpose(1, 2)
-        queries = positions + place_encoding(*features.shape[2:], positions)
+        height, width = features.shape[2:]
+        queries = positions + place_encoding(height, width, positions)
         attended = self.attention(
             queries, self.norm_context(slots), output_attentions=output_attentions, query_index=image_index
         )
