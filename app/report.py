@@ -7,6 +7,7 @@ import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from app.explain import explain
@@ -50,6 +51,7 @@ def draw_curves(records: list[dict], path: Path) -> None:
     loss.legend()
     accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-")
     accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
     rate.set(title="learning rate", xlabel="step")
     for axes in (loss, accuracy, rate):
