@@ -6,109 +6,34 @@ python eval.py runs/mine --data.test other.csv
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import Tensor
-from tqdm.auto import tqdm
 
+from app.hardware import choose_precision
 from app.metrics import score
 from app.model_folder import load_model
+from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, score_table
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from data import (
     UNKNOWN,
     Collate,
     DataSettings,
-    ImageBatchSampler,
     Rows,
     load_rows,
-    make_loader,
     prepare_data,
+    require_columns,
     scan_images,
 )
-from models import ImageTextClassifier, ImageTextProcessor
-
-MODALITIES = ("image + text", "text only", "image only")
-
-
-@dataclass
-class Predictions:
-    """Probabilities ``(n, C)`` by what the model was given, and the true class numbers ``(n,)``, -100 if unknown."""
-
-    probabilities: dict[str, np.ndarray]
-    labels: np.ndarray
-
-    def accuracy(self, modality: str = MODALITIES[0]) -> float:
-        return float((self.probabilities[modality].argmax(axis=1) == self.labels).mean())
-
-    def loss(self, modality: str = MODALITIES[0]) -> float:
-        """Mean negative log-likelihood of the true class over the rows whose class is known."""
-        known = self.labels != UNKNOWN
-        likely = self.probabilities[modality][known, self.labels[known]]
-        return float(-np.log(np.maximum(likely, 1e-12)).mean()) if known.any() else float("nan")
-
-
-@torch.inference_mode()
-def predict(
-    model: ImageTextClassifier,
-    rows: Rows,
-    collate: Collate,
-    accelerator: Accelerator,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    modalities: tuple[str, ...] = MODALITIES[:1],
-    max_texts_per_image: int = 64,
-) -> Predictions:
-    """Probabilities for all rows, every row once however many processes share the work.
-
-    One pass of VGG16 an image serves all its texts and all ``modalities``.
-    """
-    sampler = ImageBatchSampler(
-        rows.image_keys,
-        batch_size,
-        shuffle=False,
-        max_texts_per_image=max_texts_per_image,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-    )
-    loader = make_loader(rows, sampler, collate, num_workers)
-    was_training = model.training
-    model.eval()
-    found = []
-    bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
-    for indices, batch in zip(sampler, bar, strict=True):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        labels = batch.pop("labels").tolist()
-        with accelerator.autocast():
-            logits = model(**for_modalities(batch, modalities)).logits
-        probabilities = logits.float().softmax(dim=-1).unflatten(0, (len(modalities), -1)).transpose(0, 1)
-        found += list(zip(indices, labels, probabilities.cpu().numpy(), strict=True))
-    model.train(was_training)
-    found = sorted(gather_object(found), key=lambda item: item[0])
-    stacked = np.stack([probabilities for _, _, probabilities in found])
-    return Predictions(
-        {modality: stacked[:, i] for i, modality in enumerate(modalities)}, np.array([label for _, label, _ in found])
-    )
-
-
-def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:
-    """The batch once for each modality, without the image or the text, sharing its ``pixel_values``."""
-    mask, index = batch["attention_mask"], batch["image_index"]
-    masks = {"image only": torch.zeros_like(mask)}
-    indices = {"text only": torch.full_like(index, -1)}
-    return batch | {
-        "input_ids": batch["input_ids"].repeat(len(modalities), 1),
-        "attention_mask": torch.cat([masks.get(modality, mask) for modality in modalities]),
-        "image_index": torch.cat([indices.get(modality, index) for modality in modalities]),
-    }
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 
 
 def evaluate(predictions: Predictions, rows: Rows, majority: int, slice_by: list[str]) -> dict:
@@ -220,50 +145,106 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         nargs="*",
         help="columns by whose values accuracy is told apart",
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="images in a batch (default: 32)")
-    parser.add_argument("--pictures", type=int, default=8, help="examples in where_it_looked.png (default: 8)")
-    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split>)")
+    parser.add_argument(
+        "--data.on_bad_image",
+        dest="on_bad_image",
+        choices=("stop", "skip"),
+        help="stop at images that cannot be read, or leave their rows out and name them",
+    )
+    parser.add_argument(
+        "--data.allow_missing",
+        dest="allow_missing",
+        type=yes_or_no,
+        metavar="true|false",
+        help="let rows without an image or without a text through",
+    )
+    parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
+    parser.add_argument("--pictures", type=at_least(0), default=8, help="examples in where_it_looked.png (default: 8)")
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("auto", "no", "bf16", "fp16"),
+        help="arithmetic (default: as the run was trained, else auto)",
+    )
+    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
     parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     return parser.parse_args(argv)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number no smaller than this, for argparse."""
+
+    def whole_number(value: str) -> int:
+        if int(value) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return int(value)
+
+    return whole_number
+
+
+def yes_or_no(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
+    return value.lower() == "true"
 
 
 def main(argv: list[str]) -> dict:
     """The command line; returns what ``metrics.json`` holds."""
     args = parse_args(argv)
-    accelerator = Accelerator()
     try:
         model, processor = load_model(args.model, args.trust_custom_encoder)
-        rows, settings = held_out_rows(args, model.config.columns or {}, model.config.normalize_labels)
+        run = run_settings(args.model)
+        rows, settings = held_out_rows(args, run, model.config)
     except ValueError as error:
-        sys.exit(f"error: {error}")
-    folder = args.output_dir or Path(args.model if Path(args.model).is_dir() else "runs") / "evaluation" / args.split
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    accelerator = Accelerator(mixed_precision=choose_precision(args.mixed_precision or run.train.mixed_precision))
+    folder = args.output_dir or output_folder(args)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     figures = evaluate_to(folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures)
     if accelerator.is_main_process:
+        pictures = ", where_it_looked.png" if args.pictures else ""
         print(score_table(figures, rows.source))
-        print(f"\nwritten to {folder}: metrics.json, predictions.parquet, where_it_looked.png")
+        print(f"\nwritten to {folder}: metrics.json, predictions.parquet{pictures}")
     return figures
 
 
-def held_out_rows(args: argparse.Namespace, columns: dict, normalize_labels: bool) -> tuple[Rows, DataSettings]:
+def run_settings(model: str) -> Settings:
+    """The settings of the run a model comes from; defaults where only the model is at hand."""
+    config = Path(model) / "config.yaml"
+    return load_settings(config) if config.is_file() else Settings()
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """``evaluation/<split>`` of the run, or for other rows ``evaluation/<name of the source>``."""
+    base = Path(args.model if Path(args.model).is_dir() else "runs") / "evaluation"
+    if args.test is None:
+        return base / args.split
+    name = re.sub(r"[^\w.-]+", "_", "_".join(Path(args.test).with_suffix("").parts[-2:])).strip("_")
+    return base / (f"other_{name}" if name in ("train", "validation", "test") else name)
+
+
+def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:
     """The rows to score: those named, or a split of the run's own data; read as the training rows were."""
-    config = Path(args.model) / "config.yaml"
-    if config.is_file():
-        settings = load_settings(config)
-        data, seed = settings.data, settings.train.seed
-    else:
-        data, seed = DataSettings(**columns, normalize_labels=normalize_labels), 0
-    given = {name: getattr(args, name) for name in ("test", "image_root", "image", "text", "label", "slice_by")}
-    data = replace(data, **{name: value for name, value in given.items() if value is not None})
-    if args.test is None and args.split == "validation" and data.validation is None and data.train is not None:
-        return prepare_data(data, seed).splits["validation"], data
+    reading = {name: getattr(config, name) for name in ("normalize_labels", "allow_missing")}
+    data = replace(run.data, **(config.columns or {}), **reading)
+    names = ("test", "image_root", "image", "text", "label", "slice_by", "on_bad_image", "allow_missing")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    data = replace(data, **given)
     source = data.test if args.test is not None else getattr(data, args.split)
+    if source is None and args.split == "validation" and data.train is not None:
+        return prepare_data(data, run.train.seed).splits["validation"], data
     if source is None:
         raise ValueError(
             f"{args.model} names no {args.split} data; give rows with --data.test FILE"
-            + (" or score what was held out for choosing the model: --split validation." if config.is_file() else ".")
+            + (" or score what was held out for choosing the model: --split validation." if data.train else ".")
         )
-    rows, _ = scan_images(load_rows(source, args.split, data), data)
+    rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False, slice_by=[])), data)
+    if args.test is not None and "slice_by" not in given:
+        there = [name for name in data.slice_by if name in rows.table.column_names]
+        if absent := [name for name in data.slice_by if name not in there]:
+            print(f"{source} has no column {', '.join(absent)}: accuracy is not told apart by it")
+        data = replace(data, slice_by=there)
+    require_columns(rows.table.column_names, {"slice_by": data.slice_by}, rows.source)
     return rows, data
 
 

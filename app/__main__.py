@@ -37,10 +37,14 @@ def main(argv: list[str]) -> None:
             raise ValueError("explain needs both --image and --text.")
         else:
             figure = predictor.explain(args.image, args.text).figure(args.text)
-            figure.savefig(args.output)
+            try:
+                figure.savefig(args.output)
+            except OSError as error:
+                raise ValueError(f"Cannot write {args.output}: {error.strerror or error}.") from error
             print(f"wrote {args.output}")
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

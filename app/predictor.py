@@ -10,7 +10,7 @@ from PIL import Image
 
 from app.explain import Explanation, explain
 from app.model_folder import load_model
-from data import Collate, Example, decode_image
+from data import BadImageError, Collate, Example, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 
 ImageInput = str | Path | bytes | Image.Image | None
@@ -63,6 +63,10 @@ class Predictor:
         self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3
     ) -> list[list[dict[str, str | float]]]:
         """Answers for several pairs at once; pairs with the same image object or path share one pass of VGG16."""
+        if not pairs:
+            return []
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}.")
         for image, text in pairs:
             if image is None and not (text or "").strip():
                 raise ValueError("Give an image, a text or both; a pair has neither.")
@@ -71,7 +75,7 @@ class Predictor:
         for number, (image, text) in enumerate(pairs):
             key = str(image) if isinstance(image, str | Path) else str(id(image))
             if image is not None and key not in decoded:
-                decoded[key] = decode_image(image)
+                decoded[key] = decode_named(image)
             examples.append(Example(number, decoded.get(key), text, label="", image_key=key))
         batch = Collate(self.processor, self.model.config.label2id)(examples)
         del batch["labels"]
@@ -84,6 +88,17 @@ class Predictor:
 
     def explain(self, image: str | Path | bytes | Image.Image, text: str) -> Explanation:
         """Where it looked: one heat-map over the image for each word of the text."""
-        if not text.strip():
+        if not (text or "").strip():
             raise ValueError("The text is empty: there is no word to show the attention of.")
-        return explain(self.model, self.processor, decode_image(image), text)
+        return explain(self.model, self.processor, decode_named(image), text)
+
+
+def decode_named(image: str | Path | bytes | Image.Image) -> Image.Image:
+    """The decoded picture; an error names the file."""
+    if not isinstance(image, str | Path | bytes | Image.Image):
+        raise ValueError(f"An image is a file, its bytes or a PIL image, got {type(image).__name__}.")
+    try:
+        return decode_image(image)
+    except BadImageError as error:
+        name = f"The image {image}" if isinstance(image, str | Path) else "The image"
+        raise BadImageError(f"{name} cannot be read: {error}") from error

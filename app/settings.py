@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -22,10 +23,10 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class LearningRateScales:
     """What the learning rate is multiplied by in each part; 0 freezes the part."""
 
-    image_encoder: NonNegativeFloat = 0.3
-    """VGG16's convolutions."""
-    text_encoder: NonNegativeFloat = 1.0
-    """The text encoder."""
+    image_encoder: NonNegativeFloat | None = None
+    """VGG16's convolutions; when not given 0.3 from scratch, 0.1 where they are pretrained."""
+    text_encoder: NonNegativeFloat | None = None
+    """The text encoder; when not given 1 from scratch, 0.1 where it is pretrained."""
     fusion: NonNegativeFloat = 1.0
     """Context grid, cross-attention and the tokens for missing inputs."""
     classifier: NonNegativeFloat = 1.0
@@ -94,6 +95,10 @@ class Settings:
     """Go on from the last checkpoint in the run folder."""
 
 
+INCIDENTAL = {"run_dir", "overwrite", "resume", "data.num_workers", "train.trackers", "train.pictures"}
+"""Settings that do not change what a run computes."""
+
+
 class SettingsParser(ArgumentParser):
     """A parser whose errors name the nearest valid key."""
 
@@ -102,6 +107,8 @@ class SettingsParser(ArgumentParser):
             message += suggest(unknown[1])
         elif unknown := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             message += suggest(f"{unknown[1]}.{unknown[2]}")
+        elif unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
+            message += suggest(unknown[1])
         super().error(message, ex)
 
 
@@ -138,15 +145,30 @@ def settings_parser() -> SettingsParser:
 def parse_settings(argv: list[str]) -> Settings:
     """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault."""
     parser = settings_parser()
-    config = argv[0] if argv and not argv[0].startswith("-") else None
-    if config is not None:
-        if not Path(config).is_file():
-            parser.error(f"There is no configuration file {config!r}; those that come along are in configs/.")
+    if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
+    config = next((value for option, value in pairwise(argv) if option == "--config"), None)
+    if config is not None:
+        check_file(parser, config)
     settings = to_settings(parser, parser.parse_args(argv))
     if not settings.run_dir:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
     return settings
+
+
+def check_file(parser: SettingsParser, config: str) -> None:
+    """Exit unless the file is there and its sections are sections."""
+    if not Path(config).is_file():
+        parser.error(f"There is no configuration file {config!r}; those that come along are in configs/.")
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"{config} is not valid YAML: {error}")
+    if not isinstance(content, dict):
+        parser.error(f"{config} must hold sections (data, model, train) with their settings, got {content!r}.")
+    for section in ("data", "model", "train"):
+        if section in content and not isinstance(content[section], dict):
+            parser.error(f"The section {section!r} of {config} must hold settings, got {content[section]!r}.")
 
 
 def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:
@@ -163,9 +185,19 @@ def flat(settings: Settings) -> dict[str, str | int | float | bool]:
     return values
 
 
+def differences(before: Settings, after: Settings) -> list[str]:
+    """Settings that change what a run computes and are not the same, each with both values."""
+    old, new = flat(before), flat(after)
+    return [
+        f"{name} was {old[name]!r}, now {new[name]!r}" for name in old.keys() - INCIDENTAL if old[name] != new[name]
+    ]
+
+
 def save_settings(settings: Settings, path: Path) -> None:
-    """Write all settings as YAML; the file is itself a configuration."""
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(settings))), sort_keys=False), encoding="utf-8")
+    """Write the settings as YAML, itself a configuration: what it did with an older run is not part of it."""
+    values = json.loads(json.dumps(asdict(settings)))
+    del values["overwrite"], values["resume"]
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def load_settings(path: Path) -> Settings:

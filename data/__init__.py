@@ -7,6 +7,7 @@ from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
 from data.scan import scan_images
 from data.settings import DataSettings
+from data.sources import require_columns
 from data.stream import StreamedBatches, stream_loader
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "load_rows",
     "make_loader",
     "prepare_data",
+    "require_columns",
     "scan_images",
     "stream_loader",
 ]

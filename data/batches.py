@@ -81,6 +81,12 @@ class ImageBatchSampler(Sampler[list[int]]):
         num_units = sum(math.ceil(len(group) / size) for group in self.groups)
         return len(range(self.process_index, self.num_batches(num_units), self.num_processes))
 
+    @property
+    def num_left_out(self) -> int:
+        """Images, or pieces of one, that an epoch leaves out on all processes together."""
+        num_units = sum(math.ceil(len(group) / self.max_texts_per_image) for group in self.groups)
+        return max(0, num_units - self.num_batches(num_units) * self.batch_size)
+
     def num_batches(self, num_units: int) -> int:
         """Batches of all processes together."""
         if not self.shuffle:

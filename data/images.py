@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000
@@ -58,7 +58,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     except BadImageError:
         raise
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError) as error:
-        raise BadImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+        cause = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise BadImageError(f"not a readable {', '.join(FORMATS)} image{cause}") from error
     return image
 
 

@@ -24,6 +24,8 @@ def build_vocabulary(labels: Iterable[str], top_k: int | None = None) -> list[st
         raise ValueError(
             f"The training rows have only one class, {list(counts)}: there is nothing to learn. Check the label column."
         )
+    if top_k == 1:
+        raise ValueError("--data.top_k_labels 1 leaves one class: there is nothing to learn. Keep at least 2.")
     kept = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top_k]]
     if all(re.fullmatch(r"-?\d+", name) for name in kept):
         return sorted(kept, key=int)

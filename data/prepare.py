@@ -47,9 +47,8 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         for split, chosen in zip(("train", "validation"), cut, strict=True):
             splits[split], looks[split] = rows.select(chosen.tolist()), [seen[i] for i in chosen]
         by = f"image and {settings.group}" if settings.group else "image"
-        decisions.append(
-            f"validation was cut from train: {settings.validation_fraction:.0%} by {by}, stratified by label"
-        )
+        share = len(splits["validation"]) / len(rows)
+        decisions.append(f"validation was cut from train: {share:.1%} of the rows by {by}, stratified by label")
     label_names = build_vocabulary(splits["train"].labels, settings.top_k_labels)
     splits["train"] = leave_out_unknown(splits["train"], label_names, decisions)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}

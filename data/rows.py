@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.labels import normalize_label
 from data.settings import DataSettings
-from data.sources import load_source, require_columns
+from data.sources import explain_parser_errors, load_source, require_columns
 
 SHOWN = 5
 """Faults of one kind that a message lists; it counts them all."""
@@ -121,9 +121,15 @@ def make_text(row: Mapping, text: str) -> str | None:
 
 
 def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
-    """The name of a label; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label"."""
+    """The name of a label; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label".
+
+    Raises:
+        ValueError: neither a string nor an integer.
+    """
     if names is not None and value is not None:
         value = names[value] if value >= 0 else None
+    if not (value is None or isinstance(value, str | int)) or isinstance(value, bool):
+        raise ValueError(f"Labels must be strings or integers, got {value!r}; write the names of the classes.")
     label = "" if value is None else str(value)
     return (normalize_label(label) if normalize else label.strip()) or None
 
@@ -134,6 +140,10 @@ def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
     Raises:
         ValueError: a path that leads out of the root.
     """
+    if not (image is None or isinstance(image, str | dict)):
+        raise ValueError(
+            f"The image column holds {image!r}; expected the path of a file, or an image as datasets stores them."
+        )
     path = image.get("path") if isinstance(image, dict) else image
     if not path or (isinstance(image, dict) and image.get("bytes") is not None):
         return image or None
@@ -154,13 +164,14 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         ValueError: no rows, missing columns, or texts and labels that are not as they should be, named by row.
     """
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
-    first = next(iter(table), None)
+    with explain_parser_errors(Path(source), "rows"):
+        first = next(iter(table), None)
     if first is None:
         raise ValueError(f"{source} has no rows.")
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
-    if split == "test":
+    if split == scored_split(settings):
         wanted["slice_by"] = settings.slice_by
     require_columns(list(first), wanted, source)
     feature = (table.features or {}).get(settings.label)
@@ -173,6 +184,13 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     known = [label for label in labels if label is not None]
     root = Path(settings.image_root) if settings.image_root else folder
     return Rows(source, table, settings.image, root, list(range(len(texts))), texts, known, [None] * len(texts))
+
+
+def scored_split(settings: DataSettings) -> str:
+    """The split that the figures after training are of; validation rows may still be part of train."""
+    if settings.test is not None:
+        return "test"
+    return "validation" if settings.validation is not None else "train"
 
 
 def check_values(texts: list[str | None], labels: list[str | None], source: str, settings: DataSettings) -> None:

@@ -23,12 +23,17 @@ class Look:
     size: tuple[int, int] | None = None
     fault: str | None = None
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the name tells which image it is."""
+        return self.name not in ("no image", "embedded image")
+
 
 def look_at(image: str | dict | None, settings: DataSettings) -> Look:
     """Read and decode one image as training will."""
     if image is None:
-        return Look("(no image)", fault=None if settings.allow_missing else "the cell is empty")
-    name = image if isinstance(image, str) else (image.get("path") or "(embedded image)")
+        return Look("no image", fault=None if settings.allow_missing else "the cell is empty")
+    name = image if isinstance(image, str) else (image.get("path") or "embedded image")
     try:
         data = read_image(image)
         return Look(name, content_key(data), decode_image(data, settings.max_pixels).size)
@@ -75,8 +80,9 @@ def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
 
 def describe_faults(rows: Rows, looks: list[Look]) -> str:
     """Bad images by name, each once, with the number of rows they concern."""
-    bad = [found for found in looks if found.fault is not None]
-    lines = list(dict.fromkeys(f"  {found.name}: {found.fault}" for found in bad))
+    bad = [(row, found) for row, found in zip(rows.numbers, looks, strict=True) if found.fault is not None]
+    named = {found.name if found.is_file else f"row {row}, {found.name}": found.fault for row, found in bad}
+    lines = [f"  {name}: {fault}" for name, fault in named.items()]
     more = [f"  … and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
     head = f"{len(bad)} rows of {rows.source} have an image that cannot be read:"
     return "\n".join([head, *lines[:MAX_NAMED], *more])

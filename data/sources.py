@@ -1,8 +1,12 @@
 """Rows from wherever they are: every source becomes a `datasets` table with the user's own columns."""
 
+import codecs
 import csv
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset, load_from_disk
@@ -32,7 +36,7 @@ def load_source(source: str, split: str, streaming: bool = False) -> tuple[Datas
         dataset, root = make_shapes(int(match[1]), split), None
     elif (path := Path(source)).exists():
         dataset, root = load_local(path, streaming)
-    elif path.suffix not in READERS and HUB_ID.fullmatch(source):
+    elif path.suffix.lower() not in READERS and HUB_ID.fullmatch(source):
         dataset, root = load_hub(source, split, streaming), None
     else:
         raise ValueError(
@@ -48,38 +52,51 @@ def load_source(source: str, split: str, streaming: bool = False) -> tuple[Datas
 def load_local(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, Path]:
     if path.is_dir():
         if (path / "state.json").exists():
-            dataset = load_from_disk(path)
+            with explain_parser_errors(path, "a folder saved by datasets"):
+                dataset = load_from_disk(path)
             return (dataset.to_iterable_dataset() if streaming else dataset), path
+        if (path / "dataset_dict.json").exists():
+            splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").exists())
+            raise ValueError(f"{path} holds several splits, {splits}; name one of them: {path / splits[0]}.")
         if not any(path.glob("**/metadata.*")):
             raise ValueError(f"{path} is neither a folder saved by datasets nor an image folder with metadata.csv.")
-        return load_dataset("imagefolder", data_dir=str(path), split="train", streaming=streaming), path
-    if path.suffix not in READERS:
+        with explain_parser_errors(path, "an image folder"):
+            return load_dataset("imagefolder", data_dir=str(path), split="train", streaming=streaming), path
+    ending = path.suffix.lower()
+    if ending not in READERS:
         raise ValueError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
     options = {}
-    if READERS[path.suffix] == "csv":
+    if READERS[ending] == "csv":
         # Every cell stays the string it is: pandas would read "NA" and "None" as missing and "01" as 1.
-        separator = "\t" if path.suffix == ".tsv" else ","
+        separator = "\t" if ending == ".tsv" else ","
         features = Features({name: Value("string") for name in read_header(path, separator)})
         options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
-    try:
-        reader = READERS[path.suffix]
+    with explain_parser_errors(path, ending):
+        reader = READERS[ending]
         return load_dataset(reader, data_files=str(path), split="train", streaming=streaming, **options), path.parent
-    except Exception as error:  # the builders raise whatever their parser raises
-        raise ValueError(f"{path} could not be read as {path.suffix}: {error.__cause__ or error}") from error
+
+
+@contextmanager
+def explain_parser_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a parser raises into a ``ValueError`` that names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} could not be read as {kind}: {error.__cause__ or error}") from error
 
 
 def read_header(path: Path, separator: str) -> list[str]:
-    """Column names of a table; also finds what would make the parser fail later, with the place."""
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}. Save it as UTF-8."
-        ) from error
+    """Column names of a table; also finds what would make the parser fail or misread later, with the place."""
+    check_utf8(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=separator)
         header, first = next(reader, []), next(reader, None)
+        for row in chain([first] if first else [], reader):
+            if len(row) > len(header):
+                raise ValueError(
+                    f"Line {reader.line_num} of {path} has {len(row)} cells, but the header names {len(header)} "
+                    f"columns. Put cells that hold {'a tab' if separator != ',' else 'a comma'} in double quotes."
+                )
     if header and first is None:
         raise ValueError(f"{path} has no rows, only a header line.")
     if not header:
@@ -87,6 +104,22 @@ def read_header(path: Path, separator: str) -> list[str]:
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{path} has columns of the same name: {repeated}.")
     return header
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a file with bytes that are not UTF-8, naming the first; reads it a piece at a time."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                place = offset - waiting + error.start
+                raise ValueError(
+                    f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {place}. Save it as UTF-8."
+                ) from error
+            offset += len(piece)
 
 
 def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableDataset:

@@ -1,12 +1,17 @@
 """Cut validation rows from training rows: stratified by label, and never through a group."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
+
+MOST = 2.5
+"""How many times the wished share of validation rows may be, where rows are too few to cut it exactly."""
 
 
 def connect_groups(*keys: Sequence[str | None]) -> np.ndarray:
@@ -32,20 +37,24 @@ def cut_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of train and validation, about ``fraction`` of the rows in the second.
 
+    The rows are dealt into folds, as many as the fraction and the rarity of groups and labels allow, and whole folds
+    are taken.
+
     Raises:
-        ValueError: too few groups to cut.
+        ValueError: too few groups or rows of a label to cut.
     """
-    num_folds = max(2, round(1 / fraction))
-    num_groups = len(np.unique(groups))
-    if num_groups < num_folds:
+    num_groups, most_common = len(np.unique(groups)), max(Counter(labels).values())
+    num_folds = min(Fraction(fraction).limit_denominator(50).denominator, num_groups, most_common)
+    if num_folds < 2 or 1 / num_folds > MOST * fraction:
         raise ValueError(
             f"Cannot cut {fraction:.0%} of the rows for validation: they form only {num_groups} groups (images, or "
-            "values of data.group). Give data.validation, a larger data.validation_fraction, or more rows."
+            f"values of data.group), and the most frequent label has {most_common} rows. Give data.validation, a "
+            "larger data.validation_fraction, or more rows."
         )
+    wanted = min(max(1, round(fraction * num_folds)), num_folds - 1)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    try:
-        with warnings.catch_warnings():  # classes rarer than the folds are expected: they stay whole on one side
-            warnings.simplefilter("ignore", UserWarning)
-            return next(splitter.split(np.zeros(len(labels)), labels, groups))
-    except ValueError as error:
-        raise ValueError(f"Cannot cut validation rows by label: {error}") from error
+    with warnings.catch_warnings():  # classes rarer than the folds are expected: they stay whole on one side
+        warnings.simplefilter("ignore", UserWarning)
+        folds = [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
+    validation = np.sort(np.concatenate(folds[:wanted]))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation

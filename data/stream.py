@@ -43,6 +43,11 @@ class StreamedBatches(IterableDataset[list[Example]]):
     def __len__(self) -> int:
         return max(1, self.num_units // self.batch_size // self.num_processes)
 
+    @property
+    def num_left_out(self) -> int:
+        """Runs of rows that an epoch leaves out on all processes together."""
+        return max(0, self.num_units - len(self) * self.num_processes * self.batch_size)
+
     def units(self) -> Iterator[list[Example]]:
         """Runs of rows with one image, drawn at random from a buffer that the stream keeps full."""
         generator = random.Random(self.seed * 100_003 + self.epoch)

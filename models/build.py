@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
-from models.custom_encoder import check_custom_encoder, load_custom_class, split_name
+from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
 from models.processing import ImageTextProcessor, build_processor
 from models.settings import ModelSettings
 from models.text import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
@@ -29,7 +29,6 @@ def build_model(
         ValueError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
     """
     tokenizer, text = build_text(settings, texts)
-    processor = build_processor(tokenizer, settings.image_size, settings.max_text_length, text.get("text_config"))
     config = ImageTextConfig(
         **text,
         context_pooling=settings.context_pooling,
@@ -47,7 +46,13 @@ def build_model(
     if settings.text_encoder != "scratch" and not config.custom_text_encoder:
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
     load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
-    return model, processor
+    longest = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
+    return model, build_processor(tokenizer, settings.image_size, longest)
+
+
+def is_from_scratch(settings: ModelSettings) -> bool:
+    """Whether the text encoder starts with random weights: the small BERT or a class of the user's own."""
+    return settings.text_encoder == "scratch" or ".py:" in settings.text_encoder
 
 
 def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, dict]:
@@ -58,13 +63,12 @@ def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTraine
         return tokenizer, {
             "text_config": scratch_text_config(tokenizer, settings.text_hidden_size, settings.text_layers)
         }
-    if ".py" in name:
+    if ".py:" in name or name.endswith(".py"):
         file, class_name = split_name(name)
         encoder_class = load_custom_class(file, class_name)
-        make_tokenizer = getattr(encoder_class, "tokenizer", lambda texts: train_tokenizer(texts, settings.vocab_size))
-        tokenizer = make_tokenizer(texts)
+        tokenizer = custom_tokenizer(encoder_class, texts) or train_tokenizer(texts, settings.vocab_size)
         kwargs = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        check_custom_encoder(encoder_class(**kwargs), **kwargs)
+        check_custom_encoder(construct(encoder_class, kwargs), **kwargs)
         custom = f"{Path(file).resolve()}:{class_name}"
         return tokenizer, {"custom_text_encoder": custom, "custom_text_encoder_kwargs": kwargs}
     tokenizer = pretrained_tokenizer(name, settings.text_revision)

@@ -74,7 +74,7 @@ class ImageTextClassifier(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """Nothing: every part initialises its own layers."""
+        """Nothing: every part initialises its own layers, and `from_pretrained` those that a file lacks."""
 
     def forward(
         self,
@@ -167,18 +167,30 @@ class ImageTextClassifier(PreTrainedModel):
         return torch.cat([maps, no_image.to(maps.dtype)])
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         """Load as any HuggingFace model, into memory aligned as torch's own.
 
-        A safetensors file is mapped at any address, and matrix-vector kernels on CPUs sum in an order that depends
-        on it: the last bits of the logits would differ from those of the model that was saved.
+        Weights that the file lacks, or that ``ignore_mismatched_sizes`` leaves out (a head for other labels), start
+        as in a new model. A safetensors file is mapped at any address, and matrix-vector kernels on CPUs sum in an
+        order that depends on it: the last bits of the logits would differ from those of the model that was saved.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        started = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        if started:
+            new = cls(model.config, trust_custom_encoder=kwargs.get("trust_custom_encoder", False)).state_dict()
+            model.load_state_dict({name: new[name] for name in started}, strict=False)
         for tensor in chain(model.parameters(), model.buffers()):
             if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
                 tensor.data = tensor.data.clone()
-        return loaded
+        return (model, info) if output_loading_info else model
+
+    def train(self, mode: bool = True):
+        """Training mode, but for frozen parts: they keep their batch statistics and drop nothing out."""
+        super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save as any HuggingFace model; a custom text encoder's file is copied beside the weights."""

@@ -23,10 +23,10 @@ class ImageTextConfig(PreTrainedConfig):
         classifier_dropout: in [0, 1).
         modality_dropout: share of training rows that lose their text, and as many that lose their image, so
             that the "no text" and "no image" tokens are learned; in [0, 0.5).
-        max_text_length: tokens after which a text is cut.
         columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
         majority_label: number of the most frequent class of the training rows.
         normalize_labels: labels were lower-cased and stripped of surplus spaces.
+        allow_missing: rows without an image or without a text were let through.
     """
 
     model_type = "image-text-classifier"
@@ -41,8 +41,8 @@ class ImageTextConfig(PreTrainedConfig):
     image_size: int = 224
     classifier_hidden_size: int = 512
     classifier_dropout: float = 0.1
-    modality_dropout: float = 0.1
-    max_text_length: int = 64
+    modality_dropout: float = 0.05
     columns: dict | None = None
     majority_label: int = 0
     normalize_labels: bool = False
+    allow_missing: bool = False

@@ -7,11 +7,13 @@ static method ``tokenizer(texts)`` that returns a HuggingFace tokenizer.
 
 import inspect
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from models.configuration import ImageTextConfig
@@ -46,9 +48,9 @@ def build_custom_encoder(config: ImageTextConfig, trust: bool) -> nn.Module:
     if not trust:
         raise ValueError(
             f"This model's text encoder is Python code of its own ({config.custom_text_encoder}). Read {file}, and if "
-            "you trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder true)."
+            "you trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder)."
         )
-    return load_custom_class(find_file(config), class_name)(**(config.custom_text_encoder_kwargs or {}))
+    return construct(load_custom_class(find_file(config), class_name), config.custom_text_encoder_kwargs or {})
 
 
 def split_name(name: str | None) -> tuple[str, str]:
@@ -72,11 +74,42 @@ def load_custom_class(file: str | Path, class_name: str) -> type[nn.Module]:
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"There is no file {file} to load the text encoder {class_name} from.")
-    content = runpy.run_path(str(file), run_name=file.stem)
+    try:
+        content = runpy.run_path(str(file), run_name=file.stem)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{file} could not be run: {type(error).__name__}: {error}") from error
     found = [name for name, value in content.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
     if class_name not in found:
         raise ValueError(f"{file} has no torch.nn.Module called {class_name!r}; its modules are {found}.")
     return content[class_name]
+
+
+def construct(encoder_class: type[nn.Module], kwargs: dict) -> nn.Module:
+    """The encoder, constructed with ``vocab_size`` and ``pad_token_id``."""
+    try:
+        return encoder_class(**kwargs)
+    except Exception as error:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        raise ValueError(
+            f"{encoder_class.__name__}({arguments}) failed: {type(error).__name__}: {error}. The class is constructed "
+            "with vocab_size and pad_token_id."
+        ) from error
+
+
+def custom_tokenizer(encoder_class: type[nn.Module], texts: Iterable[str]) -> PreTrainedTokenizerBase | None:
+    """What the class's own ``tokenizer(texts)`` returns, checked; ``None`` where it has no such method."""
+    if not hasattr(encoder_class, "tokenizer"):
+        return None
+    name = f"{encoder_class.__name__}.tokenizer(texts)"
+    try:
+        tokenizer = encoder_class.tokenizer(texts)
+    except Exception as error:
+        raise ValueError(f"{name} failed: {type(error).__name__}: {error}; make it a static method.") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"{name} must return a HuggingFace tokenizer, got {type(tokenizer).__name__}.")
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{name} returned a tokenizer without a padding token; set its pad_token.")
+    return tokenizer
 
 
 def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int) -> None:

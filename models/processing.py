@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from PIL import Image
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
@@ -44,7 +44,7 @@ class ImageTextProcessor(ProcessorMixin):
         if text is not None:
             present = [t is not None and not t.isspace() and t != "" for t in text]
             tokens = self.tokenizer(
-                [t if ok else "" for t, ok in zip(text, present, strict=True)],
+                [t if ok else self.tokenizer.pad_token for t, ok in zip(text, present, strict=True)],
                 padding=True,
                 truncation=True,
                 return_tensors="pt",
@@ -56,15 +56,9 @@ class ImageTextProcessor(ProcessorMixin):
         return BatchFeature(data)
 
 
-def build_processor(
-    tokenizer: PreTrainedTokenizerBase,
-    image_size: int,
-    max_text_length: int,
-    text_config: PreTrainedConfig | None = None,
-) -> ImageTextProcessor:
-    """The processor for a new classifier; texts are cut at ``max_text_length``, or sooner where the encoder ends."""
-    positions = getattr(text_config, "max_position_embeddings", None) or max_text_length
-    tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length, positions)
+def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int, max_text_length: int) -> ImageTextProcessor:
+    """The processor for a new classifier; texts are cut at ``max_text_length``, or where the tokenizer says."""
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length)
     image_processor = ViTImageProcessor(
         size={"height": image_size, "width": image_size}, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
     )

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -20,6 +20,9 @@ from transformers import (
 from models.configuration import ImageTextConfig
 from models.custom_encoder import build_custom_encoder
 from models.offline import explain_hub_errors
+
+INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
+"""The way out where no pretrained encoder is at hand."""
 
 
 class TextEncoder(PreTrainedModel):
@@ -58,10 +61,21 @@ class TextEncoder(PreTrainedModel):
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         return output if isinstance(output, Tensor) else output.last_hidden_state
 
+    @property
+    def max_positions(self) -> int | None:
+        """The longest text in tokens that a table of positions allows; ``None`` where there is none.
+
+        Encoders of RoBERTa's kind number positions from ``padding_idx + 1``.
+        """
+        for name, module in self.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
+
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
         """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder."""
         model_class, kwargs = text_model_class(self.config.text_config)
-        with explain_hub_errors(name, "the text encoder"):
+        with explain_hub_errors(name, "the text encoder", INSTEAD):
             pretrained = model_class.from_pretrained(
                 name, config=self.config.text_config, revision=revision or "main", use_safetensors=True, **kwargs
             )
@@ -82,14 +96,14 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], d
 
 def pretrained_text_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's."""
-    with explain_hub_errors(name, "the text encoder"):
+    with explain_hub_errors(name, "the text encoder", INSTEAD):
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
 def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hub id or local folder, with a padding token even where it came without (GPT-2 …)."""
-    with explain_hub_errors(name, "the tokenizer"):
+    with explain_hub_errors(name, "the tokenizer", INSTEAD):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -108,16 +122,15 @@ def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, nu
     )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000, lowercase: bool = True) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019, section 2.2) on training texts.
 
-    No text is unknown to it, and the same texts always give the same vocabulary; the library's WordPiece trainer
-    breaks ties by the order of a hash map (huggingface/tokenizers issue 1794).
+    It folds case. No text is unknown to it, and the same texts always give the same vocabulary; the library's
+    WordPiece trainer breaks ties by the order of a hash map (huggingface/tokenizers issue 1794).
 
     Args:
         texts: the training texts.
         vocab_size: upper bound of the vocabulary, with the 4 special tokens and the 256 bytes.
-        lowercase: fold case before tokenizing.
 
     Raises:
         ValueError: the texts hold no word at all.
@@ -125,7 +138,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000, lowercase: boo
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     names = list(special.values())  # numbered first, in this order
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from data.shapes import write_shapes
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
@@ -22,6 +23,12 @@ IMAGE_SIZE = 32
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator_state():
+    """Accelerate keeps device and precision for the whole process; each test begins without."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -121,6 +121,29 @@ torch.save(model(**batch).logits, folder + "/logits.pt")
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch).logits)
 
 
+def test_a_head_for_other_labels_starts_as_a_new_one(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    other = ImageTextClassifier.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    weight = other.classifier.output.weight
+    assert weight.shape[0] == 5
+    assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5, "torch's uniform start of a linear layer"
+    assert torch.equal(other.image_encoder.features[0].weight, model.image_encoder.features[0].weight)
+
+
+def test_frozen_parts_stay_in_eval_mode(model):
+    model.image_encoder.requires_grad_(False)
+    model.train()
+    assert not any(module.training for module in model.image_encoder.modules())
+    assert model.text_encoder.training
+    assert model.classifier.training
+
+
+def test_pictures_are_normalised_with_imagenets_mean_and_deviation(processor):
+    white = processor([Image.new("RGB", (40, 40), "white")])["pixel_values"][0, :, 0, 0]
+    expected = [(1 - mean) / deviation for mean, deviation in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    torch.testing.assert_close(white, torch.tensor(expected))
+
+
 def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

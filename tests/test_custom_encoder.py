@@ -103,6 +103,9 @@ def test_a_class_may_bring_its_own_tokenizer(tmp_path):
             "def forward(self, ids)",
             r"failed on inputs of shape \(2, 6\)",
         ),
+        ("class Words(nn.Module)", "class Words(nn.Module", "encoder.py could not be run: SyntaxError"),
+        ("import torch\n", "import torch, nowhere\n", "could not be run: ModuleNotFoundError"),
+        ("vocab_size, pad_token_id)", "vocab_size)", "constructed with vocab_size and pad_token_id"),
     ],
 )
 def test_the_checker_names_the_fault(tmp_path, old, new, message):

@@ -130,7 +130,7 @@ def test_a_misspelt_column_is_told_the_nearest_name(folder):
         ({"label": "  "}, r"1 rows of .* have no label"),
         ({"text": " "}, r"1 rows of .* have an empty text.*row 1.*allow_missing true"),
         ({"text": "a\0b"}, r"NUL characters or lone surrogates.*row 1"),
-        ({"image": None}, r"\(no image\): the cell is empty"),
+        ({"image": None}, r"row 1, no image: the cell is empty"),
         ({"image": "img/nope.png"}, r"nope.png: cannot open the file: No such file.*on_bad_image skip"),
         ({"image": "../../etc/passwd"}, r"'../../etc/passwd' leads out of .*--data.image_root"),
     ],

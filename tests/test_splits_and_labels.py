@@ -42,6 +42,30 @@ def test_patients_who_share_an_image_are_one_group():
     assert groups[0] == groups[1] == groups[2] != groups[3]
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.4, 0.6, 0.9])
+def test_the_cut_has_the_share_that_was_asked_for(fraction):
+    _, validation = cut_validation(["a", "b"] * 500, connect_groups([str(i) for i in range(1000)]), fraction, 0)
+    assert len(validation) / 1000 == pytest.approx(fraction, abs=0.01)
+
+
+def test_few_rows_of_each_label_are_cut_all_the_same():
+    labels = [str(i % 20) for i in range(100)]
+    _, validation = cut_validation(labels, connect_groups([str(i) for i in range(100)]), 0.1, 0)
+    assert sorted(Counter(np.array(labels)[validation]).values()) == [1] * 20
+
+
+def test_a_column_of_groups_keeps_patients_on_one_side(tmp_path):
+    train = write_shapes(tmp_path, 40, "train")
+    rows = pd.read_csv(train)
+    rows["patient"] = [f"p{image.split('/')[-1][0]}" for image in rows["image"]]
+    rows.to_csv(train, index=False)
+    data = prepare_data(DataSettings(train=str(train), group="patient", validation_fraction=0.3), seed=0)
+    sides = [set(data.splits[split].column("patient")) for split in ("train", "validation")]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
 def test_too_few_groups_say_what_to_do():
     with pytest.raises(ValueError, match=r"only 3 groups.*data.validation"):
         cut_validation(["a", "b", "a"], connect_groups(["1", "2", "3"]), 0.1, 0)

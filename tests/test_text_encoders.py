@@ -4,6 +4,8 @@ from importlib.resources import files
 
 import pytest
 import torch
+from PIL import Image
+from tokenizers import Tokenizer
 from transformers import (
     BertConfig,
     CLIPConfig,
@@ -13,6 +15,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     T5Config,
 )
@@ -84,6 +87,38 @@ def test_a_row_without_text_is_finite_in_every_family(family):
     inputs["attention_mask"][0] = 0
     model = ImageTextClassifier(classifier_config(family)).eval()
     assert model(**inputs, pixel_values=torch.randn(2, 3, 32, 32)).logits.isfinite().all()
+
+
+def test_a_text_of_all_the_tokens_that_fit_is_read_and_one_more_is_cut(family):
+    encoder = TextEncoder(classifier_config(family)).eval()
+    longest = min(encoder.max_positions or 600, 600)
+    ids = torch.randint(4, VOCAB, (1, longest))
+    assert encoder(ids, torch.ones_like(ids)).shape == (1, longest, HIDDEN)
+    assert (encoder.max_positions is None) == (family.model_type == "t5")
+
+
+def test_an_encoder_whose_tokenizer_adds_no_special_tokens_does_without_any_text(tmp_path, tokenizer):
+    model = TextEncoder(classifier_config(FAMILIES["gpt2"])).encoder
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    bare.backend_tokenizer.post_processor = None
+    bare.pad_token = "[PAD]"
+    bare.save_pretrained(tmp_path)
+    classifier, processor = build_model(small_settings(tmp_path), ["a", "b"], [])
+    batch = processor([Image.new("RGB", (32, 32))], [None])
+    assert batch["input_ids"].shape == (1, 1)
+    assert classifier.eval()(**batch).logits.isfinite().all()
+
+
+def test_texts_are_cut_where_the_table_of_positions_ends(tmp_path, tokenizer):
+    config = RobertaConfig(**SMALL | {"vocab_size": len(tokenizer)}, max_position_embeddings=12, pad_token_id=1)
+    TextEncoder(classifier_config(config)).encoder.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classifier, processor = build_model(small_settings(tmp_path), ["a", "b"], [])
+    batch = processor(None, ["how many shapes are there " * 9])
+    assert batch["input_ids"].shape == (1, 10), "12 positions, the first 2 of which RoBERTa does not use"
+    assert classifier.eval()(**batch).logits.isfinite().all()
 
 
 def test_pretrained_weights_come_from_a_local_folder(tmp_path, tokenizer):

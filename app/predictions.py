@@ -1,0 +1,87 @@
+"""Probabilities for many rows, with both inputs and without either, shared over processes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from data import UNKNOWN, Collate, ImageBatchSampler, Rows, make_loader
+
+MODALITIES = ("image + text", "text only", "image only")
+
+
+@dataclass
+class Predictions:
+    """Probabilities ``(n, C)`` by what the model was given, and the true class numbers ``(n,)``, -100 if unknown."""
+
+    probabilities: dict[str, np.ndarray]
+    labels: np.ndarray
+
+    def accuracy(self, modality: str = MODALITIES[0]) -> float:
+        return float((self.probabilities[modality].argmax(axis=1) == self.labels).mean())
+
+    def loss(self, modality: str = MODALITIES[0]) -> float:
+        """Mean negative log-likelihood of the true class over the rows whose class is known."""
+        known = self.labels != UNKNOWN
+        likely = self.probabilities[modality][known, self.labels[known]]
+        return float(-np.log(np.maximum(likely, 1e-12)).mean()) if known.any() else float("nan")
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    rows: Rows,
+    collate: Collate,
+    accelerator: Accelerator,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    modalities: tuple[str, ...] = MODALITIES[:1],
+    max_texts_per_image: int = 64,
+) -> Predictions:
+    """Probabilities for all rows, every row once however many processes share the work.
+
+    One pass of VGG16 an image serves all its texts and all ``modalities``.
+    """
+    sampler = ImageBatchSampler(
+        rows.image_keys,
+        batch_size,
+        shuffle=False,
+        max_texts_per_image=max_texts_per_image,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
+    loader = make_loader(rows, sampler, collate, num_workers)
+    model = accelerator.unwrap_model(model)  # processes may have unequal numbers of batches: none waits for another
+    was_training = model.training
+    model.eval()
+    found = []
+    bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
+    for indices, batch in zip(sampler, bar, strict=True):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        labels = batch.pop("labels").tolist()
+        with accelerator.autocast():
+            logits = model(**for_modalities(batch, modalities)).logits
+        probabilities = logits.float().softmax(dim=-1).unflatten(0, (len(modalities), -1)).transpose(0, 1)
+        found += list(zip(indices, labels, probabilities.cpu().numpy(), strict=True))
+    model.train(was_training)
+    found = sorted(gather_object(found), key=lambda item: item[0])
+    stacked = np.stack([probabilities for _, _, probabilities in found])
+    return Predictions(
+        {modality: stacked[:, i] for i, modality in enumerate(modalities)}, np.array([label for _, label, _ in found])
+    )
+
+
+def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:
+    """The batch once for each modality, without the image or the text, sharing its ``pixel_values``."""
+    mask, index = batch["attention_mask"], batch["image_index"]
+    masks = {"image only": torch.zeros_like(mask)}
+    indices = {"text only": torch.full_like(index, -1)}
+    return batch | {
+        "input_ids": batch["input_ids"].repeat(len(modalities), 1),
+        "attention_mask": torch.cat([masks.get(modality, mask) for modality in modalities]),
+        "image_index": torch.cat([indices.get(modality, index) for modality in modalities]),
+    }

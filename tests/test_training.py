@@ -1,0 +1,97 @@
+"""One epoch of training, and which epoch is kept, on a model small enough to compute by hand."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import train
+from app.checkpoint import Progress
+from app.run_dir import RunDir
+from app.settings import LearningRateScales, Settings, TrainSettings
+from app.training import Training, build_loss, learning_rate_scales, train_epoch
+from models.settings import ModelSettings
+
+
+class Scores(nn.Module):
+    """Logits that are its parameters, whatever comes in."""
+
+    def __init__(self, classes: int = 2):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, number):
+        return SimpleNamespace(logits=self.scores * number[:, None])
+
+
+def training(numbers: list[float]) -> Training:
+    """Plain gradient descent with rate 1 on batches of one row, all of class 0."""
+    model = Scores()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    loader = [{"number": torch.tensor([number]), "labels": torch.tensor([0])} for number in numbers]
+    return Training(model, optimizer, schedule, nn.CrossEntropyLoss(), None, None, loader, len(loader))
+
+
+def run(numbers: list[float], **options) -> torch.Tensor:
+    made = training(numbers)
+    list(train_epoch(made, Accelerator(cpu=True), TrainSettings(**options), Progress()))
+    return made.model.scores.detach()
+
+
+def test_accumulated_batches_count_as_their_mean_and_a_short_last_group_as_much():
+    # At scores of 0 the gradient of a row is (-n/2, n/2).
+    torch.testing.assert_close(
+        run([1.0, 3.0], gradient_accumulation_steps=2, max_grad_norm=1e9), torch.tensor([1.0, -1.0])
+    )
+    torch.testing.assert_close(run([2.0], gradient_accumulation_steps=4, max_grad_norm=1e9), torch.tensor([1.0, -1.0]))
+
+
+def test_gradients_are_clipped_to_the_norm():
+    assert run([100.0], max_grad_norm=0.5).norm() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_balanced_class_weights_make_rare_classes_count_as_much_as_common_ones():
+    loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a", "b"])
+    torch.testing.assert_close(loss.weight, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
+    assert build_loss(TrainSettings(), {"a": 0, "b": 1}, ["a", "b"]).weight is None
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes():
+    loss = build_loss(TrainSettings(label_smoothing=0.2), {"a": 0, "b": 1}, ["a", "b"])
+    log_p = torch.tensor([[0.9, 0.1]]).log()
+    torch.testing.assert_close(loss(log_p, torch.tensor([0])), -(0.9 * log_p[0, 0] + 0.1 * log_p[0, 1]))
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 5), (2, 4)])
+def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(tmp_path, monkeypatch, patience, epochs):
+    accuracies = iter([0.1, 0.8, 0.5, 0.6, 0.7])
+    kept = []
+    made = training([1.0])
+    made.sampler = SimpleNamespace(set_epoch=lambda epoch: None)
+
+    def predict(*args):
+        accuracy = next(accuracies)
+        return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0)
+
+    monkeypatch.setattr(train, "predict", predict)
+    monkeypatch.setattr(train, "save_checkpoint", lambda *a: None)
+    monkeypatch.setattr(RunDir, "save_model", lambda self, model, processor: kept.append(model.scores[0].item()))
+    run_dir = RunDir(tmp_path)
+    settings = Settings(train=TrainSettings(epochs=5, early_stopping=patience, trackers=[]))
+    train.fit(settings, SimpleNamespace(splits={"validation": None}), made, None, Accelerator(cpu=True), run_dir)
+    assert len(kept) == 2, "epochs 1 and 2 were the best so far"
+    assert kept[1] < made.model.scores[0].item(), "the model of epoch 2, not of the last"
+    assert sum("epoch" in json.loads(line) for line in run_dir.metrics.read_text().splitlines()) == epochs
+
+
+def test_pretrained_parts_learn_more_slowly_than_new_ones_unless_told_otherwise():
+    new = learning_rate_scales(LearningRateScales(), ModelSettings())
+    assert new == {"image_encoder": 0.3, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
+    pretrained = ModelSettings(text_encoder="bert-base-uncased", image_weights="imagenet")
+    slow = learning_rate_scales(LearningRateScales(), pretrained)
+    assert slow["image_encoder"] == slow["text_encoder"] == 0.1
+    assert learning_rate_scales(LearningRateScales(text_encoder=0.0), pretrained)["text_encoder"] == 0.0
