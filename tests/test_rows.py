@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from data import DataSettings, load_rows, prepare_data, scan_images
@@ -167,12 +167,51 @@ def test_missing_text_and_image_pass_where_they_are_allowed(folder):
         (b"image,text,label\n", "has no rows"),
         (b"image,text,label\nx.png,caf\xe9,y\n", r"not UTF-8: byte 0xe9 at offset 26"),
         (b"image,text,text\na,b,c\n", r"columns of the same name: \['text'\]"),
+        (b"image,text,label\nx.png,is it red, or blue?,red\n", r"Line 2 of .* has 4 cells.*a comma.*double quotes"),
+        (b"x" * (1 << 20) + b"\xff", r"not UTF-8: byte 0xff at offset 1048576"),
     ],
 )
 def test_a_table_that_is_none_says_why(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "t.csv")
+
+
+def test_a_text_with_commas_in_quotes_is_one_cell(folder):
+    path = write(folder, "csv", [ROWS[0] | {"text": "red, blue,\n or green?"}, *ROWS[1:]])
+    assert read(path).texts[0] == "red, blue,\n or green?"
+
+
+def test_a_folder_of_several_splits_asks_for_one(tmp_path):
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"holds several splits, \['test', 'train'\]; name one of them"):
+        read(tmp_path / "d")
+
+
+def test_the_ending_of_a_file_may_be_in_capitals(folder):
+    path = write(folder, "csv")
+    assert len(read(path.rename(folder / "TRAIN.CSV"))) == 3
+
+
+@pytest.mark.parametrize("label", [["yes"], 0.5, True])
+def test_labels_are_strings_or_integers(folder, label):
+    with pytest.raises(ValueError, match=r"Labels must be strings or integers"):
+        read(write(folder, "json", [row | {"label": label} for row in ROWS]))
+
+
+def test_an_image_cell_of_another_kind_is_told(folder):
+    with pytest.raises(ValueError, match=r"image column holds 7; expected the path of a file"):
+        read(write(folder, "json", [row | {"image": 7} for row in ROWS]))
+
+
+def test_embedded_images_that_cannot_be_read_are_told_by_row(tmp_path):
+    broken = {"bytes": png()[:40], "path": None}
+    rows = [{"image": {"bytes": png(), "path": None}}, {"image": broken}, {"image": broken}]
+    features = Features({"image": Image(decode=False), "text": Value("string"), "label": Value("string")})
+    table = Dataset.from_list([row | {"text": "a", "label": "b"} for row in rows], features=features)
+    table.save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"(?s)2 rows .*row 1, embedded image: .*row 2, embedded image: "):
+        read(tmp_path / "d")
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_name(folder):

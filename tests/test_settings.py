@@ -67,6 +67,26 @@ def test_an_unknown_key_in_a_file_is_named_with_the_nearest(tmp_path, capsys):
     assert "Unknown key 'data.lable'; did you mean 'data.label'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("trainn: {epochs: 2}", "'trainn.epochs'; did you mean 'train.epochs'?"),
+        ("train: 5", "The section 'train' of"),
+        ("[1, 2]", "must hold sections (data, model, train)"),
+        ("data: [", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_says_why(tmp_path, capsys, content, message):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        parse_settings(["--config", str(tmp_path / "c.yaml")])
+    assert message in capsys.readouterr().err
+
+
+def test_a_configuration_names_its_run_wherever_it_stands():
+    assert parse_settings(["--train.seed", "1", "--config", "configs/quickstart.yaml"]).run_dir == "runs/quickstart"
+
+
 def test_help_has_a_line_for_every_field(capsys):
     with pytest.raises(SystemExit) as stop:
         parse_settings(["--help"])

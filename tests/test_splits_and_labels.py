@@ -98,6 +98,8 @@ def test_names_are_in_order_and_numbers_by_value():
 def test_top_k_keeps_the_most_frequent_and_tells_the_ceiling(shapes_folder):
     labels = ["a"] * 5 + ["b"] * 3 + ["c"]
     assert build_vocabulary(labels, top_k=2) == ["a", "b"]
+    with pytest.raises(ValueError, match="leaves one class"):
+        build_vocabulary(labels, top_k=1)
     settings = DataSettings(
         train=str(shapes_folder / "train.csv"), test=str(shapes_folder / "test.csv"), top_k_labels=2
     )

@@ -92,8 +92,21 @@ def test_eval_needs_nothing_but_the_model_folder_for_other_rows(run_dir, shapes_
     assert table["correct"].mean() == pytest.approx(figures["scores"]["image + text"]["accuracy"]["value"])
 
 
+def test_a_model_folder_knows_the_columns_it_was_trained_on(run_dir, shapes_folder, tmp_path):
+    shutil.copytree(run_dir / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["columns"] = {"image": "file", "text": "{question} {hint}", "label": "answer"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    rows = pd.read_csv(shapes_folder / "test.csv").assign(hint="please")
+    rows = rows.rename(columns={"image": "file", "text": "question", "label": "answer"})
+    rows.to_csv(shapes_folder / "renamed.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "renamed.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
+    assert evaluation.main([str(tmp_path / "model"), *options])["rows"] == NUM_TEST
+    assert pd.read_parquet(tmp_path / "predictions.parquet")["text"].str.endswith(" please").all()
+
+
 def test_predictions_are_the_predictors_whatever_the_batch(run_dir, shapes_folder):
-    evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "3"])
+    evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "3", "--mixed_precision", "no"])
     table = pd.read_parquet(run_dir / "evaluation" / "test" / "predictions.parquet")
     rows = pd.read_csv(shapes_folder / "test.csv")
     predictor = Predictor.from_pretrained(run_dir)
@@ -319,7 +332,13 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
 
 @pytest.mark.parametrize(
     ("image", "text", "message"),
-    [(None, None, "neither"), (None, " ", "neither"), ("/nowhere.png", "x", "cannot open the file")],
+    [
+        (None, None, "neither"),
+        (None, " ", "neither"),
+        ("/nowhere.png", "x", "The image /nowhere.png cannot be read: cannot open the file"),
+        (b"no image", "x", r"The image cannot be read: not a readable JPEG, .* image$"),
+        (np.zeros((8, 8, 3)), "x", "a file, its bytes or a PIL image, got ndarray"),
+    ],
 )
 def test_the_predictor_names_bad_input(run_dir, image, text, message):
     with pytest.raises(ValueError, match=message):
