@@ -13,10 +13,11 @@ MAY_IMPORT = {
     "data": {"data"},
     "models": {"models"},
     "app": {"app", "data", "models"},
+    "benchmarks": {"app", "data", "models", "benchmarks"},
     "eval": {"app", "data", "models"},
     "train": {"app", "data", "models", "eval"},
 }
-FILES = [*sorted(path for name in ("app", "data", "models") for path in (ROOT / name).rglob("*.py"))]
+FILES = [*sorted(path for name in ("app", "data", "models", "benchmarks") for path in (ROOT / name).rglob("*.py"))]
 FILES += [ROOT / "train.py", ROOT / "eval.py"]
 
 
