@@ -70,8 +70,10 @@ def user_errors() -> Iterator[None]:
 def build_accelerator(settings: Settings) -> Accelerator:
     """Devices, processes, precision and trackers, checked."""
     check_trackers(settings.train.trackers)
-    # Where rows may lack the image, a batch of one process may hold none, and VGG16 then gets no gradient.
-    kwargs = DistributedDataParallelKwargs(find_unused_parameters=settings.data.allow_missing)
+    # Where rows may lack the image, a batch of one process may hold none, and VGG16 then gets no gradient; without
+    # fusion the text encoder never does.
+    unused = settings.data.allow_missing or settings.model.fusion == "none"
+    kwargs = DistributedDataParallelKwargs(find_unused_parameters=unused)
     return Accelerator(
         mixed_precision=choose_precision(settings.train.mixed_precision),
         log_with=settings.train.trackers or None,

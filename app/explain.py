@@ -19,7 +19,7 @@ class Explanation:
 
     Attributes:
         image: the decoded picture.
-        words: W words of the text, in order.
+        words: W words of the text, in order; none where the model's fusion has no attention.
         answer_weights: ``(7, 7)``, share of each image position in the probability of the top answer; they add up to 1.
         attention: ``(H, W, 7, 7)``, attention of each image position to each word by head. At a position the words
             and the special tokens add up to 1.
@@ -76,11 +76,13 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     """Run the model once on a decoded image and a text, and read its attention back per word."""
     batch = processor([image], [text])
     output = model(**batch.to(model.device), output_attentions=True)
+    answer = output.position_weights[0, output.logits[0].argmax()].cpu().numpy()
+    if output.attentions is None:
+        return Explanation(image, [], answer, np.zeros((0, 0, GRID, GRID)))
     per_token = (output.attentions[0].float() @ output.token_weights.float()[:, None]).squeeze(0)
     spans = word_spans(processor, text)
     attention = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
     attention = attention.unflatten(-1, (GRID, GRID)).cpu().numpy()
-    answer = output.position_weights[0, output.logits[0].argmax()].cpu().numpy()
     return Explanation(image, [word for word, _ in spans], answer, attention)
 
 

@@ -5,9 +5,13 @@ Shape letters used in this folder: ``B`` batch, ``I`` images, ``L`` text tokens,
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]]
+"""How queries ``(B, H, N, d)`` read from keys and values ``(B, H, M, d)``: see `attention`."""
 
 
 def attention(
@@ -73,6 +77,7 @@ class MultiHeadCrossAttention(nn.Module):
     Args:
         embed_dim: width D of both sequences.
         num_heads: H, a divisor of D.
+        kind: how queries read from keys and values; `attention` where not given (`models.attention_kinds`).
 
     Shape:
         - x1: ``(B, N, D)`` primary sequence; x2: ``(B, M, D)`` context sequence
@@ -85,7 +90,7 @@ class MultiHeadCrossAttention(nn.Module):
         ValueError: D is not divisible by H, or a sequence is not three-dimensional and D wide.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int = 8):
+    def __init__(self, embed_dim: int, num_heads: int = 8, kind: Attention | None = None):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads != 0:
             raise ValueError(
@@ -94,6 +99,7 @@ class MultiHeadCrossAttention(nn.Module):
             )
         self.embed_dim = embed_dim
         self.num_heads = num_heads
+        self.attend = kind or attention
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
@@ -117,7 +123,7 @@ class MultiHeadCrossAttention(nn.Module):
         )
         query = query if query_index is None else query[query_index]
         mask = None if context_mask is None else context_mask[:, None, None, :]
-        output, weights = attention(query, key, value, mask, output_attentions)
+        output, weights = self.attend(query, key, value, mask, output_attentions)
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if weights is not None else output
 

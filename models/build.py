@@ -28,10 +28,18 @@ def build_model(
     Raises:
         ValueError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
     """
+    if settings.fusion == "self" and settings.attention == "window":
+        raise ValueError("A window needs a grid, and --model.fusion self reads from image and text as one sequence.")
     tokenizer, text = build_text(settings, texts)
     config = ImageTextConfig(
         **text,
         context_pooling=settings.context_pooling,
+        fusion=settings.fusion,
+        attention=settings.attention,
+        attention_window=settings.attention_window,
+        attention_top_k=settings.attention_top_k,
+        attention_rank=settings.attention_rank,
+        fusion_dropout=settings.fusion_dropout,
         num_heads=settings.num_heads,
         batch_norm=settings.batch_norm,
         image_size=settings.image_size,

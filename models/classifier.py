@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from models.attention_kinds import build_attention
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
-from models.fusion import CrossAttentionFusion
+from models.fusion import build_fusion
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
@@ -31,7 +32,9 @@ class ImageTextOutput(ModelOutput):
     Attributes:
         loss: mean cross-entropy over the rows whose label is not -100, where labels were given.
         logits: ``(B, C)``.
-        attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request.
+        attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request; they
+            add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
+            where the fusion has no attention.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
             two is the attention of each position to each token.
         position_weights: share of each image position in the probability of each class ``(B, C, 7, 7)``, on request;
@@ -65,7 +68,15 @@ class ImageTextClassifier(PreTrainedModel):
         self.text_encoder = TextEncoder(config, trust_custom_encoder)
         self.context_grid = ContextGrid(self.text_encoder.hidden_size, config.context_pooling)
         self.image_encoder = VGG16Encoder(config.batch_norm)
-        self.fusion = CrossAttentionFusion(WIDTH, config.num_heads)
+        slots = GRID * GRID * (2 if config.fusion == "self" else 1)
+        attend = build_attention(
+            config.attention,
+            slots,
+            window=config.attention_window,
+            top_k=config.attention_top_k,
+            rank=config.attention_rank,
+        )
+        self.fusion = build_fusion(config.fusion, WIDTH, config.num_heads, WIDTH, config.fusion_dropout, attend)
         self.classifier = PositionClassifier(
             WIDTH, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
         )

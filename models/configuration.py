@@ -16,7 +16,11 @@ class ImageTextConfig(PreTrainedConfig):
         custom_text_encoder: ``file.py:ClassName`` in place of ``text_config``, see `models.custom_encoder`.
         custom_text_encoder_kwargs: what that class is constructed with.
         context_pooling: how tokens become 49 context slots, ``average`` or ``queries``.
-        num_heads: heads of the cross-attention, a divisor of 512.
+        fusion: how the image map meets the context, one of `models.fusion.FUSIONS`.
+        attention: how queries read from the context, one of `models.attention_kinds.KINDS`.
+        attention_window, attention_top_k, attention_rank: sizes of the kinds that have them.
+        fusion_dropout: on what fusion adds to the map, in [0, 1).
+        num_heads: heads of the attention, a divisor of 512.
         batch_norm: VGG16 with batch norm.
         image_size: side in pixels to which images are resized, at least 32.
         classifier_hidden_size: width of the classifier's hidden layer.
@@ -36,6 +40,12 @@ class ImageTextConfig(PreTrainedConfig):
     custom_text_encoder: str | None = None
     custom_text_encoder_kwargs: dict | None = None
     context_pooling: str = "average"
+    fusion: str = "cross"
+    attention: str = "full"
+    attention_window: int = 3
+    attention_top_k: int = 8
+    attention_rank: int = 16
+    fusion_dropout: float = 0.0
     num_heads: int = 8
     batch_norm: bool = True
     image_size: int = 224

@@ -1,39 +1,41 @@
-"""Fusion: what the image map becomes when it meets the context."""
+"""Fusion: what the image map becomes when it meets the context. Four kinds with one interface and budget."""
 
 import torch
 from torch import Tensor, nn
 
-from models.attention import MultiHeadCrossAttention
+from models.attention import Attention, MultiHeadCrossAttention
+
+FUSIONS = ("cross", "self", "concat", "none")
 
 
-class CrossAttentionFusion(nn.Module):
-    """Residual cross-attention from every position of an image map to every slot of a context map.
+class Fusion(nn.Module):
+    """A residual branch from an image map and a context map: ``features + dropout(branch)``.
 
-    ``features + out_proj(attention(norm(features) + place, norm(context)))``. The output projection starts at zero
-    and the main path is never normalised, so before training the map passes through unchanged: a pretrained
-    network starts as itself (the zero-initialised residual branch of Goyal et al. 2017, section 5.1). The queries
-    are batch-normalised, which takes away what all positions have in common, and carry a fixed encoding of each
-    position's place, so that words such as "left" can select positions.
+    The branch's last projection starts at zero and the main path is never normalised, so before training the map
+    passes through unchanged: a pretrained network starts as itself (the zero-initialised residual branch of Goyal
+    et al. 2017, section 5.1). What positions bring is batch-normalised, which takes away what all positions have in
+    common, and carries a fixed encoding of each position's place, so that words such as "left" can select positions.
 
     Args:
-        dim: channels D of both maps.
-        num_heads: H, a divisor of D.
+        dim: channels D of the image map.
+        context_dim: channels of the context map; projected to D where it is another number.
+        dropout: on the branch, in [0, 1).
 
     Shape:
         - features: ``(B, D, h, w)``, N = h·w positions
-        - context: ``(B, D, h', w')``, M = h'·w' slots
+        - context: ``(B, context_dim, h', w')``, M = h'·w' slots
         - image_index: ``(B,)`` int64, the row of ``features (I, D, h, w)`` each context belongs to, where several
           share one
-        - returns: the fused map ``(B, D, h, w)`` and, on request, the weights ``(B, H, N, M)``, else ``None``
+        - returns: the fused map ``(B, D, h, w)`` and, on request, weights of the positions over the slots
+          ``(B, H, N, M)``, else ``None``
     """
 
-    def __init__(self, dim: int, num_heads: int = 8):
+    def __init__(self, dim: int, context_dim: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.BatchNorm2d(dim)
+        self.context_block = nn.Identity() if context_dim == dim else nn.Linear(context_dim, dim)
         self.norm_context = nn.LayerNorm(dim)
-        self.attention = MultiHeadCrossAttention(dim, num_heads)
-        nn.init.zeros_(self.attention.out_proj.weight)
-        nn.init.zeros_(self.attention.out_proj.bias)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -42,16 +44,131 @@ class CrossAttentionFusion(nn.Module):
         output_attentions: bool = False,
         image_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        slots = context.flatten(2).transpose(1, 2)
+        slots = self.norm_context(self.context_block(context.flatten(2).transpose(1, 2)))
         positions = self.norm(features).flatten(2).transpose(1, 2)
         height, width = features.shape[2:]
-        queries = positions + place_encoding(height, width, positions)
-        attended = self.attention(
-            queries, self.norm_context(slots), output_attentions=output_attentions, query_index=image_index
-        )
-        attended, weights = attended if output_attentions else (attended, None)
+        positions = positions + place_encoding(height, width, positions)
+        change, weights = self.branch(positions, slots, output_attentions, image_index)
         features = features if image_index is None else features[image_index]
-        return features + attended.transpose(1, 2).unflatten(2, features.shape[2:]), weights
+        return features + self.dropout(change).transpose(1, 2).unflatten(2, features.shape[2:]), weights
+
+    def branch(
+        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What is added to each position ``(B, N, D)``, and weights."""
+        raise NotImplementedError
+
+
+class CrossAttentionFusion(Fusion):
+    """Every position of the image map attends to every slot of the context map.
+
+    Args:
+        num_heads: H, a divisor of D.
+        kind: how queries read from keys and values; all from all where not given (`models.attention_kinds`).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        context_dim: int | None = None,
+        dropout: float = 0.0,
+        kind: Attention | None = None,
+    ):
+        super().__init__(dim, context_dim or dim, dropout)
+        self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
+        start_at_zero(self.attention.out_proj)
+
+    def branch(
+        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        attended = self.attention(positions, slots, output_attentions=output_attentions, query_index=image_index)
+        return attended if output_attentions else (attended, None)
+
+
+class SelfAttentionFusion(Fusion):
+    """Positions attend to positions and slots alike, as one sequence (merged attention, Dou et al. 2022, section 3).
+
+    The weights that are returned are those over the slots: they do not add up to 1, positions have the rest.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        context_dim: int | None = None,
+        dropout: float = 0.0,
+        kind: Attention | None = None,
+    ):
+        super().__init__(dim, context_dim or dim, dropout)
+        self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
+        start_at_zero(self.attention.out_proj)
+
+    def branch(
+        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        positions = positions if image_index is None else positions[image_index]
+        merged = torch.cat([positions, slots], dim=1)
+        attended = self.attention(positions, merged, output_attentions=output_attentions)
+        if not output_attentions:
+            return attended, None
+        attended, weights = attended
+        return attended, weights[..., positions.shape[1] :]
+
+
+class ConcatFusion(Fusion):
+    """Each position beside the mean of the context, through two layers with as many parameters as cross-attention."""
+
+    def __init__(self, dim: int, context_dim: int | None = None, dropout: float = 0.0):
+        super().__init__(dim, context_dim or dim, dropout)
+        hidden = round(4 * dim * dim / (3 * dim))
+        last = nn.Linear(hidden, dim)
+        start_at_zero(last)
+        self.layers = nn.Sequential(nn.Linear(2 * dim, hidden), nn.ReLU(), last)
+
+    def branch(
+        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        positions = positions if image_index is None else positions[image_index]
+        mean = slots.mean(dim=1, keepdim=True).expand_as(positions)
+        return self.layers(torch.cat([positions, mean], dim=2)), None
+
+
+class NoFusion(nn.Module):
+    """The map as it is: the text has no say. What the image alone can answer."""
+
+    def forward(
+        self,
+        features: Tensor,
+        context: Tensor,
+        output_attentions: bool = False,
+        image_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        return (features if image_index is None else features[image_index]), None
+
+
+def build_fusion(
+    kind: str, dim: int, num_heads: int, context_dim: int, dropout: float = 0.0, attend: Attention | None = None
+) -> nn.Module:
+    """The fusion of a name: ``cross``, ``self``, ``concat`` or ``none``; the last two have no attention.
+
+    Raises:
+        ValueError: another name.
+    """
+    if kind == "cross":
+        return CrossAttentionFusion(dim, num_heads, context_dim, dropout, attend)
+    if kind == "self":
+        return SelfAttentionFusion(dim, num_heads, context_dim, dropout, attend)
+    if kind == "concat":
+        return ConcatFusion(dim, context_dim, dropout)
+    if kind == "none":
+        return NoFusion()
+    raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {kind!r}.")
+
+
+def start_at_zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def place_encoding(height: int, width: int, like: Tensor) -> Tensor:

@@ -41,8 +41,22 @@ class ModelSettings:
     """Side in pixels to which images are resized."""
     context_pooling: Literal["average", "queries"] = "average"
     """How tokens become the 7×7 context: averaged in reading order, or by 49 learned queries."""
+    fusion: Literal["cross", "self", "concat", "none"] = "cross"
+    """How the image map meets the text: cross-attention, self-attention of both as one sequence, concatenation, or not
+    at all (the image alone)."""
+    attention: Literal["full", "chunked", "window", "top_k", "low_rank"] = "full"
+    """Which context slots a position reads from, and how: all; all, in blocks that save memory; those of a window
+    around its place; the best k; or a few learned means of them."""
+    attention_window: PositiveInt = 3
+    """Side of the window in slots, odd."""
+    attention_top_k: PositiveInt = 8
+    """How many slots the best k are."""
+    attention_rank: PositiveInt = 16
+    """How many means low_rank learns."""
+    fusion_dropout: Dropout = 0.0
+    """Dropout on what fusion adds to the map."""
     num_heads: PositiveInt = 8
-    """Heads of the cross-attention, a divisor of 512."""
+    """Heads of the attention, a divisor of 512."""
     classifier_hidden_size: PositiveInt = 512
     """Width of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

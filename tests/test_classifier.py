@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.attention_kinds import KINDS
+from models.fusion import FUSIONS
 from models.text import train_tokenizer
 
 
@@ -142,6 +144,20 @@ def test_pictures_are_normalised_with_imagenets_mean_and_deviation(processor):
     white = processor([Image.new("RGB", (40, 40), "white")])["pixel_values"][0, :, 0, 0]
     expected = [(1 - mean) / deviation for mean, deviation in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
     torch.testing.assert_close(white, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("attention", KINDS)
+def test_a_classifier_of_every_fusion_and_attention_is_saved_and_loaded(config, batch, tmp_path, fusion, attention):
+    if (fusion, attention) == ("self", "window"):
+        return
+    settings = config.to_dict() | {"fusion": fusion, "attention": attention}
+    model = ImageTextClassifier(ImageTextConfig.from_dict(settings)).eval()
+    model.save_pretrained(tmp_path)
+    loaded = ImageTextClassifier.from_pretrained(tmp_path)
+    output = loaded(**batch, output_attentions=True)
+    assert torch.equal(output.logits, model(**batch).logits)
+    assert (output.attentions is None) == (fusion in ("concat", "none"))
 
 
 def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):

@@ -227,9 +227,13 @@ def test_nothing_to_resume_says_how_to_start(shapes_folder, tmp_path, capsys):
         ["--train.class_weights", "balanced", "--train.label_smoothing", "0.1"],
         ["--train.gradient_accumulation_steps", "2", "--train.scales.image_encoder", "0"],
         ["--train.early_stopping", "1", "--train.mixed_precision", "bf16"],
+        ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
+        ["--model.fusion", "concat", "--model.attention", "low_rank"],
+        ["--model.fusion", "none"],
+        ["--model.attention", "window", "--model.attention_window", "5"],
         ["--model.context_pooling", "queries", "--model.batch_norm", "false", "--data.top_k_labels", "5"],
     ],
-    ids=lambda options: options[0].removeprefix("--"),
+    ids=lambda options: "-".join(options[:2]).removeprefix("--"),
 )
 def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
     train.main([*arguments(shapes_folder, tmp_path / "run"), *options])

@@ -1,0 +1,148 @@
+"""What the kinds of attention have in common with full attention, over random shapes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.attention import attention
+from models.attention_kinds import (
+    KINDS,
+    ChunkedAttention,
+    LowRankAttention,
+    TopKAttention,
+    WindowAttention,
+    build_attention,
+)
+
+side = st.integers(1, 9)
+grids = st.tuples(side, side)
+
+
+def tensors(grid, context_grid, masked: bool):
+    """Query, key and value of 2 rows with 3 heads of 4, and a mask."""
+    n, m = grid[0] * grid[1], context_grid[0] * context_grid[1]
+    query, key, value = (torch.randn(2, 3, length, 4, requires_grad=True) for length in (n, m, m))
+    mask = torch.rand(2, 1, 1, m) > 0.4
+    mask[..., 0] = True
+    return (query, key, value), mask if masked else None
+
+
+def check_equal(kind, inputs, mask) -> None:
+    """Output, weights and gradients are those of full attention."""
+    expected, expected_weights = attention(*inputs, mask, True)
+    output, weights = kind(*inputs, mask, True)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights, expected_weights)
+    torch.testing.assert_close(kind(*inputs, mask)[0], output)
+    target = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad((output * target).sum(), inputs),
+        torch.autograd.grad((expected * target).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids, grids, st.booleans(), st.integers(1, 90))
+def test_chunked_is_full_attention_whatever_the_block(grid, context_grid, masked, block_size):
+    check_equal(ChunkedAttention(block_size), *tensors(grid, context_grid, masked))
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids, grids, st.booleans(), st.integers(1, 5))
+def test_a_window_over_everything_is_full_attention(grid, context_grid, masked, tile):
+    window = 2 * max(context_grid) + 1
+    check_equal(WindowAttention(window, grid, context_grid, tile), *tensors(grid, context_grid, masked))
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids, grids, st.booleans(), st.integers(1, 90))
+def test_the_best_of_all_slots_are_full_attention(grid, context_grid, masked, block_size):
+    slots = context_grid[0] * context_grid[1]
+    check_equal(TopKAttention(slots, block_size), *tensors(grid, context_grid, masked))
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids, grids)
+def test_low_rank_with_identity_projections_is_full_attention(grid, context_grid):
+    inputs, _ = tensors(grid, context_grid, masked=False)
+    slots = inputs[1].shape[-2]
+    kind = LowRankAttention(slots, slots)
+    with torch.no_grad():
+        kind.key_logits.copy_(torch.eye(slots).log())
+        kind.value_logits.copy_(torch.eye(slots).log())
+    check_equal(kind, inputs, None)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return build_attention(request.param, 25, block_size=7, window=3, top_k=4, rank=5)
+
+
+def test_masked_slots_do_not_enter_and_weights_sum_to_one(kind):
+    (query, key, value), mask = tensors((5, 5), (5, 5), masked=True)
+    mask[..., ::2] = True  # something to see in every window
+    output, weights = kind(query, key, value, mask, True)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    assert (weights[~mask.expand_as(weights)] == 0).all()
+    torch.testing.assert_close(weights @ value, output)
+    hidden = ~mask.transpose(-2, -1)
+    other = [torch.where(hidden, torch.randn_like(tensor), tensor) for tensor in (key, value)]
+    torch.testing.assert_close(kind(query, *other, mask)[0], output)
+
+
+def test_a_window_reads_from_its_neighbours_only():
+    (query, key, value), _ = tensors((9, 9), (9, 9), masked=False)
+    _, weights = WindowAttention(3, tile=4)(query, key, value, None, True)
+    seen = (weights[0, 0] > 0).view(9, 9, 9, 9)
+    rows, columns = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
+    for row, column in [(0, 0), (4, 4), (3, 8), (8, 5)]:
+        near = ((rows - row).abs() <= 1) & ((columns - column).abs() <= 1)
+        assert torch.equal(seen[row, column], near)
+
+
+def test_a_window_where_everything_is_masked_gives_zeros():
+    (query, key, value), _ = tensors((5, 5), (5, 5), masked=False)
+    mask = torch.zeros(2, 1, 1, 25, dtype=torch.bool)
+    mask[..., 0] = True
+    output, weights = WindowAttention(3)(query, key, value, mask, True)
+    assert output.isfinite().all()
+    assert (output[..., -1, :] == 0).all()
+    assert weights[..., -1, :].sum() == 0
+    torch.testing.assert_close(weights[..., 0, 0], torch.ones(2, 3))
+
+
+def test_top_k_reads_from_exactly_k_slots_the_best_ones():
+    (query, key, value), _ = tensors((4, 4), (5, 5), masked=False)
+    _, weights = TopKAttention(3, block_size=5)(query, key, value, None, True)
+    full = attention(query, key, value, None, True)[1]
+    assert (weights > 0).sum(-1).unique().tolist() == [3]
+    assert torch.equal(weights.argmax(-1), full.argmax(-1))
+
+
+def test_low_rank_starts_as_the_mean_of_neighbours_and_every_projection_learns():
+    (query, key, value), _ = tensors((4, 4), (3, 4), masked=False)
+    kind = LowRankAttention(12, 3)
+    means = kind.means(kind.value_logits, None)
+    assert (means[0, :4] > 0.2).all()
+    assert means[0, 4:].sum() < 0.1
+    kind(query, key, value)[0].square().sum().backward()
+    assert (kind.key_logits.grad != 0).all()
+    assert (kind.value_logits.grad != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WindowAttention(4), "window must be odd"),
+        (lambda: LowRankAttention(9, 10), "from 1 to the 9 slots"),
+        (lambda: build_attention("sparse", 9), "attention must be one of full, chunked, window"),
+        (lambda: LowRankAttention(9, 2)(*tensors((2, 2), (2, 2), False)[0]), "for 9 slots, got 4"),
+        (lambda: WindowAttention(3)(*tensors((2, 3), (2, 2), False)[0]), "6 positions do not fill a grid of 2×2"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
