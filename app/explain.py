@@ -35,24 +35,33 @@ class Explanation:
         return self.attention[:, word].mean(axis=0) if head is None else self.attention[head, word]
 
     def overlay(self, word: int, head: int | None = None, opacity: float = 0.55) -> Image.Image:
-        """The picture under the heat of one word, from its least (dark) to its most attending position (bright)."""
-        return lay_over(self.image, self.heat(word, head), opacity)
+        """The picture under the heat of one word: dark is no attention, bright the most that any word gets."""
+        most = max(self.heat(other, head).max() for other in range(len(self.words)))
+        return lay_over(self.image, self.heat(word, head), most, opacity)
 
     def overlays(self, head: int | None = None) -> list[Image.Image]:
         """One overlay a word."""
         return [self.overlay(word, head) for word in range(len(self.words))]
 
     def figure(self, title: str = "", head: int | None = None, max_words: int = 12) -> Figure:
-        """The picture; then for the answer and for each word the overlay above the raw matrix with its colour bar."""
-        maps = [("answer", self.answer_weights)]
-        maps += [(word, self.heat(number, head)) for number, word in enumerate(self.words[:max_words])]
+        """The picture; then for the answer and for each word the overlay above the raw matrix with its colour bar.
+
+        Overlays of words share one scale; each matrix has its own, which its colour bar tells. Words after the first
+        ``max_words`` are counted in the title.
+        """
+        answer = lay_over(self.image, self.answer_weights, self.answer_weights.max())
+        maps = [("answer", self.answer_weights, answer)]
+        for number, word in enumerate(self.words[:max_words]):
+            maps.append((word, self.heat(number, head), self.overlay(number, head)))
+        if len(self.words) > max_words:
+            title += f"\n(the first {max_words} of {len(self.words)} words)"
         figure = Figure(figsize=(1.6 * (len(maps) + 1), 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, len(maps) + 1, squeeze=False)
         axes[0, 0].imshow(self.image)
         axes[0, 0].set_title("image")
-        for column, (name, heat) in enumerate(maps, start=1):
-            axes[0, column].imshow(lay_over(self.image, heat))
+        for column, (name, heat, overlay) in enumerate(maps, start=1):
+            axes[0, column].imshow(overlay)
             axes[0, column].set_title(name)
             matrix = axes[1, column].imshow(heat, cmap="inferno")
             figure.colorbar(matrix, ax=axes[1, column], shrink=0.7, format="%.2g")
@@ -62,10 +71,9 @@ class Explanation:
         return figure
 
 
-def lay_over(image: Image.Image, heat: np.ndarray, opacity: float = 0.55) -> Image.Image:
-    """Heat ``(h, w)`` over a picture, from its lowest value (dark) to its highest (bright)."""
-    span = heat.max() - heat.min()
-    heat = (heat - heat.min()) / span if span > 0 else np.zeros_like(heat)
+def lay_over(image: Image.Image, heat: np.ndarray, most: float, opacity: float = 0.55) -> Image.Image:
+    """Heat ``(h, w)`` over a picture, from 0 (dark) to ``most`` (bright)."""
+    heat = heat / most if most > 0 else np.zeros_like(heat)
     smooth = Image.fromarray((heat * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
     colored = Image.fromarray((colormaps["inferno"](np.asarray(smooth))[..., :3] * 255).astype(np.uint8))
     return Image.blend(image, colored, opacity)

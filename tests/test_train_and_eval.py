@@ -21,6 +21,7 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from app.checkpoint import save_checkpoint
+from app.explain import Explanation
 from app.run_dir import RunDir
 from data.shapes import SEEDS, generate_rows
 
@@ -332,6 +333,17 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
     np.testing.assert_allclose(found.heat(3), found.attention[:, 3].mean(axis=0))
     assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
     assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
+
+
+def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
+    attention = np.zeros((2, 3, 7, 7))
+    attention[:, 0, 0, 0], attention[:, 1, 6, 6] = 0.8, 0.001
+    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), attention)
+    red, faint, none = (np.asarray(overlay).astype(int) for overlay in found.overlays())
+    assert red[3, 3].sum() > 200
+    assert red[60, 60].sum() < 20
+    assert abs(faint - none).max() < 5, "a thousandth of the other word's attention is not made to look like it"
+    assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
 
 
 @pytest.mark.parametrize(
