@@ -1,5 +1,6 @@
 """Where the model looked: attention of image positions to the words of a text, as numbers and as pictures."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from models import ImageTextClassifier, ImageTextProcessor
-from models.vgg import GRID
 
 
 @dataclass
@@ -21,29 +21,30 @@ class Explanation:
         image: the decoded picture.
         words: W words of the text, in order; none where the model's fusion has no attention.
         answer_weights: ``(7, 7)``, share of each image position in the probability of the top answer; they add up to 1.
-        attention: ``(H, W, 7, 7)``, attention of each image position to each word by head. At a position the words
-            and the special tokens add up to 1.
+        attention: ``(H, W, h, w)`` for each level of the model, from fine to coarse: attention of each image position
+            to each word by head. At a position the words and the special tokens add up to 1.
     """
 
     image: Image.Image
     words: list[str]
     answer_weights: np.ndarray
-    attention: np.ndarray
+    attention: list[np.ndarray]
 
-    def heat(self, word: int, head: int | None = None) -> np.ndarray:
-        """Attention to one word ``(7, 7)``, of one head or the mean of all."""
-        return self.attention[:, word].mean(axis=0) if head is None else self.attention[head, word]
+    def heat(self, word: int, head: int | None = None, level: int = -1) -> np.ndarray:
+        """Attention to one word ``(h, w)``, of one head or the mean of all, at one level of the model."""
+        attention = self.attention[level]
+        return attention[:, word].mean(axis=0) if head is None else attention[head, word]
 
-    def overlay(self, word: int, head: int | None = None, opacity: float = 0.55) -> Image.Image:
+    def overlay(self, word: int, head: int | None = None, level: int = -1, opacity: float = 0.55) -> Image.Image:
         """The picture under the heat of one word: dark is no attention, bright the most that any word gets."""
-        most = max(self.heat(other, head).max() for other in range(len(self.words)))
-        return lay_over(self.image, self.heat(word, head), most, opacity)
+        most = max(self.heat(other, head, level).max() for other in range(len(self.words)))
+        return lay_over(self.image, self.heat(word, head, level), most, opacity)
 
-    def overlays(self, head: int | None = None) -> list[Image.Image]:
+    def overlays(self, head: int | None = None, level: int = -1) -> list[Image.Image]:
         """One overlay a word."""
-        return [self.overlay(word, head) for word in range(len(self.words))]
+        return [self.overlay(word, head, level) for word in range(len(self.words))]
 
-    def figure(self, title: str = "", head: int | None = None, max_words: int = 12) -> Figure:
+    def figure(self, title: str = "", head: int | None = None, level: int = -1, max_words: int = 12) -> Figure:
         """The picture; then for the answer and for each word the overlay above the raw matrix with its colour bar.
 
         Overlays of words share one scale; each matrix has its own, which its colour bar tells. Words after the first
@@ -52,7 +53,7 @@ class Explanation:
         answer = lay_over(self.image, self.answer_weights, self.answer_weights.max())
         maps = [("answer", self.answer_weights, answer)]
         for number, word in enumerate(self.words[:max_words]):
-            maps.append((word, self.heat(number, head), self.overlay(number, head)))
+            maps.append((word, self.heat(number, head, level), self.overlay(number, head, level)))
         if len(self.words) > max_words:
             title += f"\n(the first {max_words} of {len(self.words)} words)"
         figure = Figure(figsize=(1.6 * (len(maps) + 1), 3.6), layout="constrained")
@@ -86,11 +87,14 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     output = model(**batch.to(model.device), output_attentions=True)
     answer = output.position_weights[0, output.logits[0].argmax()].cpu().numpy()
     if output.attentions is None:
-        return Explanation(image, [], answer, np.zeros((0, 0, GRID, GRID)))
-    per_token = (output.attentions[0].float() @ output.token_weights.float()[:, None]).squeeze(0)
+        return Explanation(image, [], answer, [])
     spans = word_spans(processor, text)
-    attention = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
-    attention = attention.unflatten(-1, (GRID, GRID)).cpu().numpy()
+    attention = []
+    for weights in output.attentions:
+        per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
+        per_word = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
+        side = math.isqrt(per_word.shape[-1])
+        attention.append(per_word.unflatten(-1, (side, side)).cpu().numpy())
     return Explanation(image, [word for word, _ in spans], answer, attention)
 
 

@@ -8,7 +8,7 @@ from models.fusion import CrossAttentionFusion
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
-from models.vgg import VGG16Encoder, VGG16WithCrossAttention
+from models.vgg import MultiLevelCrossAttentionVGG, VGG16Encoder, VGG16WithCrossAttention
 
 __all__ = [
     "ContextGrid",
@@ -19,6 +19,7 @@ __all__ = [
     "ImageTextOutput",
     "ImageTextProcessor",
     "MultiHeadCrossAttention",
+    "MultiLevelCrossAttentionVGG",
     "PositionClassifier",
     "TextEncoder",
     "VGG16Encoder",

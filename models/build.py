@@ -34,6 +34,7 @@ def build_model(
     config = ImageTextConfig(
         **text,
         context_pooling=settings.context_pooling,
+        levels=settings.levels,
         fusion=settings.fusion,
         attention=settings.attention,
         attention_window=settings.attention_window,

@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from models.fusion import build_fusion
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
-from models.vgg import GRID, WIDTH, VGG16Encoder
+from models.vgg import GRID, LAST, WIDTH, WIDTHS, VGG16Encoder, check_levels
 
 ALIGNMENT = 64
 """Bytes; where torch's CPU allocator places tensors."""
@@ -32,7 +32,7 @@ class ImageTextOutput(ModelOutput):
     Attributes:
         loss: mean cross-entropy over the rows whose label is not -100, where labels were given.
         logits: ``(B, C)``.
-        attentions: weights of image positions over context slots ``(B, H, 49, 49)``, one a level, on request; they
+        attentions: weights of image positions over context slots ``(B, H, N, 49)``, one a level, on request; they
             add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
             where the fusion has no attention.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
@@ -68,20 +68,13 @@ class ImageTextClassifier(PreTrainedModel):
         self.text_encoder = TextEncoder(config, trust_custom_encoder)
         self.context_grid = ContextGrid(self.text_encoder.hidden_size, config.context_pooling)
         self.image_encoder = VGG16Encoder(config.batch_norm)
-        slots = GRID * GRID * (2 if config.fusion == "self" else 1)
-        attend = build_attention(
-            config.attention,
-            slots,
-            window=config.attention_window,
-            top_k=config.attention_top_k,
-            rank=config.attention_rank,
-        )
-        self.fusion = build_fusion(config.fusion, WIDTH, config.num_heads, WIDTH, config.fusion_dropout, attend)
+        self.levels = check_levels(config.levels)
+        self.fusions = nn.ModuleDict({str(level): build_level_fusion(config, level) for level in self.levels})
         self.classifier = PositionClassifier(
             WIDTH, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
         )
         self.no_text = nn.Parameter(torch.randn(self.text_encoder.hidden_size) * 0.02)
-        self.no_image = nn.Parameter(torch.randn(1, WIDTH, 1, 1) * 0.02)
+        self.no_image = nn.Parameter(torch.randn(1, WIDTHS[self.levels[0]], 1, 1) * 0.02)
         self.post_init()
 
     def _init_weights(self, module):
@@ -116,12 +109,12 @@ class ImageTextClassifier(PreTrainedModel):
         context, token_weights = self.encode_text(input_ids, attention_mask, has_text)
         feature_maps = self.encode_images(pixel_values)
         image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
-        feature_map, weights = self.fusion(feature_maps, context, output_attentions, image_index)
+        feature_map, attentions = self.fuse(feature_maps, context, image_index, output_attentions)
         logits, joint = self.classifier(feature_map)
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
-            attentions=None if weights is None else (weights,),
+            attentions=attentions,
             token_weights=token_weights if output_attentions else None,
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
@@ -170,12 +163,26 @@ class ImageTextClassifier(PreTrainedModel):
         return self.context_grid(tokens, mask)
 
     def encode_images(self, pixel_values: Tensor | None) -> Tensor:
-        """Feature maps ``(I + 1, 512, 7, 7)``: one pass of VGG16 an image, and last the learned "no image" map."""
-        no_image = self.no_image.expand(1, -1, GRID, GRID)
+        """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map."""
+        first = self.levels[0]
         if pixel_values is None:
-            return no_image
-        maps = self.image_encoder(pixel_values)
-        return torch.cat([maps, no_image.to(maps.dtype)])
+            side = side_at(self.config.image_size, first)
+            return self.no_image.expand(1, -1, side, side)
+        maps = self.image_encoder.run(pixel_values, 0, first)
+        return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
+
+    def fuse(
+        self, feature_maps: Tensor, context: Tensor, image_index: Tensor, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Let the map of each level meet the context, and run what of VGG16 is left; a row a text from the first on."""
+        maps = feature_maps
+        index: Tensor | None = image_index
+        attentions: list[Tensor] = []
+        for level, following in pairwise((*self.levels, LAST)):
+            maps, weights = self.fusions[str(level)](maps, context, output_attentions, index)
+            maps, index = self.image_encoder.run(maps, level, following), None
+            attentions += [] if weights is None else [weights]
+        return maps, tuple(attentions) or None
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -216,6 +223,24 @@ class ImageTextClassifier(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.config.custom_text_encoder = named
+
+
+def build_level_fusion(config: ImageTextConfig, level: int) -> nn.Module:
+    """The fusion after one of VGG16's blocks."""
+    positions = side_at(config.image_size, level) ** 2 if config.fusion == "self" else 0
+    attend = build_attention(
+        config.attention,
+        GRID * GRID + positions,
+        window=config.attention_window,
+        top_k=config.attention_top_k,
+        rank=config.attention_rank,
+    )
+    return build_fusion(config.fusion, WIDTHS[level], config.num_heads, WIDTH, config.fusion_dropout, attend)
+
+
+def side_at(image_size: int, level: int) -> int:
+    """Height and width of VGG16's map after a block."""
+    return GRID if level == LAST else image_size // 2**level
 
 
 AutoConfig.register(ImageTextConfig.model_type, ImageTextConfig)

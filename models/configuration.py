@@ -16,6 +16,7 @@ class ImageTextConfig(PreTrainedConfig):
         custom_text_encoder: ``file.py:ClassName`` in place of ``text_config``, see `models.custom_encoder`.
         custom_text_encoder_kwargs: what that class is constructed with.
         context_pooling: how tokens become 49 context slots, ``average`` or ``queries``.
+        levels: blocks of VGG16 after which the map meets the context, some of 2, 3, 4 and 5.
         fusion: how the image map meets the context, one of `models.fusion.FUSIONS`.
         attention: how queries read from the context, one of `models.attention_kinds.KINDS`.
         attention_window, attention_top_k, attention_rank: sizes of the kinds that have them.
@@ -40,6 +41,7 @@ class ImageTextConfig(PreTrainedConfig):
     custom_text_encoder: str | None = None
     custom_text_encoder_kwargs: dict | None = None
     context_pooling: str = "average"
+    levels: list[int] | tuple[int, ...] = (5,)
     fusion: str = "cross"
     attention: str = "full"
     attention_window: int = 3

@@ -16,7 +16,7 @@ def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter
     return {
         "image_encoder": [model.image_encoder],
         "text_encoder": [model.text_encoder],
-        "fusion": [model.context_grid, model.fusion, model.no_text, model.no_image],
+        "fusion": [model.context_grid, model.fusions, model.no_text, model.no_image],
         "classifier": [model.classifier],
     }
 

@@ -1,6 +1,6 @@
 """The model section of a configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
@@ -41,6 +41,9 @@ class ModelSettings:
     """Side in pixels to which images are resized."""
     context_pooling: Literal["average", "queries"] = "average"
     """How tokens become the 7×7 context: averaged in reading order, or by 49 learned queries."""
+    levels: list[int] = field(default_factory=lambda: [5])
+    """Blocks of VGG16 after which the map meets the text, some of 2, 3, 4 and 5. After the last alone, one pass of
+    VGG16 serves all texts of an image; the blocks after an earlier one are run for each text."""
     fusion: Literal["cross", "self", "concat", "none"] = "cross"
     """How the image map meets the text: cross-attention, self-attention of both as one sequence, concatenation, or not
     at all (the image alone)."""

@@ -1,14 +1,20 @@
-"""VGG16 whose last feature map attends to a context map."""
+"""VGG16 whose feature maps attend to a context map: the last one, or several."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
+from models.attention_kinds import build_attention
 from models.fusion import CrossAttentionFusion
 
 WIDTH = 512
 GRID = 7
+WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
+"""Channels after each of VGG16's five blocks; a block halves height and width."""
+LAST = 5
 
 
 class VGG16Encoder(nn.Module):
@@ -29,13 +35,21 @@ class VGG16Encoder(nn.Module):
         super().__init__()
         self.features = build_features(batch_norm)
         self.avgpool = nn.AdaptiveAvgPool2d(GRID)
+        self.ends = [0] + [number for number, layer in enumerate(self.features, 1) if isinstance(layer, nn.MaxPool2d)]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32:
+        return self.run(x, 0, LAST)
+
+    def run(self, x: Tensor, after: int, upto: int) -> Tensor:
+        """From the map after one block to the map after a later one, pooled to 7×7 after the last; 0 is the image."""
+        if after == 0 and (x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32):
             raise ValueError(
                 f"Images must be (batch, 3, height, width) with sides of at least 32, got {tuple(x.shape)}."
             )
-        return self.avgpool(self.features(x))
+        if after == upto:
+            return x
+        x = self.features[self.ends[after] : self.ends[upto]](x)
+        return self.avgpool(x) if upto == LAST else x
 
 
 class VGG16WithCrossAttention(VGG16Encoder):
@@ -80,12 +94,88 @@ class VGG16WithCrossAttention(VGG16Encoder):
         self, feature_map: Tensor, context_feature: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Let the map ``(B, 512, 7, 7)`` attend to the context; also its weights ``(B, H, 49, 49)`` on request."""
-        if context_feature.dim() != 4 or context_feature.shape[1] != WIDTH:
-            raise ValueError(
-                f"context_feature must be (batch, {WIDTH}, h, w), got {tuple(context_feature.shape)}; "
-                "project it to 512 channels first (models.ContextGrid does)."
-            )
-        return self.cross_attention(feature_map, F.adaptive_avg_pool2d(context_feature, GRID), output_attentions)
+        return self.cross_attention(feature_map, pool_context(context_feature), output_attentions)
+
+
+class MultiLevelCrossAttentionVGG(VGG16Encoder):
+    """VGG16 with cross-attention after several of its blocks, each with its own context block.
+
+    ``features`` and ``classifier`` have torchvision's layout, and it starts as VGG16 exactly, as
+    `VGG16WithCrossAttention` does. At 224 px blocks 2, 3, 4 and 5 have 3,136, 784, 196 and 49 positions.
+
+    Args:
+        num_classes: C, outputs of the classifier.
+        levels: blocks after which the map attends to the context, of 2 (width 128), 3 (256), 4 and 5 (512).
+        num_heads: heads of each cross-attention, a divisor of 128.
+        kind: name of the attention, one of `models.attention_kinds.KINDS`.
+        batch_norm, hidden_size, dropout: as of `VGG16WithCrossAttention`.
+
+    Shape:
+        - x: ``(I, 3, H, W)``, H and W at least 32
+        - context_feature: ``(B, 512, h, w)`` of any h and w, averaged to 7×7; ``None`` is plain VGG16
+        - returns: logits ``(B, C)``
+
+    Raises:
+        ValueError: levels that are not a subset of 2 to 5, or a context of another width.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        *,
+        levels: Sequence[int] = (3, 4, 5),
+        num_heads: int = 8,
+        kind: str = "full",
+        batch_norm: bool = False,
+        hidden_size: int = 4096,
+        dropout: float = 0.5,
+    ):
+        super().__init__(batch_norm)
+        self.levels = check_levels(levels)
+        self.cross_attentions = nn.ModuleDict(
+            {
+                str(level): CrossAttentionFusion(
+                    WIDTHS[level], num_heads, WIDTH, kind=build_attention(kind, GRID * GRID)
+                )
+                for level in self.levels
+            }
+        )
+        self.classifier = build_classifier(WIDTH * GRID * GRID, hidden_size, num_classes, dropout)
+
+    def forward(self, x: Tensor, context_feature: Tensor | None = None) -> Tensor:
+        return self.attend(x, context_feature)[0]
+
+    def attend(
+        self, x: Tensor, context_feature: Tensor | None, output_attentions: bool = False
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits, and on request the weights ``(B, H, N, 49)`` of each level."""
+        context = None if context_feature is None else pool_context(context_feature)
+        done = 0
+        attentions: list[Tensor | None] = []
+        for level in self.levels:
+            x, done = self.run(x, done, level), level
+            if context is not None:
+                x, weights = self.cross_attentions[str(level)](x, context, output_attentions)
+                attentions.append(weights)
+        logits = self.classifier(torch.flatten(self.run(x, done, LAST), 1))
+        return logits, attentions
+
+
+def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
+    """Blocks after which there is attention, in order."""
+    if not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(2, LAST + 1)):
+        raise ValueError(f"levels must be some of 2, 3, 4 and 5, each once, got {list(levels)}.")
+    return tuple(sorted(levels))
+
+
+def pool_context(context_feature: Tensor) -> Tensor:
+    """A context map of any size averaged to 7×7."""
+    if context_feature.dim() != 4 or context_feature.shape[1] != WIDTH:
+        raise ValueError(
+            f"context_feature must be (batch, {WIDTH}, h, w), got {tuple(context_feature.shape)}; "
+            "project it to 512 channels first (models.ContextGrid does)."
+        )
+    return F.adaptive_avg_pool2d(context_feature, GRID)
 
 
 def build_features(batch_norm: bool) -> nn.Sequential:

@@ -51,7 +51,7 @@ def config(tokenizer) -> ImageTextConfig:
 def model(config) -> ImageTextClassifier:
     """An untrained classifier whose text matters: the cross-attention's output is not zero."""
     model = ImageTextClassifier(config).eval()
-    torch.nn.init.normal_(model.fusion.attention.out_proj.weight, std=0.1)
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)
     return model
 
 

@@ -25,7 +25,7 @@ def batch(processor):
 
 def test_questions_of_one_image_share_its_pass_and_get_the_answers_they_get_alone(model, batch):
     passes = []
-    model.image_encoder.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    model.image_encoder.features[0].register_forward_pre_hook(lambda module, x: passes.append(len(x[0])))
     together = model(**batch | {"pixel_values": batch["pixel_values"][:1]}, image_index=torch.tensor([0, 0])).logits
     assert passes == [1]
     alone = model(**batch | {"pixel_values": batch["pixel_values"][:1].repeat(2, 1, 1, 1)}).logits
@@ -158,6 +158,22 @@ def test_a_classifier_of_every_fusion_and_attention_is_saved_and_loaded(config, 
     output = loaded(**batch, output_attentions=True)
     assert torch.equal(output.logits, model(**batch).logits)
     assert (output.attentions is None) == (fusion in ("concat", "none"))
+
+
+@pytest.mark.parametrize("levels", [(2, 3, 4, 5), (3,), (4, 5)])
+def test_a_classifier_of_several_levels_attends_at_each_and_is_saved_and_loaded(config, batch, tmp_path, levels):
+    model = ImageTextClassifier(ImageTextConfig.from_dict(config.to_dict() | {"levels": levels})).eval()
+    for fusion in model.fusions.values():
+        torch.nn.init.normal_(fusion.attention.out_proj.weight, std=0.1)
+    output = model(**batch, output_attentions=True)
+    sides = {2: 8, 3: 4, 4: 2, 5: 7}
+    assert [weights.shape for weights in output.attentions] == [(2, 8, sides[level] ** 2, 49) for level in levels]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ImageTextClassifier.from_pretrained(tmp_path)(**batch).logits, output.logits)
+    shared = model(**batch | {"pixel_values": batch["pixel_values"][:1]}, image_index=torch.tensor([0, 0])).logits
+    torch.testing.assert_close(shared[:1], output.logits[:1])
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(model(**text).logits, model(**batch, image_index=torch.tensor([-1, -1])).logits)
 
 
 def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):

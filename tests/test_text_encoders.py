@@ -75,7 +75,7 @@ def test_every_parameter_gets_a_gradient(family):
 
 def test_a_saved_classifier_gives_bit_equal_logits(family, tmp_path):
     model = ImageTextClassifier(classifier_config(family)).eval()
-    torch.nn.init.normal_(model.fusion.attention.out_proj.weight, std=0.1)
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)
     model.save_pretrained(tmp_path)
     inputs = {**batch(), "pixel_values": torch.randn(2, 3, 32, 32)}
     loaded = ImageTextClassifier.from_pretrained(tmp_path)

@@ -231,6 +231,7 @@ def test_nothing_to_resume_says_how_to_start(shapes_folder, tmp_path, capsys):
         ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
         ["--model.fusion", "concat", "--model.attention", "low_rank"],
         ["--model.fusion", "none"],
+        ["--model.levels", "[3, 4]", "--model.attention", "chunked"],
         ["--model.attention", "window", "--model.attention_window", "5"],
         ["--model.context_pooling", "queries", "--model.batch_norm", "false", "--data.top_k_labels", "5"],
     ],
@@ -327,10 +328,10 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
     image = shapes_folder / "images" / "test" / "0.png"
     found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
     assert found.words == ["where", "is", "the", "circle", "?"]
-    assert found.attention.shape == (8, 5, 7, 7)
-    assert (found.attention.sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
+    assert [attention.shape for attention in found.attention] == [(8, 5, 7, 7)]
+    assert (found.attention[0].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
     assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
-    np.testing.assert_allclose(found.heat(3), found.attention[:, 3].mean(axis=0))
+    np.testing.assert_allclose(found.heat(3), found.attention[0][:, 3].mean(axis=0))
     assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
     assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
 
@@ -338,7 +339,7 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
 def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
     attention = np.zeros((2, 3, 7, 7))
     attention[:, 0, 0, 0], attention[:, 1, 6, 6] = 0.8, 0.001
-    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), attention)
+    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), [attention])
     red, faint, none = (np.asarray(overlay).astype(int) for overlay in found.overlays())
     assert red[3, 3].sum() > 200
     assert red[60, 60].sum() < 20

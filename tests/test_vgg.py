@@ -3,7 +3,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from models import VGG16Encoder, VGG16WithCrossAttention
+from models import MultiLevelCrossAttentionVGG, VGG16Encoder, VGG16WithCrossAttention
+from models.attention_kinds import KINDS
 from models.weights import load_image_weights
 
 
@@ -124,3 +125,40 @@ def test_imagenet_weights_without_a_connection_say_the_way_out(monkeypatch):
     monkeypatch.setattr(torchvision.models.VGG16_Weights.IMAGENET1K_V1.__class__, "get_state_dict", fail)
     with pytest.raises(ValueError, match=r"no route to host.*--model.image_weights FILE.*--model.image_weights none"):
         load_image_weights(VGG16Encoder(), "imagenet", batch_norm=False)
+
+
+@pytest.mark.parametrize("levels", [(2, 3, 4, 5), (3, 4), (2,), (5,)])
+def test_attention_at_any_levels_starts_as_torchvisions_vgg16(levels):
+    theirs = torchvision.models.vgg16(weights=None).eval()
+    ours = MultiLevelCrossAttentionVGG(levels=levels).eval()
+    ours.features.load_state_dict(theirs.features.state_dict())
+    ours.classifier.load_state_dict(theirs.classifier.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+        assert torch.equal(ours(x, torch.randn(2, 512, 5, 9)), theirs(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_level_reads_the_context_and_every_parameter_learns(kind):
+    torch.manual_seed(0)
+    vgg = MultiLevelCrossAttentionVGG(5, levels=(2, 3, 4, 5), kind=kind, hidden_size=32).train()
+    for level in vgg.cross_attentions.values():
+        torch.nn.init.normal_(level.attention.out_proj.weight, std=0.1)
+    x, context = torch.randn(2, 3, 64, 64), torch.randn(2, 512, 7, 7)
+    logits, attentions = vgg.attend(x, context, output_attentions=True)
+    assert [weights.shape for weights in attentions] == [(2, 8, n, 49) for n in (256, 64, 16, 49)]
+    logits.square().sum().backward()
+    assert [name for name, p in vgg.named_parameters() if p.grad is None] == []
+    vgg.eval()
+    before = vgg(x, context)
+    for level in vgg.cross_attentions.values():
+        hook = level.register_forward_pre_hook(lambda module, inputs: (inputs[0], -inputs[1], *inputs[2:]))
+        assert not torch.allclose(vgg(x, context), before, atol=1e-4)
+        hook.remove()
+
+
+@pytest.mark.parametrize("levels", [(), (1,), (6,), (3, 3)])
+def test_levels_that_are_none_are_refused(levels):
+    with pytest.raises(ValueError, match="some of 2, 3, 4 and 5, each once"):
+        MultiLevelCrossAttentionVGG(levels=levels)
