@@ -59,8 +59,8 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
-class CrossAttentionFusion(Fusion):
-    """Every position of the image map attends to every slot of the context map.
+class AttentionFusion(Fusion):
+    """A branch of multi-head attention; its kinds differ in what positions attend to.
 
     Args:
         num_heads: H, a divisor of D.
@@ -79,6 +79,10 @@ class CrossAttentionFusion(Fusion):
         self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
         start_at_zero(self.attention.out_proj)
 
+
+class CrossAttentionFusion(AttentionFusion):
+    """Every position of the image map attends to every slot of the context map."""
+
     def branch(
         self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -86,23 +90,11 @@ class CrossAttentionFusion(Fusion):
         return attended if output_attentions else (attended, None)
 
 
-class SelfAttentionFusion(Fusion):
+class SelfAttentionFusion(AttentionFusion):
     """Positions attend to positions and slots alike, as one sequence (merged attention, Dou et al. 2022, section 3).
 
     The weights that are returned are those over the slots: they do not add up to 1, positions have the rest.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        context_dim: int | None = None,
-        dropout: float = 0.0,
-        kind: Attention | None = None,
-    ):
-        super().__init__(dim, context_dim or dim, dropout)
-        self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
-        start_at_zero(self.attention.out_proj)
 
     def branch(
         self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
@@ -121,7 +113,7 @@ class ConcatFusion(Fusion):
 
     def __init__(self, dim: int, context_dim: int | None = None, dropout: float = 0.0):
         super().__init__(dim, context_dim or dim, dropout)
-        hidden = round(4 * dim * dim / (3 * dim))
+        hidden = round(4 * dim / 3)  # 2·dim·hidden + hidden·dim = 4·dim², the four projections of attention
         last = nn.Linear(hidden, dim)
         start_at_zero(last)
         self.layers = nn.Sequential(nn.Linear(2 * dim, hidden), nn.ReLU(), last)

@@ -35,6 +35,27 @@ def test_the_context_changes_the_map_unless_there_is_no_fusion(name):
     assert torch.equal(one, other) == (name == "none")
 
 
+@pytest.mark.parametrize("name", ["cross", "self", "concat"])
+def test_every_slot_has_a_say_and_equal_positions_are_told_apart_by_their_place(name):
+    fusion, context = awake(name), torch.randn(1, CONTEXT, 2, 2)
+    features = torch.randn(1, DIM, 1, 1).expand(-1, -1, 3, 4)
+    fused, _ = fusion(features, context)
+    for slot in range(4):
+        other = context.clone()
+        other.flatten(2)[..., slot] += 1 + torch.rand(CONTEXT)
+        assert not torch.allclose(fusion(features, other)[0], fused, atol=1e-5)
+    assert fused.std(dim=(2, 3)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["cross", "self"])
+def test_the_weights_are_those_of_the_slots_in_their_order(name):
+    fusion, features, context = awake(name), torch.randn(2, DIM, 5, 7), torch.randn(2, CONTEXT, 3, 3)
+    order = torch.randperm(9)
+    shuffled = context.flatten(2)[..., order].view_as(context)
+    weights, other = (fusion(features, grid, output_attentions=True)[1] for grid in (context, shuffled))
+    torch.testing.assert_close(other, weights[..., order])
+
+
 def test_contexts_that_share_an_image_give_what_copies_of_it_give(name):
     fusion, features, context = awake(name), torch.randn(2, DIM, 5, 7), torch.randn(3, CONTEXT, 3, 3)
     index = torch.tensor([1, 0, 1])
