@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from app.checkpoint import Progress, load_checkpoint, save_checkpoint
 from app.hardware import check_trackers, choose_precision
 from app.model_folder import load_model
-from app.predictions import predict
+from app.predictions import MODALITIES, predict
 from app.report import draw_curves, model_card, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, flat, parse_settings
@@ -194,6 +194,8 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     summary = score_table(figures, f"{split}, {rows.source}") + note
     pictures = ", where_it_looked.png" if options.pictures else ""
     minutes = (time.time() - started) / 60
+    accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
+    run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     model_card(model, run.path, summary).save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run, rows, model.config.custom_text_encoder is not None)

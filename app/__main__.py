@@ -1,25 +1,39 @@
-"""Ask a trained model from the command line.
+"""Ask a trained model, or compare ways to train one.
 
 python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
 python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
+python -m app ablate configs/quickstart.yaml
+python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.image_size 64" -- --train.epochs 5
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.predictor import Predictor
 
 
 def main(argv: list[str]) -> None:
+    args = parse_args(argv)
+    try:
+        args.run(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     predict = commands.add_parser("predict", help="the most probable labels of an image and a text")
     predict.add_argument("--top_k", type=int, default=3, help="how many labels (default: 3)")
+    predict.set_defaults(run=run_predict)
     explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
     explain.add_argument("--output", type=Path, default=Path("where_it_looked.png"), help="file to write")
+    explain.set_defaults(run=run_explain)
     for command in (predict, explain):
         command.add_argument("model", help="a run folder, a model folder or a Hub id")
         command.add_argument("--image", help="image file; leave out to ask without an image")
@@ -27,24 +41,45 @@ def main(argv: list[str]) -> None:
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
         )
-    args = parser.parse_args(argv)
+    compare = commands.add_parser("ablate", help="train variants with several seeds: what does the difference make?")
+    compare.add_argument("config", type=Path, help="configuration that all share")
+    compare.add_argument(
+        "--variant",
+        nargs="+",
+        metavar="NAME: OPTIONS",
+        help="variants, told from the first, as name and options of train.py (default: the four fusions)",
+    )
+    compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    compare.add_argument("--output", type=Path, help="folder of the runs (default: runs/ablation_<config>)")
+    compare.set_defaults(run=run_ablate)
+    compare.epilog = "After -- come options of train.py that all runs share."
+    cut = argv.index("--") if "--" in argv else len(argv)
+    return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
+    for answer in predictor(args.image, args.text, args.top_k):
+        print(f"{answer['probability']:7.1%}  {answer['label']}")
+
+
+def run_explain(args: argparse.Namespace) -> None:
+    if args.image is None or args.text is None:
+        raise ValueError("explain needs both --image and --text.")
+    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
+    figure = predictor.explain(args.image, args.text).figure(args.text)
     try:
-        predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-        if args.command == "predict":
-            for answer in predictor(args.image, args.text, args.top_k):
-                print(f"{answer['probability']:7.1%}  {answer['label']}")
-        elif args.image is None or args.text is None:
-            raise ValueError("explain needs both --image and --text.")
-        else:
-            figure = predictor.explain(args.image, args.text).figure(args.text)
-            try:
-                figure.savefig(args.output)
-            except OSError as error:
-                raise ValueError(f"Cannot write {args.output}: {error.strerror or error}.") from error
-            print(f"wrote {args.output}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        figure.savefig(args.output)
+    except OSError as error:
+        raise ValueError(f"Cannot write {args.output}: {error.strerror or error}.") from error
+    print(f"wrote {args.output}")
+
+
+def run_ablate(args: argparse.Namespace) -> None:
+    variants = [parse_variant(text) for text in args.variant] if args.variant else FUSION_VARIANTS
+    folder = args.output or Path("runs") / f"ablation_{args.config.stem}"
+    print("\n" + ablate(args.config, variants, args.seeds, folder, args.options))
+    print(f"\nwritten to {folder / 'ablation.md'}")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ class RunDir:
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
+    def result(self) -> dict | None:
+        """The record of a run that came to its end: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
+        return next((record for record in self.records() if "held_out" in record), None)
+
     def rewind(self, step: int) -> None:
         """Forget the records after a step, which will be made again."""
         kept = [record for record in self.records() if record["step"] <= step]
