@@ -27,7 +27,7 @@ from app.training import Training, train_epoch
 from data import PreparedData, Rows, prepare_data
 from eval import evaluate_to
 from models import ImageTextClassifier, ImageTextProcessor
-from models.build import build_model
+from models.build import VGG16, build_model
 
 CONTENTS = "model/, evaluation/{split}/ (metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
 
@@ -71,8 +71,8 @@ def build_accelerator(settings: Settings) -> Accelerator:
     """Devices, processes, precision and trackers, checked."""
     check_trackers(settings.train.trackers)
     # Where rows may lack the image, a batch of one process may hold none, and VGG16 then gets no gradient; without
-    # fusion the text encoder never does.
-    unused = settings.data.allow_missing or settings.model.fusion == "none"
+    # fusion the text encoder never does, nor what other backbones have for other ends than their map.
+    unused = settings.data.allow_missing or settings.model.fusion == "none" or settings.model.image_encoder != VGG16
     kwargs = DistributedDataParallelKwargs(find_unused_parameters=unused)
     return Accelerator(
         mixed_precision=choose_precision(settings.train.mixed_precision),

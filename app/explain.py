@@ -20,7 +20,7 @@ class Explanation:
     Attributes:
         image: the decoded picture.
         words: W words of the text, in order; none where the model's fusion has no attention.
-        answer_weights: ``(7, 7)``, share of each image position in the probability of the top answer; they add up to 1.
+        answer_weights: ``(h, w)``, share of each image position in the probability of the top answer; they add up to 1.
         attention: ``(H, W, h, w)`` for each level of the model, from fine to coarse: attention of each image position
             to each word by head. At a position the words and the special tokens add up to 1.
     """

@@ -107,11 +107,13 @@ def model_card(model: ImageTextClassifier, run_dir: Path, summary: str) -> Model
     labels = list(model.config.id2label.values())
     shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
     encoder = model.config.custom_text_encoder or model.config.text_config.model_type
+    vgg = "VGG16 with batch norm" if model.config.batch_norm else "VGG16"
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {run_dir.name}\n\n"
         f"Classifies pairs of an image and a text into {len(labels)} labels ({shown}).\n"
-        f"VGG16{' with batch norm' if model.config.batch_norm else ''} at {model.config.image_size} px whose last "
-        f"feature map attends to the text ({encoder}) by cross-attention.\n\n"
+        f"{vgg if model.config.image_config is None else model.config.image_config.model_type} at "
+        f"{model.config.image_size} px whose feature map meets the text ({encoder}): fusion {model.config.fusion}, "
+        f"attention {model.config.attention}.\n\n"
         "## Use\n\n```python\nfrom app import Predictor\n\n"
         f'predictor = Predictor.from_pretrained("{run_dir}")\npredictor("image.png", "a question", top_k=3)\n```\n\n'
         f"## Evaluation\n\n```\n{summary}\n```\n"

@@ -24,7 +24,7 @@ class LearningRateScales:
     """What the learning rate is multiplied by in each part; 0 freezes the part."""
 
     image_encoder: NonNegativeFloat | None = None
-    """VGG16's convolutions; when not given 0.3 from scratch, 0.1 where they are pretrained."""
+    """The image encoder; when not given 0.3 from scratch, 0.1 where they are pretrained."""
     text_encoder: NonNegativeFloat | None = None
     """The text encoder; when not given 1 from scratch, 0.1 where it is pretrained."""
     fusion: NonNegativeFloat = 1.0
@@ -65,6 +65,11 @@ class TrainSettings:
     """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced weighs each class by the inverse of its frequency."""
+    attention_penalty: NonNegativeFloat = 0.0
+    """Weight in the loss of the mean squared length of the attention weights of a position, from 1/49 where they are
+    spread over all slots to 1 where they are on one."""
+    gate_cost: NonNegativeFloat = 0.0
+    """Weight in the loss of the share of fusions that run, with --model.gated true."""
     early_stopping: NonNegativeInt = 0
     """Stop after this many epochs without a better validation accuracy; 0 never does."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"

@@ -25,8 +25,8 @@ from data import (
     make_loader,
     stream_loader,
 )
-from models import ImageTextClassifier, ImageTextProcessor
-from models.build import is_from_scratch
+from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
+from models.build import image_is_pretrained, text_is_pretrained
 from models.optimization import build_optimizer, build_schedule, parameter_groups
 from models.settings import ModelSettings
 
@@ -61,6 +61,10 @@ class Training:
     ) -> "Training":
         """Everything up to the first step; raises ``ValueError`` for settings that do not fit together."""
         options, rows = settings.train, data.splits["train"]
+        if options.attention_penalty and settings.model.fusion in ("concat", "none"):
+            raise ValueError(f"--train.attention_penalty: fusion {settings.model.fusion} has no attention.")
+        if options.gate_cost and not settings.model.gated:
+            raise ValueError("--train.gate_cost is the cost of gates: add --model.gated true.")
         collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
@@ -89,8 +93,8 @@ class Training:
 
 def learning_rate_scales(scales: LearningRateScales, model: ModelSettings) -> dict[str, float]:
     """The scale of each part; where none is given, a lower one for what is pretrained."""
-    text = 1.0 if is_from_scratch(model) else PRETRAINED_SCALE
-    image = 0.3 if model.image_weights == "none" else PRETRAINED_SCALE
+    text = PRETRAINED_SCALE if text_is_pretrained(model) else 1.0
+    image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
     given = {part: scale for part, scale in asdict(scales).items() if scale is not None}
     return {"text_encoder": text, "image_encoder": image} | given
 
@@ -123,7 +127,8 @@ def train_epoch(
         labels = batch.pop("labels")
         is_step = number % accumulation == 0 or number == num_batches
         with nullcontext() if is_step else accelerator.no_sync(model):
-            loss = training.loss_function(model(**batch).logits, labels)
+            output = model(**batch, output_attentions=options.attention_penalty > 0)
+            loss = training.loss_function(output.logits, labels) + penalty(output, options)
             accelerator.backward(loss / (last_group if number > num_batches - last_group else accumulation))
         losses.append(loss.detach())
         if not is_step:
@@ -144,6 +149,18 @@ def train_epoch(
             losses.clear()
             rate = max(group["lr"] for group in optimizer.param_groups)
             yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
+
+
+def penalty(output: ImageTextOutput, options: TrainSettings) -> torch.Tensor | float:
+    """What is added to the loss for sharp attention and for fusions that run."""
+    total: torch.Tensor | float = 0.0
+    if options.attention_penalty:
+        assert output.attentions is not None
+        lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
+        total += options.attention_penalty * torch.stack(lengths).mean()
+    if output.gates is not None:
+        total += options.gate_cost * output.gates.mean()
+    return total
 
 
 def build_loss(options: TrainSettings, label2id: dict[str, int], labels: list[str]) -> nn.CrossEntropyLoss:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, is_backbone_type
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
@@ -12,6 +13,9 @@ from models.processing import ImageTextProcessor, build_processor
 from models.settings import ModelSettings
 from models.text import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
 from models.weights import load_image_weights
+
+VGG16 = "vgg16"
+"""The image encoder that is not a backbone of transformers."""
 
 
 def build_model(
@@ -30,9 +34,19 @@ def build_model(
     """
     if settings.fusion == "self" and settings.attention == "window":
         raise ValueError("A window needs a grid, and --model.fusion self reads from image and text as one sequence.")
+    if settings.gated and settings.fusion == "none":
+        raise ValueError("--model.gated needs a fusion to run or not; --model.fusion none has nothing to skip.")
+    is_vgg = settings.image_encoder == VGG16
+    if not is_vgg and settings.image_weights != "none":
+        raise ValueError(
+            "--model.image_weights is for VGG16; other image encoders are named with their weights: "
+            "--model.image_encoder HUB_ID_OR_FOLDER."
+        )
     tokenizer, text = build_text(settings, texts)
+    image = () if is_vgg else (settings.image_encoder, settings.image_revision)
     config = ImageTextConfig(
         **text,
+        image_config=backbone_config(*image) if image else None,
         context_pooling=settings.context_pooling,
         levels=settings.levels,
         fusion=settings.fusion,
@@ -41,6 +55,7 @@ def build_model(
         attention_top_k=settings.attention_top_k,
         attention_rank=settings.attention_rank,
         fusion_dropout=settings.fusion_dropout,
+        gated=settings.gated,
         num_heads=settings.num_heads,
         batch_norm=settings.batch_norm,
         image_size=settings.image_size,
@@ -52,16 +67,30 @@ def build_model(
         **reading,
     )
     model = ImageTextClassifier(config, trust_custom_encoder=True)
+    assert model.text_encoder is not None
     if settings.text_encoder != "scratch" and not config.custom_text_encoder:
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
-    load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
+    statistics = {}
+    if isinstance(model.image_encoder, BackboneEncoder):
+        statistics = backbone_statistics(*image)
+        if image_is_pretrained(settings):
+            model.image_encoder.load_pretrained(*image)
+    else:
+        load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
     longest = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
-    return model, build_processor(tokenizer, settings.image_size, longest)
+    return model, build_processor(tokenizer, settings.image_size, longest, **statistics)
 
 
-def is_from_scratch(settings: ModelSettings) -> bool:
-    """Whether the text encoder starts with random weights: the small BERT or a class of the user's own."""
-    return settings.text_encoder == "scratch" or ".py:" in settings.text_encoder
+def text_is_pretrained(settings: ModelSettings) -> bool:
+    """Whether the text encoder has learnt before: not the small BERT, nor a class of the user's own."""
+    return settings.text_encoder != "scratch" and ".py:" not in settings.text_encoder
+
+
+def image_is_pretrained(settings: ModelSettings) -> bool:
+    """Whether the image encoder has learnt before."""
+    if settings.image_encoder == VGG16:
+        return settings.image_weights != "none"
+    return not is_backbone_type(settings.image_encoder)
 
 
 def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, dict]:

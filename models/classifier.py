@@ -1,4 +1,4 @@
-"""The whole model: a text becomes a context, VGG16's map attends to it, and a classifier answers."""
+"""The whole model: a text becomes a context, the image map attends to it, and a classifier answers."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from models.attention_kinds import build_attention
+from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
 from models.fusion import build_fusion
+from models.gate import GatedFusion
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
-from models.vgg import GRID, LAST, WIDTH, WIDTHS, VGG16Encoder, check_levels
+from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
 
 ALIGNMENT = 64
 """Bytes; where torch's CPU allocator places tensors."""
@@ -35,21 +37,27 @@ class ImageTextOutput(ModelOutput):
         attentions: weights of image positions over context slots ``(B, H, N, 49)``, one a level, on request; they
             add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
             where the fusion has no attention.
+        gates: ``(B, levels)`` where the model is gated: the probability that each fusion runs in training mode, else
+            1 where it ran and 0 where not.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
             two is the attention of each position to each token.
-        position_weights: share of each image position in the probability of each class ``(B, C, 7, 7)``, on request;
+        position_weights: share of each image position in the probability of each class ``(B, C, h, w)``, on request;
             they sum to 1 over the positions.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     attentions: tuple[Tensor, ...] | None = None
+    gates: Tensor | None = None
     token_weights: Tensor | None = None
     position_weights: Tensor | None = None
 
 
 class ImageTextClassifier(PreTrainedModel):
-    """Classify pairs of an image and a text with VGG16 and cross-attention.
+    """Classify pairs of an image and a text: VGG16, or another backbone, whose map attends to the text.
+
+    The text may be given as tokens, or, where ``config.context_hidden_size`` says how wide they are, as features of
+    any other model: a sound's, a video's, a table's.
 
     A missing text (a row of ``attention_mask`` without a 1, or no ``input_ids`` at all) and a missing image
     (``image_index`` of -1, or no ``pixel_values``) are replaced by a learned token each. In training mode
@@ -65,17 +73,37 @@ class ImageTextClassifier(PreTrainedModel):
 
     def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
         super().__init__(config)
-        self.text_encoder = TextEncoder(config, trust_custom_encoder)
-        self.context_grid = ContextGrid(self.text_encoder.hidden_size, config.context_pooling)
-        self.image_encoder = VGG16Encoder(config.batch_norm)
+        if config.context_hidden_size:
+            self.text_encoder, hidden_size = None, config.context_hidden_size
+        else:
+            self.text_encoder = TextEncoder(config, trust_custom_encoder)
+            hidden_size = self.text_encoder.hidden_size
+        self.context_grid = ContextGrid(hidden_size, config.context_pooling)
+        self.image_encoder = build_image_encoder(config)
         self.levels = check_levels(config.levels)
-        self.fusions = nn.ModuleDict({str(level): build_level_fusion(config, level) for level in self.levels})
+        self.fusions = nn.ModuleDict({str(level): self.build_fusion(level) for level in self.levels})
         self.classifier = PositionClassifier(
-            WIDTH, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
+            self.image_encoder.width(LAST), config.classifier_hidden_size, config.num_labels, config.classifier_dropout
         )
-        self.no_text = nn.Parameter(torch.randn(self.text_encoder.hidden_size) * 0.02)
-        self.no_image = nn.Parameter(torch.randn(1, WIDTHS[self.levels[0]], 1, 1) * 0.02)
+        self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
+        self.no_image = nn.Parameter(torch.randn(1, self.image_encoder.width(self.levels[0]), 1, 1) * 0.02)
         self.post_init()
+
+    def build_fusion(self, level: int) -> nn.Module:
+        """The fusion after one of the image encoder's blocks."""
+        config, dim = self.config, self.image_encoder.width(level)
+        positions = 0
+        if config.fusion == "self" and config.attention == "low_rank":
+            positions = self.image_encoder.side(config.image_size, level) ** 2
+        attend = build_attention(
+            config.attention,
+            GRID * GRID + positions,
+            window=config.attention_window,
+            top_k=config.attention_top_k,
+            rank=config.attention_rank,
+        )
+        fusion = build_fusion(config.fusion, dim, config.num_heads, WIDTH, config.fusion_dropout, attend)
+        return GatedFusion(fusion, dim, WIDTH, config.gate_threshold) if config.gated else fusion
 
     def _init_weights(self, module):
         """Nothing: every part initialises its own layers, and `from_pretrained` those that a file lacks."""
@@ -88,6 +116,7 @@ class ImageTextClassifier(PreTrainedModel):
         image_index: Tensor | None = None,
         labels: Tensor | None = None,
         output_attentions: bool = False,
+        context_features: Tensor | None = None,
     ) -> ImageTextOutput:
         """Logits for B pairs of I images and B texts.
 
@@ -97,44 +126,67 @@ class ImageTextClassifier(PreTrainedModel):
             - image_index: ``(B,)`` int64, the row of ``pixel_values`` each text belongs to, -1 where it has none;
               ``None`` where text b belongs to image b
             - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count
+            - context_features: ``(B, context_hidden_size, …)`` in place of ``input_ids``; L is what the last
+              dimensions multiply to
+
+        Raises:
+            ValueError: inputs that do not fit together.
         """
-        image_index = self.resolve_image_index(pixel_values, input_ids, image_index)
+        self.check_context(input_ids, context_features)
+        texts = input_ids if context_features is None else context_features
+        image_index = self.resolve_image_index(pixel_values, texts, image_index)
         has_text = torch.zeros_like(image_index, dtype=torch.bool)
-        if input_ids is not None:
-            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if texts is not None:
+            length = texts.shape[1:] if context_features is None else texts.shape[2:]
+            if attention_mask is None:
+                attention_mask = torch.ones(len(texts), length.numel(), dtype=torch.long, device=texts.device)
             has_text = attention_mask.bool().any(dim=1)
         has_image = image_index >= 0
         if self.training:
             has_text, has_image = self.drop_modality(has_text, has_image)
-        context, token_weights = self.encode_text(input_ids, attention_mask, has_text)
+        context, token_weights = self.encode_text(texts, attention_mask, has_text)
         feature_maps = self.encode_images(pixel_values)
         image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
-        feature_map, attentions = self.fuse(feature_maps, context, image_index, output_attentions)
+        feature_map, attentions, gates = self.fuse(feature_maps, context, image_index, output_attentions)
         logits, joint = self.classifier(feature_map)
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             attentions=attentions,
+            gates=gates,
             token_weights=token_weights if output_attentions else None,
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
 
+    def check_context(self, input_ids: Tensor | None, context_features: Tensor | None) -> None:
+        """Stop at texts where features are expected, at features where texts are, and at features of another width."""
+        width = self.config.context_hidden_size
+        if width is None and context_features is not None:
+            raise ValueError("This model reads texts (input_ids); it was not built with a context_hidden_size.")
+        if width is not None and input_ids is not None:
+            raise ValueError("This model reads context_features, not texts: it was built with a context_hidden_size.")
+        if context_features is not None and (context_features.dim() < 3 or context_features.shape[1] != width):
+            raise ValueError(
+                f"context_features must be (batch, {width}, …), got {tuple(context_features.shape)}; "
+                "features of tokens (batch, tokens, width) want a transpose(1, 2)."
+            )
+
     def resolve_image_index(
-        self, pixel_values: Tensor | None, input_ids: Tensor | None, image_index: Tensor | None
+        self, pixel_values: Tensor | None, texts: Tensor | None, image_index: Tensor | None
     ) -> Tensor:
         """The image of each row ``(B,)``, -1 where it has none; checks that the inputs fit together."""
-        if pixel_values is None and input_ids is None:
+        if pixel_values is None and texts is None:
             raise ValueError("Give pixel_values, input_ids or both: one of them may be missing, not both.")
         if image_index is not None:
-            if input_ids is not None and len(image_index) != len(input_ids):
-                raise ValueError(f"image_index has {len(image_index)} rows and input_ids {len(input_ids)}.")
+            if texts is not None and len(image_index) != len(texts):
+                raise ValueError(f"image_index has {len(image_index)} rows and input_ids {len(texts)}.")
             return image_index if pixel_values is not None else torch.full_like(image_index, -1)
-        if input_ids is not None and pixel_values is None:
-            return torch.full((len(input_ids),), -1, device=input_ids.device)
+        if texts is not None and pixel_values is None:
+            return torch.full((len(texts),), -1, device=texts.device)
         assert pixel_values is not None
-        if input_ids is not None and len(input_ids) != len(pixel_values):
+        if texts is not None and len(texts) != len(pixel_values):
             raise ValueError(
-                f"{len(pixel_values)} images and {len(input_ids)} texts: say with image_index which image each text "
+                f"{len(pixel_values)} images and {len(texts)} texts: say with image_index which image each text "
                 "belongs to."
             )
         return torch.arange(len(pixel_values), device=pixel_values.device)
@@ -147,18 +199,20 @@ class ImageTextClassifier(PreTrainedModel):
         return has_text & ~(both & (draw < rate)), has_image & ~(both & (draw >= 1 - rate))
 
     def encode_text(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, has_text: Tensor
+        self, texts: Tensor | None, attention_mask: Tensor | None, has_text: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Context grids ``(B, 512, 7, 7)`` and the weights of the tokens in them ``(B, 49, L)``.
 
         A row without text is encoded as one token, whose features the learned "no text" token then replaces, so
         that no encoder ever sees a fully masked row.
         """
-        if input_ids is None or attention_mask is None:
-            input_ids = attention_mask = torch.zeros(len(has_text), 1, dtype=torch.long, device=has_text.device)
-        first = torch.arange(input_ids.shape[1], device=has_text.device) == 0
+        if texts is None or attention_mask is None:
+            shape = (len(has_text), 1) if self.text_encoder else (len(has_text), len(self.no_text), 1)
+            texts = torch.zeros(shape, dtype=torch.long if self.text_encoder else None, device=has_text.device)
+            attention_mask = torch.zeros(len(has_text), 1, device=has_text.device)
+        first = torch.arange(attention_mask.shape[1], device=has_text.device) == 0
         mask = torch.where(has_text[:, None], attention_mask.bool(), first)
-        tokens = self.text_encoder(input_ids, mask.long())
+        tokens = self.text_encoder(texts, mask.long()) if self.text_encoder else texts.flatten(2).transpose(1, 2)
         tokens = torch.where(has_text[:, None, None], tokens, self.no_text.to(tokens.dtype))
         return self.context_grid(tokens, mask)
 
@@ -166,23 +220,35 @@ class ImageTextClassifier(PreTrainedModel):
         """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map."""
         first = self.levels[0]
         if pixel_values is None:
-            side = side_at(self.config.image_size, first)
+            side = self.image_encoder.side(self.config.image_size, first)
             return self.no_image.expand(1, -1, side, side)
         maps = self.image_encoder.run(pixel_values, 0, first)
         return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
 
     def fuse(
-        self, feature_maps: Tensor, context: Tensor, image_index: Tensor, output_attentions: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Let the map of each level meet the context, and run what of VGG16 is left; a row a text from the first on."""
-        maps = feature_maps
-        index: Tensor | None = image_index
-        attentions: list[Tensor] = []
+        self, maps: Tensor, context: Tensor, image_index: Tensor, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, Tensor | None]:
+        """Let the map of each level meet the context, and run what is left of the image encoder.
+
+        Rows that have not met their texts share the maps of their images; from its first fusion on a row has its own.
+        """
+        rows: Tensor | None = image_index
+        attentions: list[Tensor | None] = []
+        gates: list[Tensor] = []
         for level, following in pairwise((*self.levels, LAST)):
-            maps, weights = self.fusions[str(level)](maps, context, output_attentions, index)
-            maps, index = self.image_encoder.run(maps, level, following), None
-            attentions += [] if weights is None else [weights]
-        return maps, tuple(attentions) or None
+            fusion = self.fusions[str(level)]
+            if self.config.gated:
+                rows = torch.arange(len(maps), device=maps.device) if rows is None else rows
+                maps, rows, weights, gate = fusion(maps, context, output_attentions, rows)
+                gates.append(gate)
+            else:
+                maps, weights = fusion(maps, context, output_attentions, rows)
+                rows = None
+            attentions.append(weights)
+            maps = self.image_encoder.run(maps, level, following)
+        known = tuple(weights for weights in attentions if weights is not None)
+        maps = maps if rows is None else maps[rows]
+        return maps, known or None, torch.stack(gates, dim=1) if gates else None
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -225,22 +291,17 @@ class ImageTextClassifier(PreTrainedModel):
             self.config.custom_text_encoder = named
 
 
-def build_level_fusion(config: ImageTextConfig, level: int) -> nn.Module:
-    """The fusion after one of VGG16's blocks."""
-    positions = side_at(config.image_size, level) ** 2 if config.fusion == "self" else 0
-    attend = build_attention(
-        config.attention,
-        GRID * GRID + positions,
-        window=config.attention_window,
-        top_k=config.attention_top_k,
-        rank=config.attention_rank,
-    )
-    return build_fusion(config.fusion, WIDTHS[level], config.num_heads, WIDTH, config.fusion_dropout, attend)
+def build_image_encoder(config: ImageTextConfig) -> VGG16Encoder | BackboneEncoder:
+    """VGG16, or the backbone that ``image_config`` describes.
 
-
-def side_at(image_size: int, level: int) -> int:
-    """Height and width of VGG16's map after a block."""
-    return GRID if level == LAST else image_size // 2**level
+    Raises:
+        ValueError: levels that a backbone does not have.
+    """
+    if config.image_config is None:
+        return VGG16Encoder(config.batch_norm)
+    if tuple(config.levels) != (LAST,):
+        raise ValueError(f"Attention at levels {list(config.levels)} needs VGG16; other backbones have the last alone.")
+    return BackboneEncoder(config.image_config)
 
 
 AutoConfig.register(ImageTextConfig.model_type, ImageTextConfig)

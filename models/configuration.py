@@ -15,14 +15,19 @@ class ImageTextConfig(PreTrainedConfig):
         text_config: configuration of the HuggingFace text encoder, of any model type.
         custom_text_encoder: ``file.py:ClassName`` in place of ``text_config``, see `models.custom_encoder`.
         custom_text_encoder_kwargs: what that class is constructed with.
+        context_hidden_size: width of features that another model gives as ``context_features``, in place of a text
+            encoder.
+        image_config: configuration of a backbone of transformers in place of VGG16, of any of its types.
         context_pooling: how tokens become 49 context slots, ``average`` or ``queries``.
         levels: blocks of VGG16 after which the map meets the context, some of 2, 3, 4 and 5.
         fusion: how the image map meets the context, one of `models.fusion.FUSIONS`.
         attention: how queries read from the context, one of `models.attention_kinds.KINDS`.
         attention_window, attention_top_k, attention_rank: sizes of the kinds that have them.
         fusion_dropout: on what fusion adds to the map, in [0, 1).
+        gated: a learned gate decides for each sample whether the fusion of a level runs.
+        gate_threshold: probability above which it runs at inference, in [0, 1].
         num_heads: heads of the attention, a divisor of 512.
-        batch_norm: VGG16 with batch norm.
+        batch_norm: VGG16 with batch norm; other backbones have their own norms.
         image_size: side in pixels to which images are resized, at least 32.
         classifier_hidden_size: width of the classifier's hidden layer.
         classifier_dropout: in [0, 1).
@@ -35,11 +40,16 @@ class ImageTextConfig(PreTrainedConfig):
     """
 
     model_type = "image-text-classifier"
-    sub_configs_defaults: ClassVar = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    sub_configs_defaults: ClassVar = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "image_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet", optional=True),
+    }
 
     text_config: PreTrainedConfig | dict | None = None
     custom_text_encoder: str | None = None
     custom_text_encoder_kwargs: dict | None = None
+    context_hidden_size: int | None = None
+    image_config: PreTrainedConfig | dict | None = None
     context_pooling: str = "average"
     levels: list[int] | tuple[int, ...] = (5,)
     fusion: str = "cross"
@@ -48,6 +58,8 @@ class ImageTextConfig(PreTrainedConfig):
     attention_top_k: int = 8
     attention_rank: int = 16
     fusion_dropout: float = 0.0
+    gated: bool = False
+    gate_threshold: float = 0.5
     num_heads: int = 8
     batch_norm: bool = True
     image_size: int = 224

@@ -16,7 +16,8 @@ class ImageTextProcessor(ProcessorMixin):
     its learned "no text" token.
 
     Args:
-        image_processor: resizes to the model's square and normalises with ImageNet's mean and deviation.
+        image_processor: resizes to the model's square and normalises with ImageNet's mean and deviation, or with those
+            of the pretrained image encoder.
         tokenizer: cuts texts at its ``model_max_length``.
     """
 
@@ -56,10 +57,16 @@ class ImageTextProcessor(ProcessorMixin):
         return BatchFeature(data)
 
 
-def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int, max_text_length: int) -> ImageTextProcessor:
+def build_processor(
+    tokenizer: PreTrainedTokenizerBase,
+    image_size: int,
+    max_text_length: int,
+    image_mean: Sequence[float] = IMAGENET_MEAN,
+    image_std: Sequence[float] = IMAGENET_STD,
+) -> ImageTextProcessor:
     """The processor for a new classifier; texts are cut at ``max_text_length``, or where the tokenizer says."""
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length)
     image_processor = ViTImageProcessor(
-        size={"height": image_size, "width": image_size}, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+        size={"height": image_size, "width": image_size}, image_mean=list(image_mean), image_std=list(image_std)
     )
     return ImageTextProcessor(image_processor, tokenizer)

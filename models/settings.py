@@ -32,6 +32,11 @@ class ModelSettings:
     """Upper bound of the vocabulary of a tokenizer trained on the training texts."""
     max_text_length: PositiveInt = 64
     """Tokens after which a text is cut."""
+    image_encoder: str = "vgg16"
+    """vgg16; a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder; or a type of
+    transformers' backbones with random weights (resnet, convnext, swin, dinov2, …)."""
+    image_revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
     image_weights: str = "none"
     """VGG16's starting weights: none (random), imagenet (torchvision's, downloaded), or a file in torchvision's layout
     (.pth or .safetensors)."""
@@ -43,7 +48,8 @@ class ModelSettings:
     """How tokens become the 7×7 context: averaged in reading order, or by 49 learned queries."""
     levels: list[int] = field(default_factory=lambda: [5])
     """Blocks of VGG16 after which the map meets the text, some of 2, 3, 4 and 5. After the last alone, one pass of
-    VGG16 serves all texts of an image; the blocks after an earlier one are run for each text."""
+    VGG16 serves all texts of an image; the blocks after an earlier one are run for each text. Other image encoders
+    have the last alone."""
     fusion: Literal["cross", "self", "concat", "none"] = "cross"
     """How the image map meets the text: cross-attention, self-attention of both as one sequence, concatenation, or not
     at all (the image alone)."""
@@ -58,8 +64,10 @@ class ModelSettings:
     """How many means low_rank learns."""
     fusion_dropout: Dropout = 0.0
     """Dropout on what fusion adds to the map."""
+    gated: bool = False
+    """A learned gate decides for each pair whether the fusion of a level runs; see --train.gate_cost."""
     num_heads: PositiveInt = 8
-    """Heads of the attention, a divisor of 512."""
+    """Heads of the attention, a divisor of the map's width (512 of VGG16)."""
     classifier_hidden_size: PositiveInt = 512
     """Width of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

@@ -51,6 +51,14 @@ class VGG16Encoder(nn.Module):
         x = self.features[self.ends[after] : self.ends[upto]](x)
         return self.avgpool(x) if upto == LAST else x
 
+    def width(self, level: int = LAST) -> int:
+        """Channels of the map after a block."""
+        return WIDTHS[level]
+
+    def side(self, image_size: int, level: int = LAST) -> int:
+        """Height and width of the map of a square image after a block."""
+        return GRID if level == LAST else image_size // 2**level
+
 
 class VGG16WithCrossAttention(VGG16Encoder):
     """VGG16 with cross-attention after its last pooling layer.

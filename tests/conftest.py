@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from tiny import arguments
 
+import train
 from data.shapes import write_shapes
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.processing import build_processor
@@ -67,3 +69,11 @@ def shapes_folder(tmp_path_factory) -> Path:
     write_shapes(folder, 24, "train")
     write_shapes(folder, 8, "test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_dir(shapes_folder, tmp_path_factory) -> Path:
+    """A run of train.py that tests read and leave as it is."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    train.main(arguments(shapes_folder, run_dir, "--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]"))
+    return run_dir

@@ -12,7 +12,8 @@ import train
 from app.checkpoint import Progress
 from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
-from app.training import Training, build_loss, learning_rate_scales, train_epoch
+from app.training import Training, build_loss, learning_rate_scales, penalty, train_epoch
+from models import ImageTextOutput
 from models.settings import ModelSettings
 
 
@@ -23,8 +24,8 @@ class Scores(nn.Module):
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(classes))
 
-    def forward(self, number):
-        return SimpleNamespace(logits=self.scores * number[:, None])
+    def forward(self, number, output_attentions=False):
+        return SimpleNamespace(logits=self.scores * number[:, None], gates=None)
 
 
 def training(numbers: list[float]) -> Training:
@@ -88,6 +89,14 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
     assert sum("epoch" in json.loads(line) for line in run_dir.metrics.read_text().splitlines()) == epochs
 
 
+def test_sharp_attention_and_open_gates_cost_what_the_settings_say():
+    sharp, even = torch.eye(4).expand(2, 8, 4, 4), torch.full((2, 8, 4, 4), 0.25)
+    output = ImageTextOutput(attentions=(sharp, even), gates=torch.tensor([[1.0, 0.5], [0.0, 0.5]]))
+    assert penalty(output, TrainSettings()) == 0
+    assert penalty(output, TrainSettings(attention_penalty=2.0)).item() == pytest.approx(2 * (1 + 0.25) / 2)
+    assert penalty(output, TrainSettings(gate_cost=0.1)).item() == pytest.approx(0.1 * 0.5)
+
+
 def test_pretrained_parts_learn_more_slowly_than_new_ones_unless_told_otherwise():
     new = learning_rate_scales(LearningRateScales(), ModelSettings())
     assert new == {"image_encoder": 0.3, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
@@ -95,3 +104,7 @@ def test_pretrained_parts_learn_more_slowly_than_new_ones_unless_told_otherwise(
     slow = learning_rate_scales(LearningRateScales(), pretrained)
     assert slow["image_encoder"] == slow["text_encoder"] == 0.1
     assert learning_rate_scales(LearningRateScales(text_encoder=0.0), pretrained)["text_encoder"] == 0.0
+    for encoder, scale in (("resnet", 0.3), ("microsoft/resnet-50", 0.1)):
+        assert (
+            learning_rate_scales(LearningRateScales(), ModelSettings(image_encoder=encoder))["image_encoder"] == scale
+        )

@@ -1,47 +1,24 @@
-"""The main job through its real entrances: train.py, eval.py, the predictor and the command line."""
+"""train.py from its command line: what a run leaves, how it goes on, what it refuses."""
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel
+from tiny import NUM_TEST, ROOT, arguments
+from transformers import AutoBackbone, ResNetConfig, ViTImageProcessor
 
 import eval as evaluation
 import train
 from app import Predictor
-from app.__main__ import main as app
 from app.checkpoint import save_checkpoint
-from app.explain import Explanation
 from app.run_dir import RunDir
-from data.shapes import SEEDS, generate_rows
-
-ROOT = Path(__file__).parent.parent
-NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images, split in ((24, "train"), (8, "test")))
-TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
-TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
-TINY += ["--train.pictures", "1"]
-
-
-def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
-    data = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv")]
-    return [*data, *TINY, "--run_dir", str(run_dir), "--train.epochs", "2", *more]
-
-
-@pytest.fixture(scope="module")
-def run_dir(shapes_folder, tmp_path_factory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    train.main(arguments(shapes_folder, run_dir, "--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]"))
-    return run_dir
 
 
 def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
@@ -70,85 +47,6 @@ def test_the_model_card_is_in_the_hubs_format(run_dir):
     card = (run_dir / "model" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "majority answer" in card
-
-
-def test_eval_needs_the_run_folder_alone_and_repeats_the_figures_of_training(run_dir):
-    first = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
-    assert evaluation.main([str(run_dir), "--pictures", "0"])["scores"].keys() == first["scores"].keys()
-    again = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
-    assert again["rows"] == first["rows"] == NUM_TEST
-    for system, scores in first["scores"].items():
-        assert again["scores"][system]["accuracy"] == scores["accuracy"], system
-
-
-def test_eval_needs_nothing_but_the_model_folder_for_other_rows(run_dir, shapes_folder, tmp_path):
-    model = tmp_path / "copied"
-    shutil.copytree(run_dir / "model", model)
-    output = tmp_path / "out"
-    figures = evaluation.main(
-        [str(model), "--data.test", str(shapes_folder / "train.csv"), "--output_dir", str(output), "--pictures", "1"]
-    )
-    assert figures["rows"] == NUM_TRAIN
-    table = pd.read_parquet(output / "predictions.parquet")
-    assert table["correct"].mean() == pytest.approx(figures["scores"]["image + text"]["accuracy"]["value"])
-
-
-def test_a_model_folder_knows_the_columns_it_was_trained_on(run_dir, shapes_folder, tmp_path):
-    shutil.copytree(run_dir / "model", tmp_path / "model")
-    config = json.loads((tmp_path / "model/config.json").read_text())
-    config["columns"] = {"image": "file", "text": "{question} {hint}", "label": "answer"}
-    (tmp_path / "model/config.json").write_text(json.dumps(config))
-    rows = pd.read_csv(shapes_folder / "test.csv").assign(hint="please")
-    rows = rows.rename(columns={"image": "file", "text": "question", "label": "answer"})
-    rows.to_csv(shapes_folder / "renamed.csv", index=False)
-    options = ["--data.test", str(shapes_folder / "renamed.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
-    assert evaluation.main([str(tmp_path / "model"), *options])["rows"] == NUM_TEST
-    assert pd.read_parquet(tmp_path / "predictions.parquet")["text"].str.endswith(" please").all()
-
-
-def test_predictions_are_the_predictors_whatever_the_batch(run_dir, shapes_folder):
-    evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "3", "--mixed_precision", "no"])
-    table = pd.read_parquet(run_dir / "evaluation" / "test" / "predictions.parquet")
-    rows = pd.read_csv(shapes_folder / "test.csv")
-    predictor = Predictor.from_pretrained(run_dir)
-    for i in (0, 17, NUM_TEST - 1):
-        answers = predictor(shapes_folder / rows.image[i], rows.text[i], top_k=20)
-        assert answers[0]["label"] == table.prediction[i]
-        assert answers[0]["probability"] == pytest.approx(table.probability[i], abs=1e-4)
-        assert sum(a["probability"] for a in answers) == pytest.approx(1, abs=1e-4)
-
-
-def test_the_validation_rows_can_be_scored_too(run_dir):
-    assert evaluation.main([str(run_dir), "--split", "validation", "--pictures", "0"])["rows"] < NUM_TRAIN
-
-
-def test_other_rows_do_not_replace_the_result_on_the_runs_own(run_dir, shapes_folder, tmp_path, capsys):
-    before = (run_dir / "evaluation/test/metrics.json").read_bytes()
-    shutil.copytree(shapes_folder, tmp_path / "elsewhere")
-    rows = pd.read_csv(tmp_path / "elsewhere/test.csv").drop(columns="kind")
-    rows.loc[:3, "text"] = ""
-    rows.to_csv(tmp_path / "elsewhere/test.csv", index=False)
-    options = ["--data.test", str(tmp_path / "elsewhere/test.csv"), "--pictures", "0"]
-    with pytest.raises(SystemExit) as stop:
-        evaluation.main([str(run_dir), *options])
-    assert stop.value.code == 2
-    assert "--data.allow_missing true" in capsys.readouterr().err
-    evaluation.main([str(run_dir), *options, "--data.allow_missing", "true"])
-    assert "has no column kind: accuracy is not told apart by it" in capsys.readouterr().out
-    assert (run_dir / "evaluation/elsewhere_test/metrics.json").is_file()
-    assert (run_dir / "evaluation/test/metrics.json").read_bytes() == before
-
-
-def test_unknown_labels_count_as_wrong_and_are_reported(run_dir, shapes_folder, tmp_path, capsys):
-    rows = pd.read_csv(shapes_folder / "test.csv").assign(image=lambda r: str(shapes_folder) + "/" + r.image)
-    rows.loc[:11, "label"] = "never seen"
-    rows.to_csv(tmp_path / "t.csv", index=False)
-    options = ["--data.image_root", "/", "--output_dir", str(tmp_path / "out"), "--pictures", "0"]
-    figures = evaluation.main([str(run_dir), "--data.test", str(tmp_path / "t.csv"), *options])
-    assert figures["unknown_labels"] == {"never seen": 12}
-    assert figures["ceiling"] == pytest.approx(1 - 12 / NUM_TEST)
-    assert f"no accuracy can exceed {1 - 12 / NUM_TEST:.1%}" in capsys.readouterr().out
-    assert not pd.read_parquet(tmp_path / "out" / "predictions.parquet")["correct"][:12].any()
 
 
 def test_two_runs_of_one_seed_end_with_the_same_weights(run_dir, shapes_folder, tmp_path):
@@ -232,6 +130,7 @@ def test_nothing_to_resume_says_how_to_start(shapes_folder, tmp_path, capsys):
         ["--model.fusion", "concat", "--model.attention", "low_rank"],
         ["--model.fusion", "none"],
         ["--model.levels", "[3, 4]", "--model.attention", "chunked"],
+        ["--model.gated", "true", "--train.gate_cost", "0.1", "--train.attention_penalty", "0.1"],
         ["--model.attention", "window", "--model.attention_window", "5"],
         ["--model.context_pooling", "queries", "--model.batch_norm", "false", "--data.top_k_labels", "5"],
     ],
@@ -241,6 +140,16 @@ def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
     train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
     figures = json.loads((tmp_path / "run" / "evaluation" / "test" / "metrics.json").read_text())
     assert 0 <= figures["scores"]["image + text"]["accuracy"]["value"] <= 1
+
+
+def test_another_image_encoder_is_fine_tuned_from_its_folder(shapes_folder, tmp_path):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    AutoBackbone.from_config(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor().save_pretrained(tmp_path / "resnet")
+    options = ["--model.image_encoder", str(tmp_path / "resnet")]
+    train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
+    assert "resnet at 32 px" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert Predictor.from_pretrained(tmp_path / "run").explain(Image.new("RGB", (9, 9)), "a b").words == ["a", "b"]
 
 
 def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
@@ -312,100 +221,6 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
     assert len(predictor(Image.new("RGB", (40, 40), "red"), None)) == 3
 
 
-def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_folder):
-    predictor = Predictor.from_pretrained(run_dir)
-    image = shapes_folder / "images" / "test" / "0.png"
-    pairs = [(image, "count the shapes."), (image, "where is the circle?"), (None, "count the shapes."), (image, None)]
-    together = predictor.predict(pairs, top_k=2)
-    for pair, answers in zip(pairs, together, strict=True):
-        assert [a["label"] for a in predictor(*pair, top_k=2)] == [a["label"] for a in answers]
-        assert [a["probability"] for a in answers] == pytest.approx(
-            [a["probability"] for a in predictor(*pair, top_k=2)], abs=1e-4
-        )
-
-
-def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_folder):
-    image = shapes_folder / "images" / "test" / "0.png"
-    found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
-    assert found.words == ["where", "is", "the", "circle", "?"]
-    assert [attention.shape for attention in found.attention] == [(8, 5, 7, 7)]
-    assert (found.attention[0].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
-    assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
-    np.testing.assert_allclose(found.heat(3), found.attention[0][:, 3].mean(axis=0))
-    assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
-    assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
-
-
-def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
-    attention = np.zeros((2, 3, 7, 7))
-    attention[:, 0, 0, 0], attention[:, 1, 6, 6] = 0.8, 0.001
-    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), [attention])
-    red, faint, none = (np.asarray(overlay).astype(int) for overlay in found.overlays())
-    assert red[3, 3].sum() > 200
-    assert red[60, 60].sum() < 20
-    assert abs(faint - none).max() < 5, "a thousandth of the other word's attention is not made to look like it"
-    assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
-
-
-@pytest.mark.parametrize(
-    ("image", "text", "message"),
-    [
-        (None, None, "neither"),
-        (None, " ", "neither"),
-        ("/nowhere.png", "x", "The image /nowhere.png cannot be read: cannot open the file"),
-        (b"no image", "x", r"The image cannot be read: not a readable JPEG, .* image$"),
-        (np.zeros((8, 8, 3)), "x", "a file, its bytes or a PIL image, got ndarray"),
-    ],
-)
-def test_the_predictor_names_bad_input(run_dir, image, text, message):
-    with pytest.raises(ValueError, match=message):
-        Predictor.from_pretrained(run_dir)(image, text)
-
-
-def test_the_command_line_predicts_and_explains(run_dir, shapes_folder, tmp_path):
-    image = str(shapes_folder / "images" / "test" / "0.png")
-    command = [sys.executable, "-m", "app", "predict", str(run_dir), "--image", image, "--text", "count the shapes."]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) == 3
-    assert all("%" in line for line in lines)
-    app(["explain", str(run_dir), "--image", image, "--text", "count it", "--output", str(tmp_path / "x.png")])
-    assert Image.open(tmp_path / "x.png").size[0] > 300
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("nowhere", "There is no folder 'nowhere'"),
-        ("images", r"not a model folder: expected config.json.*found \["),
-        ("bert", "type 'bert'"),
-    ],
-)
-def test_a_folder_that_is_no_model_is_told_from_one(shapes_folder, tmp_path, capsys, path, message):
-    folder = {"nowhere": "nowhere", "images": shapes_folder / "images", "bert": tmp_path}[path]
-    if path == "bert":
-        config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
-        BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        evaluation.main([str(folder)])
-    assert stop.value.code == 2
-    assert re.search(f"(?s)error: .*{message}", capsys.readouterr().err)
-
-
-def test_damaged_weights_are_told_from_good_ones(run_dir, tmp_path):
-    shutil.copytree(run_dir / "model", tmp_path / "model")
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"could not be loaded, its files may be damaged"):
-        Predictor.from_pretrained(tmp_path / "model")
-
-
-def test_eval_without_held_out_rows_says_how_to_give_some(run_dir, capsys):
-    with pytest.raises(SystemExit):
-        evaluation.main([str(run_dir / "model")])
-    assert "names no test data; give rows with --data.test FILE" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -414,6 +229,9 @@ def test_eval_without_held_out_rows_says_how_to_give_some(run_dir, capsys):
         (["--model.text_encoder", "someone/encoder"], "hf download someone/encoder"),
         (["--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
         (["--resume", "true"], "no checkpoint to resume from"),
+        (["--train.gate_cost", "1"], "add --model.gated true"),
+        (["--train.attention_penalty", "1", "--model.fusion", "concat"], "fusion concat has no attention"),
+        (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),
     ],
 )
 def test_what_the_user_can_mend_ends_with_code_2_before_training(shapes_folder, tmp_path, capsys, options, message):

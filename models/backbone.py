@@ -1,0 +1,100 @@
+"""Any other image encoder: the map of the last stage of a backbone that transformers serves."""
+
+import json
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+from models.offline import explain_hub_errors
+from models.vgg import LAST
+
+INSTEAD = ", or train VGG16 from scratch (--model.image_encoder vgg16)"
+"""The way out where no pretrained backbone is at hand."""
+
+
+class BackboneEncoder(nn.Module):
+    """A backbone of transformers (ResNet, ConvNeXt, Swin, DINOv2 …) in VGG16's place, used as `VGG16Encoder` is.
+
+    The map keeps the size the backbone gives it: at 224 px 7×7 of a ResNet, a ConvNeXt or a Swin, 16×16 of a ViT with
+    patches of 14 pixels. Its stages cannot be run one at a time, so the map meets the context after the last one only.
+
+    Args:
+        config: the backbone's, with random weights (`load_pretrained` fetches others).
+
+    Shape:
+        - x: ``(I, 3, H, W)``
+        - returns: ``(I, D, h, w)``
+
+    Raises:
+        ValueError: transformers has no backbone for this configuration, or none whose map has a width divisible by 4.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        if config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+            raise ValueError(
+                f"transformers has no backbone of type {config.model_type!r}; it has "
+                f"{', '.join(MODEL_FOR_BACKBONE_MAPPING_NAMES)}."
+            )
+        self.network = AutoBackbone.from_config(config)
+        self.channels = self.network.channels[-1]
+        if self.channels % 4:
+            raise ValueError(f"The map of an image encoder must have a width divisible by 4, got {self.channels}.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).feature_maps[-1]
+
+    def run(self, x: Tensor, after: int, upto: int) -> Tensor:
+        """The map after the last stage; there are no stages between the image (0) and it."""
+        return x if after == upto else self(x)
+
+    def width(self, level: int = LAST) -> int:
+        """Channels of the map."""
+        return self.channels
+
+    def side(self, image_size: int, level: int = LAST) -> int:
+        """Height and width of the map of a square image, found by a pass over an empty one."""
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            parameter = next(self.parameters())
+            side = self(parameter.new_zeros(1, 3, image_size, image_size)).shape[-1]
+        self.train(was_training)
+        return side
+
+    def load_pretrained(self, name: str, revision: str | None = None) -> None:
+        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder."""
+        with explain_hub_errors(name, "the image encoder", INSTEAD):
+            pretrained = type(self.network).from_pretrained(  # AutoBackbone's own asks the Hub even for folders
+                name, config=self.network.config, revision=revision or "main", use_safetensors=True
+            )
+        self.network.load_state_dict(pretrained.float().state_dict())
+
+
+def is_backbone_type(name: str) -> bool:
+    """Whether a name is a type of backbone (``resnet``), of random weights, not a pretrained one's id or folder."""
+    return name in MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+
+def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a Hub id or local folder, or the usual one of a type.
+
+    Raises:
+        ValueError: no such id or folder, or no connection.
+    """
+    if is_backbone_type(name):
+        config = AutoConfig.for_model(name)
+        return type(config).from_dict(json.loads(config.to_json_string()))  # as from a file: lists, not tuples
+    with explain_hub_errors(name, "the image encoder", INSTEAD):
+        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+
+
+def backbone_statistics(name: str, revision: str | None = None) -> dict[str, list[float]]:
+    """Mean and deviation that the images of a pretrained backbone were normalised with; none of a type."""
+    if is_backbone_type(name):
+        return {}
+    with explain_hub_errors(name, "the image processor", INSTEAD):
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    return {"image_mean": processor.image_mean, "image_std": processor.image_std}

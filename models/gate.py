@@ -1,0 +1,64 @@
+"""Adaptive computation: a learned gate decides for each sample whether a fusion is worth its work."""
+
+import torch
+from torch import Tensor, nn
+
+
+class GatedFusion(nn.Module):
+    """A fusion behind a gate per sample (Veit & Belongie 2018, section 3).
+
+    The gate sees the means of the image map and of the context. In training it is drawn, with a straight-through
+    gradient (Bengio et al. 2013, section 4), and every sample is computed; at inference a sample runs where its gate
+    is above the threshold, and where it is not the fusion does no work at all. Samples of one image that skip share
+    its map, so what follows runs once for them. It starts open (probability 0.88).
+
+    Args:
+        fusion: a fusion of `models.fusion`.
+        dim: channels D of the image map.
+        context_dim: channels of the context map.
+        threshold: probability above which the fusion runs at inference, in [0, 1].
+
+    Shape:
+        - features, context, image_index: as of `models.fusion.Fusion`
+        - returns: maps ``(R, D, h, w)``; the row of each sample in them ``(B,)``; weights over the slots, zero where
+          the fusion did not run, or ``None``; and the gate ``(B,)``, a probability in training, else 1 (ran) or 0
+    """
+
+    def __init__(self, fusion: nn.Module, dim: int, context_dim: int, threshold: float = 0.5):
+        super().__init__()
+        self.fusion = fusion
+        self.threshold = threshold
+        last = nn.Linear(64, 1)
+        nn.init.constant_(last.bias, 2.0)
+        self.decide = nn.Sequential(nn.Linear(dim + context_dim, 64), nn.ReLU(), last)
+
+    def forward(
+        self, features: Tensor, context: Tensor, output_attentions: bool, image_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        seen = torch.cat([features.mean(dim=(2, 3))[image_index], context.mean(dim=(2, 3))], dim=1)
+        logits = self.decide(seen).squeeze(1).float()
+        gate = logits.sigmoid()
+        if not self.training:
+            return self.run_open(features, context, output_attentions, image_index, gate > self.threshold)
+        drawn = (torch.rand_like(gate) < gate).to(gate.dtype)
+        passed = (drawn + gate - gate.detach()).to(features.dtype)[:, None, None, None]
+        fused, weights = self.fusion(features, context, output_attentions, image_index)
+        plain = features[image_index]
+        weights = None if weights is None else weights * drawn[:, None, None, None].to(weights.dtype)
+        return plain + passed * (fused - plain), torch.arange(len(gate), device=gate.device), weights, gate
+
+    def run_open(
+        self, features: Tensor, context: Tensor, output_attentions: bool, image_index: Tensor, is_open: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Fuse the samples whose gate is open; the others point at the maps of their images."""
+        shut_maps, shut_rows = image_index[~is_open].unique(return_inverse=True)
+        open_maps, open_rows = image_index[is_open].unique(return_inverse=True)
+        fused, some = self.fusion(features[open_maps], context[is_open], output_attentions, open_rows)
+        rows = torch.empty_like(image_index)
+        rows[~is_open] = shut_rows
+        rows[is_open] = torch.arange(len(fused), device=rows.device) + len(shut_maps)
+        weights = None
+        if some is not None:
+            weights = some.new_zeros(len(rows), *some.shape[1:])
+            weights[is_open] = some
+        return torch.cat([features[shut_maps], fused.to(features.dtype)]), rows, weights, is_open.float()

@@ -1,0 +1,117 @@
+"""eval.py from its command line: which rows, which figures, which folder."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from tiny import NUM_TEST, NUM_TRAIN
+from transformers import BertConfig, BertModel
+
+import eval as evaluation
+from app import Predictor
+
+
+def test_eval_needs_the_run_folder_alone_and_repeats_the_figures_of_training(run_dir):
+    first = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    assert evaluation.main([str(run_dir), "--pictures", "0"])["scores"].keys() == first["scores"].keys()
+    again = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    assert again["rows"] == first["rows"] == NUM_TEST
+    for system, scores in first["scores"].items():
+        assert again["scores"][system]["accuracy"] == scores["accuracy"], system
+
+
+def test_eval_needs_nothing_but_the_model_folder_for_other_rows(run_dir, shapes_folder, tmp_path):
+    model = tmp_path / "copied"
+    shutil.copytree(run_dir / "model", model)
+    output = tmp_path / "out"
+    figures = evaluation.main(
+        [str(model), "--data.test", str(shapes_folder / "train.csv"), "--output_dir", str(output), "--pictures", "1"]
+    )
+    assert figures["rows"] == NUM_TRAIN
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert table["correct"].mean() == pytest.approx(figures["scores"]["image + text"]["accuracy"]["value"])
+
+
+def test_a_model_folder_knows_the_columns_it_was_trained_on(run_dir, shapes_folder, tmp_path):
+    shutil.copytree(run_dir / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["columns"] = {"image": "file", "text": "{question} {hint}", "label": "answer"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    rows = pd.read_csv(shapes_folder / "test.csv").assign(hint="please")
+    rows = rows.rename(columns={"image": "file", "text": "question", "label": "answer"})
+    rows.to_csv(shapes_folder / "renamed.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "renamed.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
+    assert evaluation.main([str(tmp_path / "model"), *options])["rows"] == NUM_TEST
+    assert pd.read_parquet(tmp_path / "predictions.parquet")["text"].str.endswith(" please").all()
+
+
+def test_predictions_are_the_predictors_whatever_the_batch(run_dir, shapes_folder):
+    evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "3", "--mixed_precision", "no"])
+    table = pd.read_parquet(run_dir / "evaluation" / "test" / "predictions.parquet")
+    rows = pd.read_csv(shapes_folder / "test.csv")
+    predictor = Predictor.from_pretrained(run_dir)
+    for i in (0, 17, NUM_TEST - 1):
+        answers = predictor(shapes_folder / rows.image[i], rows.text[i], top_k=20)
+        assert answers[0]["label"] == table.prediction[i]
+        assert answers[0]["probability"] == pytest.approx(table.probability[i], abs=1e-4)
+        assert sum(a["probability"] for a in answers) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_validation_rows_can_be_scored_too(run_dir):
+    assert evaluation.main([str(run_dir), "--split", "validation", "--pictures", "0"])["rows"] < NUM_TRAIN
+
+
+def test_other_rows_do_not_replace_the_result_on_the_runs_own(run_dir, shapes_folder, tmp_path, capsys):
+    before = (run_dir / "evaluation/test/metrics.json").read_bytes()
+    shutil.copytree(shapes_folder, tmp_path / "elsewhere")
+    rows = pd.read_csv(tmp_path / "elsewhere/test.csv").drop(columns="kind")
+    rows.loc[:3, "text"] = ""
+    rows.to_csv(tmp_path / "elsewhere/test.csv", index=False)
+    options = ["--data.test", str(tmp_path / "elsewhere/test.csv"), "--pictures", "0"]
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main([str(run_dir), *options])
+    assert stop.value.code == 2
+    assert "--data.allow_missing true" in capsys.readouterr().err
+    evaluation.main([str(run_dir), *options, "--data.allow_missing", "true"])
+    assert "has no column kind: accuracy is not told apart by it" in capsys.readouterr().out
+    assert (run_dir / "evaluation/elsewhere_test/metrics.json").is_file()
+    assert (run_dir / "evaluation/test/metrics.json").read_bytes() == before
+
+
+def test_unknown_labels_count_as_wrong_and_are_reported(run_dir, shapes_folder, tmp_path, capsys):
+    rows = pd.read_csv(shapes_folder / "test.csv").assign(image=lambda r: str(shapes_folder) + "/" + r.image)
+    rows.loc[:11, "label"] = "never seen"
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    options = ["--data.image_root", "/", "--output_dir", str(tmp_path / "out"), "--pictures", "0"]
+    figures = evaluation.main([str(run_dir), "--data.test", str(tmp_path / "t.csv"), *options])
+    assert figures["unknown_labels"] == {"never seen": 12}
+    assert figures["ceiling"] == pytest.approx(1 - 12 / NUM_TEST)
+    assert f"no accuracy can exceed {1 - 12 / NUM_TEST:.1%}" in capsys.readouterr().out
+    assert not pd.read_parquet(tmp_path / "out" / "predictions.parquet")["correct"][:12].any()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere", "There is no folder 'nowhere'"),
+        ("images", r"not a model folder: expected config.json.*found \["),
+        ("bert", "type 'bert'"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_told_from_one(shapes_folder, tmp_path, capsys, path, message):
+    folder = {"nowhere": "nowhere", "images": shapes_folder / "images", "bert": tmp_path}[path]
+    if path == "bert":
+        config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main([str(folder)])
+    assert stop.value.code == 2
+    assert re.search(f"(?s)error: .*{message}", capsys.readouterr().err)
+
+
+def test_eval_without_held_out_rows_says_how_to_give_some(run_dir, capsys):
+    with pytest.raises(SystemExit):
+        evaluation.main([str(run_dir / "model")])
+    assert "names no test data; give rows with --data.test FILE" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Asking a trained model: the predictor, its pictures and the command line."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import ROOT
+
+from app import Predictor
+from app.__main__ import main as app
+from app.explain import Explanation
+
+
+def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_folder):
+    predictor = Predictor.from_pretrained(run_dir)
+    image = shapes_folder / "images" / "test" / "0.png"
+    pairs = [(image, "count the shapes."), (image, "where is the circle?"), (None, "count the shapes."), (image, None)]
+    together = predictor.predict(pairs, top_k=2)
+    for pair, answers in zip(pairs, together, strict=True):
+        assert [a["label"] for a in predictor(*pair, top_k=2)] == [a["label"] for a in answers]
+        assert [a["probability"] for a in answers] == pytest.approx(
+            [a["probability"] for a in predictor(*pair, top_k=2)], abs=1e-4
+        )
+
+
+def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_folder):
+    image = shapes_folder / "images" / "test" / "0.png"
+    found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
+    assert found.words == ["where", "is", "the", "circle", "?"]
+    assert [attention.shape for attention in found.attention] == [(8, 5, 7, 7)]
+    assert (found.attention[0].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
+    assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
+    np.testing.assert_allclose(found.heat(3), found.attention[0][:, 3].mean(axis=0))
+    assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
+    assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
+
+
+def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
+    attention = np.zeros((2, 3, 7, 7))
+    attention[:, 0, 0, 0], attention[:, 1, 6, 6] = 0.8, 0.001
+    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), [attention])
+    red, faint, none = (np.asarray(overlay).astype(int) for overlay in found.overlays())
+    assert red[3, 3].sum() > 200
+    assert red[60, 60].sum() < 20
+    assert abs(faint - none).max() < 5, "a thousandth of the other word's attention is not made to look like it"
+    assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "message"),
+    [
+        (None, None, "neither"),
+        (None, " ", "neither"),
+        ("/nowhere.png", "x", "The image /nowhere.png cannot be read: cannot open the file"),
+        (b"no image", "x", r"The image cannot be read: not a readable JPEG, .* image$"),
+        (np.zeros((8, 8, 3)), "x", "a file, its bytes or a PIL image, got ndarray"),
+    ],
+)
+def test_the_predictor_names_bad_input(run_dir, image, text, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor.from_pretrained(run_dir)(image, text)
+
+
+def test_the_command_line_predicts_and_explains(run_dir, shapes_folder, tmp_path):
+    image = str(shapes_folder / "images" / "test" / "0.png")
+    command = [sys.executable, "-m", "app", "predict", str(run_dir), "--image", image, "--text", "count the shapes."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 3
+    assert all("%" in line for line in lines)
+    app(["explain", str(run_dir), "--image", image, "--text", "count it", "--output", str(tmp_path / "x.png")])
+    assert Image.open(tmp_path / "x.png").size[0] > 300
+
+
+def test_damaged_weights_are_told_from_good_ones(run_dir, tmp_path):
+    shutil.copytree(run_dir / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"could not be loaded, its files may be damaged"):
+        Predictor.from_pretrained(tmp_path / "model")

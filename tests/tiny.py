@@ -1,0 +1,16 @@
+"""The smallest run of train.py, on the built-in data as a user's own table."""
+
+from pathlib import Path
+
+from data.shapes import SEEDS, generate_rows
+
+ROOT = Path(__file__).parent.parent
+NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images, split in ((24, "train"), (8, "test")))
+TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
+TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
+TINY += ["--train.pictures", "1"]
+
+
+def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
+    data = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv")]
+    return [*data, *TINY, "--run_dir", str(run_dir), "--train.epochs", "2", *more]
