@@ -46,6 +46,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     compare.add_argument(
         "--variant",
         nargs="+",
+        action="extend",
         metavar="NAME: OPTIONS",
         help="variants, told from the first, as name and options of train.py (default: the four fusions)",
     )

@@ -18,9 +18,11 @@ KINDS = ("full", "chunked", "window", "top_k", "low_rank")
 
 
 class ChunkedAttention(nn.Module):
-    """Exact attention in blocks of queries (Rabe & Staats 2021): memory grows with N + M, not with N · M.
+    """Exact attention in blocks (Rabe & Staats 2021): memory grows with N + M, not with N · M.
 
-    The scores of a block are computed again in the backward pass rather than kept.
+    Torch's fused kernel works in blocks too and is used where it is the faster one, on everything but half precision
+    on CPUs (``benchmarks/attention.py``), and where no weights are asked for. Otherwise blocks of queries are worked
+    through here, and the scores of a block are computed again in the backward pass rather than kept.
 
     Args:
         block_size: queries whose scores stand in memory at a time.
@@ -33,7 +35,9 @@ class ChunkedAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        return in_blocks(attention, self.block_size, query, key, value, context_mask, need_weights)
+        if need_weights or (query.device.type == "cpu" and query.dtype != torch.float32):
+            return in_blocks(attention, self.block_size, query, key, value, context_mask, need_weights)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
 
 
 class TopKAttention(nn.Module):

@@ -51,6 +51,45 @@ def test_chunked_is_full_attention_whatever_the_block(grid, context_grid, masked
 
 
 @settings(max_examples=20, deadline=None)
+@given(grids, grids, st.booleans(), st.integers(1, 90))
+def test_chunked_is_full_attention_in_half_precision_too(grid, context_grid, masked, block_size):
+    """On CPUs this takes another path than float32."""
+    inputs, mask = tensors(grid, context_grid, masked)
+    expected = attention(*inputs, mask)[0]
+    output, _ = ChunkedAttention(block_size)(*(tensor.bfloat16() for tensor in inputs), mask)
+    torch.testing.assert_close(output.float(), expected, atol=0.03, rtol=0.03)
+    target = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad((output * target).sum(), inputs),
+        torch.autograd.grad((expected * target).sum(), inputs),
+        strict=True,
+    ):
+        assert (one - other).norm() <= 0.03 * other.norm() + 0.03
+
+
+def test_chunked_keeps_no_scores_for_the_backward_pass():
+    """What autograd saves grows with the number of positions, not with its square."""
+    for dtype in (torch.float32, torch.bfloat16):
+        saved = [saved_numbers(ChunkedAttention(16), positions, dtype) for positions in (128, 256)]
+        assert saved[1] < 2.5 * saved[0]
+    assert saved_numbers(attention, 256, torch.float32) > 3 * saved_numbers(attention, 128, torch.float32)
+
+
+def saved_numbers(kind, positions: int, dtype: torch.dtype) -> int:
+    """Numbers that the forward pass keeps for the backward pass."""
+    inputs = [torch.randn(1, 2, positions, 4, dtype=dtype, requires_grad=True) for _ in range(3)]
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kind(*inputs, None, False)
+    return sum(kept.values())
+
+
+@settings(max_examples=20, deadline=None)
 @given(grids, grids, st.booleans(), st.integers(1, 5))
 def test_a_window_over_everything_is_full_attention(grid, context_grid, masked, tile):
     window = 2 * max(context_grid) + 1

@@ -1,0 +1,200 @@
+"""What cross-attention costs: a training step of VGG16 with and without it, and each kind of attention by itself.
+
+python -m benchmarks.attention            # both, as Markdown tables for docs/attention.md
+python -m benchmarks.attention kinds
+python -m benchmarks.attention overhead
+"""
+
+import argparse
+import multiprocessing
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import vgg16
+
+from models import MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
+from models.attention import Attention
+from models.attention_kinds import KINDS, build_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+POSITIONS = (49, 196, 784, 3136, 12544)
+HEADS, WIDTH = 2, 64
+"""Heads and their width, together the 128 channels of VGG16's longest level."""
+ROUNDS = 5
+BATCH = 8
+
+
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # in new processes glibc gives back what is freed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=("kinds", "overhead", "all"), default="all")
+    part = parser.parse_args().part
+    print(
+        f"{DEVICE}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {ROUNDS} paired rounds\n"
+    )
+    if part != "overhead":
+        for dtype in (torch.float32, torch.bfloat16):
+            print(table_of_kinds(dtype) + "\n")
+    if part != "kinds":
+        print(table_of_steps(torch.bfloat16, rounds=2 * ROUNDS + 1) + "\n")
+        print(table_of_steps(torch.float32, rounds=ROUNDS) + "\n")
+
+
+def table_of_kinds(dtype: torch.dtype) -> str:
+    """Time and peak memory of forward and backward, and the error of the output, by kind and number of positions.
+
+    The context is as long as the query. Times are taken in turn, kind after kind and round after round; memory in a
+    new process each.
+    """
+    lines = [
+        f"{dtype}, {HEADS} heads of {WIDTH}, as many slots as positions, random normal inputs",
+        "",
+        "| positions | kind | forward ms | forward + backward ms | times full | peak MiB | error |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for number in POSITIONS:
+        kinds = build_kinds(number)
+        tensors = random_inputs(number, dtype)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+        for attend in kinds.values():
+            one_pass(attend, tensors)
+        for _ in range(ROUNDS):
+            for name, attend in kinds.items():
+                times[name].append(one_pass(attend, tensors))
+        with torch.no_grad():
+            exact = kinds["full"](*tensors, None, False)[0].float()
+            errors = {
+                name: float((attend(*tensors, None, False)[0].float() - exact).norm() / exact.norm())
+                for name, attend in kinds.items()
+            }
+        for name in kinds:
+            forward, both = (1000 * statistics.median(column) for column in zip(*times[name], strict=True))
+            ratio = statistics.median(mine[1] / full[1] for mine, full in zip(times[name], times["full"], strict=True))
+            peak = peak_memory(name, number, dtype) / 2**20
+            lines.append(
+                f"| {number:,} | {name} | {forward:.1f} | {both:.1f} | {ratio:.2f} | {peak:.0f} | {errors[name]:.1e} |"
+            )
+    return "\n".join(lines)
+
+
+def build_kinds(number: int) -> dict[str, Attention]:
+    """Every kind by name for a context of ``number`` slots, and torch's fused kernel."""
+    torch.manual_seed(0)
+    kinds = {kind: build_attention(kind, number) for kind in KINDS}
+    for kind in kinds.values():
+        if isinstance(kind, nn.Module):
+            kind.to(DEVICE)
+    return kinds | {"fused (torch)": fused}
+
+
+def fused(
+    query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None, need_weights: bool
+) -> tuple[Tensor, None]:
+    """Torch's own kernel, which is exact too."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
+
+
+def random_inputs(number: int, dtype: torch.dtype) -> list[Tensor]:
+    """Query, key and value ``(1, HEADS, number, WIDTH)``."""
+    torch.manual_seed(0)
+    return [torch.randn(1, HEADS, number, WIDTH, device=DEVICE, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def one_pass(attend: Attention, tensors: Sequence[Tensor]) -> tuple[float, float]:
+    """Seconds of the forward pass, and of forward and backward."""
+    started = clock()
+    output = attend(*tensors, None, False)[0]
+    middle = clock()
+    output.float().square().mean().backward()
+    return middle - started, clock() - started
+
+
+def clock() -> float:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory(name: str, number: int, dtype: torch.dtype) -> int:
+    """Bytes that one forward and backward pass needs beyond its inputs, measured in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak_memory_here, (name, number, dtype))
+
+
+def peak_memory_here(name: str, number: int, dtype: torch.dtype) -> int:
+    one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # what libraries allocate once
+    attend, tensors = build_kinds(number)[name], random_inputs(number, dtype)
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        one_pass(attend, tensors)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+    before = peak_resident()
+    one_pass(attend, tensors)
+    return peak_resident() - before
+
+
+def peak_resident() -> int:
+    """The most bytes this process had in memory since its high-water mark was reset."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def table_of_steps(dtype: torch.dtype, rounds: int) -> str:
+    """A training step (forward, backward, SGD) of torchvision's VGG16 and of ours, in turn."""
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "torchvision VGG16": vgg16,
+        "with cross-attention": VGG16WithCrossAttention,
+        "levels 4, 5": lambda: MultiLevelCrossAttentionVGG(levels=(4, 5)),
+        "levels 3, 4, 5": lambda: MultiLevelCrossAttentionVGG(levels=(3, 4, 5)),
+        "levels 2, 3, 4, 5": lambda: MultiLevelCrossAttentionVGG(levels=(2, 3, 4, 5)),
+        "levels 2, 3, 4, 5, chunked": lambda: MultiLevelCrossAttentionVGG(levels=(2, 3, 4, 5), kind="chunked"),
+    }
+    built = {name: build().to(DEVICE).train() for name, build in networks.items()}
+    times: dict[str, list[float]] = {name: [] for name in built}
+    torch.manual_seed(0)
+    images = torch.randn(BATCH, 3, 224, 224, device=DEVICE)
+    context = torch.randn(BATCH, 512, 7, 7, device=DEVICE)
+    labels = torch.randint(1000, (BATCH,), device=DEVICE)
+    for number in range(rounds + 1):
+        for name, network in built.items():
+            inputs = (images,) if name == "torchvision VGG16" else (images, context)
+            optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+            started = clock()
+            with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
+                loss = F.cross_entropy(network(*inputs), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number:  # the first warms up
+                times[name].append(clock() - started)
+    base = times["torchvision VGG16"]
+    lines = [
+        f"{dtype}, batch {BATCH}, 224 px, {rounds} paired rounds",
+        "",
+        "| network | parameters, M | step ms | times VGG16, median (quartiles) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, network in built.items():
+        ratios = [mine / theirs for mine, theirs in zip(times[name], base, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        lines.append(
+            f"| {name} | {millions:.2f} | {1000 * statistics.median(times[name]):.0f} "
+            f"| {middle:.3f} ({low:.3f} – {high:.3f}) |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
