@@ -23,8 +23,8 @@ endif
 demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where it looked
 	$(BIN)/python train.py configs/quickstart.yaml --overwrite true
 
-test: $(STAMP)   ## Run all tests
-	$(BIN)/python -m pytest
+test: $(STAMP)   ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 quality: $(STAMP)  ## Check format, lint and types
 	$(BIN)/ruff format --check .
@@ -41,6 +41,7 @@ app: $(STAMP)    ## Ask the trained quick start about one of its held-out pictur
 
 bench: $(STAMP)  ## Measure; figures go to docs/
 	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.attention
 
 clean:           ## Remove the environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,13 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
+from app.deletion import deletion_figures, draw_deletion
+from app.eval_arguments import parse_args
 from app.hardware import choose_precision
 from app.metrics import score
 from app.model_folder import load_model
 from app.predictions import MODALITIES, Predictions, predict
-from app.report import draw_examples, score_table
+from app.report import draw_examples, score_table, spread
 from app.settings import Settings, load_settings
 from data import (
     UNKNOWN,
@@ -78,8 +79,12 @@ def evaluate_to(
     settings: DataSettings,
     batch_size: int = 32,
     num_pictures: int = 8,
+    num_deletion: int = 0,
 ) -> dict:
-    """Evaluate on checked rows and write ``metrics.json``, ``predictions.parquet`` and ``where_it_looked.png``."""
+    """Evaluate on checked rows and write ``metrics.json``, ``predictions.parquet`` and ``where_it_looked.png``.
+
+    With ``num_deletion`` rows for the deletion check, its figures and ``deletion.png`` too.
+    """
     config = accelerator.unwrap_model(model).config
     collate = Collate(processor, config.label2id, settings.max_pixels)
     workers, texts = settings.num_workers, settings.max_texts_per_image
@@ -88,10 +93,14 @@ def evaluate_to(
         return {}
     figures = evaluate(predictions, rows, config.majority_label, settings.slice_by)
     folder.mkdir(parents=True, exist_ok=True)
+    plain = accelerator.unwrap_model(model)
+    if chosen := spread(rows, num_deletion):
+        with accelerator.autocast():
+            figures["deletion"] = deletion_figures(plain, processor, rows, chosen)
+        draw_deletion(figures["deletion"], folder / "deletion.png")
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
     prediction_table(predictions, rows, config.id2label).to_parquet(folder / "predictions.parquet")
     if num_pictures:
-        plain = accelerator.unwrap_model(model)
         probabilities = predictions.probabilities[MODALITIES[0]]
         draw_examples(
             folder / "where_it_looked.png", plain, processor, rows, probabilities, predictions.labels, num_pictures
@@ -116,80 +125,9 @@ def prediction_table(predictions: Predictions, rows: Rows, id2label: dict[int, s
     )
 
 
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a run folder of train.py, a model folder or a Hub id")
-    parser.add_argument(
-        "--split",
-        choices=("test", "validation", "train"),
-        default="test",
-        help="split of the run's own data (default: test)",
-    )
-    parser.add_argument(
-        "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
-    )
-    parser.add_argument(
-        "--data.image_root", dest="image_root", metavar="FOLDER", help="folder that image paths are relative to"
-    )
-    parser.add_argument(
-        "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
-    )
-    parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
-    parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
-    parser.add_argument(
-        "--data.slice_by",
-        dest="slice_by",
-        metavar="COLUMN",
-        nargs="*",
-        help="columns by whose values accuracy is told apart",
-    )
-    parser.add_argument(
-        "--data.on_bad_image",
-        dest="on_bad_image",
-        choices=("stop", "skip"),
-        help="stop at images that cannot be read, or leave their rows out and name them",
-    )
-    parser.add_argument(
-        "--data.allow_missing",
-        dest="allow_missing",
-        type=yes_or_no,
-        metavar="true|false",
-        help="let rows without an image or without a text through",
-    )
-    parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
-    parser.add_argument("--pictures", type=at_least(0), default=8, help="examples in where_it_looked.png (default: 8)")
-    parser.add_argument(
-        "--mixed_precision",
-        choices=("auto", "no", "bf16", "fp16"),
-        help="arithmetic (default: as the run was trained, else auto)",
-    )
-    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
-    parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
-    return parser.parse_args(argv)
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number no smaller than this, for argparse."""
-
-    def whole_number(value: str) -> int:
-        if int(value) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        return int(value)
-
-    return whole_number
-
-
-def yes_or_no(value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
-    return value.lower() == "true"
-
-
 def main(argv: list[str]) -> dict:
     """The command line; returns what ``metrics.json`` holds."""
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__)
     try:
         model, processor = load_model(args.model, args.trust_custom_encoder)
         run = run_settings(args.model)
@@ -200,9 +138,11 @@ def main(argv: list[str]) -> dict:
     accelerator = Accelerator(mixed_precision=choose_precision(args.mixed_precision or run.train.mixed_precision))
     folder = args.output_dir or output_folder(args)
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures)
+    figures = evaluate_to(
+        folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures, args.deletion
+    )
     if accelerator.is_main_process:
-        pictures = ", where_it_looked.png" if args.pictures else ""
+        pictures = (", where_it_looked.png" if args.pictures else "") + (", deletion.png" if args.deletion else "")
         print(score_table(figures, rows.source))
         print(f"\nwritten to {folder}: metrics.json, predictions.parquet{pictures}")
     return figures

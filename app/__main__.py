@@ -33,6 +33,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     predict.set_defaults(run=run_predict)
     explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
     explain.add_argument("--output", type=Path, default=Path("where_it_looked.png"), help="file to write")
+    explain.add_argument("--head", type=int, help="one head of the attention, from 0 (default: the mean of all)")
+    explain.add_argument("--level", type=int, help="block of the image encoder (default: the last with attention)")
     explain.set_defaults(run=run_explain)
     for command in (predict, explain):
         command.add_argument("model", help="a run folder, a model folder or a Hub id")
@@ -68,7 +70,7 @@ def run_explain(args: argparse.Namespace) -> None:
     if args.image is None or args.text is None:
         raise ValueError("explain needs both --image and --text.")
     predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    figure = predictor.explain(args.image, args.text).figure(args.text)
+    figure = predictor.explain(args.image, args.text).figure(args.text, args.head, args.level)
     try:
         figure.savefig(args.output)
     except OSError as error:

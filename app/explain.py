@@ -1,80 +1,123 @@
-"""Where the model looked: attention of image positions to the words of a text, as numbers and as pictures."""
+"""Where the model looked: what each word did at each place of the image, as numbers and as pictures."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
+
+Heat = Literal["effect", "attention"]
+"""What a heat-map of a word shows: the probability it brought, or the attention positions paid to it."""
+TEXTS_AT_ONCE = 64
+"""Texts in one pass when words are left out one by one."""
 
 
 @dataclass
 class Explanation:
-    """Attention for one image and text.
+    """One answer taken apart by image position and by word.
 
     Attributes:
         image: the decoded picture.
-        words: W words of the text, in order; none where the model's fusion has no attention.
+        words: W words of the text, in order.
         answer_weights: ``(h, w)``, share of each image position in the probability of the top answer; they add up to 1.
-        attention: ``(H, W, h, w)`` for each level of the model, from fine to coarse: attention of each image position
-            to each word by head. At a position the words and the special tokens add up to 1.
+        effects: ``(W, h, w)``, what each word brought to the top answer at each position: the probability that comes
+            from the position, less that without the word. Over all positions they add up to the probability that is
+            lost with the word; negative where the word speaks against the answer.
+        attention: ``(H, W, h, w)`` for each level of the model, by the number of the image encoder's block:
+            attention of each image position to each word by head. At a position the words and the special tokens add
+            up to 1, or to less where positions attend to positions too. Empty where the fusion has no attention.
+            Attention tells what was read, not what it did to the answer (Jain & Wallace 2019).
     """
 
     image: Image.Image
     words: list[str]
     answer_weights: np.ndarray
-    attention: list[np.ndarray]
+    effects: np.ndarray
+    attention: dict[int, np.ndarray]
 
-    def heat(self, word: int, head: int | None = None, level: int = -1) -> np.ndarray:
-        """Attention to one word ``(h, w)``, of one head or the mean of all, at one level of the model."""
+    def maps(self, of: Heat = "effect", head: int | None = None, level: int | None = None) -> np.ndarray:
+        """One map a word ``(W, h, w)``.
+
+        Args:
+            of: the words' effects, or the attention to them.
+            head: of the attention, from 0; the mean of all where not given.
+            level: of the attention, a block of the image encoder; the last of the model's levels where not given.
+
+        Raises:
+            ValueError: no such head or level.
+        """
+        if of == "effect":
+            return self.effects
+        level = max(self.attention, default=None) if level is None else level
+        if level is None or level not in self.attention:
+            there = f"levels {', '.join(map(str, self.attention))}" if self.attention else "no level"
+            raise ValueError(f"This model has attention at {there}; there is none at {level or 'any'}.")
         attention = self.attention[level]
-        return attention[:, word].mean(axis=0) if head is None else attention[head, word]
+        if head is not None and not 0 <= head < len(attention):
+            raise ValueError(f"This model has heads 0 to {len(attention) - 1}; there is no head {head}.")
+        return attention.mean(axis=0) if head is None else attention[head]
 
-    def overlay(self, word: int, head: int | None = None, level: int = -1, opacity: float = 0.55) -> Image.Image:
-        """The picture under the heat of one word: dark is no attention, bright the most that any word gets."""
-        most = max(self.heat(other, head, level).max() for other in range(len(self.words)))
-        return lay_over(self.image, self.heat(word, head, level), most, opacity)
+    def overlays(
+        self, of: Heat = "effect", head: int | None = None, level: int | None = None, opacity: float = 0.55
+    ) -> list[Image.Image]:
+        """The picture under the heat of each word, on one scale: dark is nothing, bright the most that any word has."""
+        maps = self.maps(of, head, level)
+        return [lay_over(self.image, heat, maps.max(initial=0), opacity) for heat in maps]
 
-    def overlays(self, head: int | None = None, level: int = -1) -> list[Image.Image]:
-        """One overlay a word."""
-        return [self.overlay(word, head, level) for word in range(len(self.words))]
-
-    def figure(self, title: str = "", head: int | None = None, level: int = -1, max_words: int = 12) -> Figure:
-        """The picture; then for the answer and for each word the overlay above the raw matrix with its colour bar.
+    def figure(self, title: str = "", head: int | None = None, level: int | None = None, max_words: int = 12) -> Figure:
+        """The picture; then for the answer and each word the overlay, the numbers under it, and the attention.
 
         Overlays of words share one scale; each matrix has its own, which its colour bar tells. Words after the first
         ``max_words`` are counted in the title.
         """
-        answer = lay_over(self.image, self.answer_weights, self.answer_weights.max())
-        maps = [("answer", self.answer_weights, answer)]
-        for number, word in enumerate(self.words[:max_words]):
-            maps.append((word, self.heat(number, head, level), self.overlay(number, head, level)))
+        words = self.words[:max_words]
         if len(self.words) > max_words:
             title += f"\n(the first {max_words} of {len(self.words)} words)"
-        figure = Figure(figsize=(1.6 * (len(maps) + 1), 3.6), layout="constrained")
+        attention = None
+        if self.attention or head is not None or level is not None:
+            attention = self.maps("attention", head, level)
+        heats = [self.answer_weights, *self.effects[: len(words)]]
+        overlays = [lay_over(self.image, self.answer_weights, self.answer_weights.max()), *self.overlays()]
+        rows = 2 if attention is None else 3
+        figure = Figure(figsize=(1.6 * (len(words) + 2), 1.5 * rows + 0.4), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2, len(maps) + 1, squeeze=False)
-        axes[0, 0].imshow(self.image)
-        axes[0, 0].set_title("image")
-        for column, (name, heat, overlay) in enumerate(maps, start=1):
-            axes[0, column].imshow(overlay)
-            axes[0, column].set_title(name)
-            matrix = axes[1, column].imshow(heat, cmap="inferno")
-            figure.colorbar(matrix, ax=axes[1, column], shrink=0.7, format="%.2g")
+        axes = figure.subplots(rows, len(words) + 2, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
+        axes[0, 0].imshow(self.image)
+        axes[0, 0].set_title("image")
+        of_heads = "mean of heads" if head is None else f"head {head}"
+        notes = ["share of the answer;\neffect of each word", f"attention to\neach word,\n{of_heads}"]
+        for ax, note in zip(axes[1:, 0], notes, strict=False):
+            ax.text(0.5, 0.5, note, ha="center", va="center", fontsize=8, transform=ax.transAxes)
+        for column, (name, heat) in enumerate(zip(["answer", *words], heats, strict=True), start=1):
+            axes[0, column].imshow(overlays[column - 1])
+            axes[0, column].set_title(name)
+            most = np.abs(heat).max() or 1
+            signed = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}  # white is no effect
+            draw_matrix(axes[1, column], heat, **(signed if column > 1 else {"cmap": "inferno"}))
+            if attention is not None and column > 1:
+                draw_matrix(axes[2, column], attention[column - 2], cmap="inferno")
         figure.suptitle(title, x=0.02, ha="left")
         return figure
 
 
+def draw_matrix(ax: Axes, values: np.ndarray, **options) -> None:
+    """A matrix with its colour bar."""
+    ax.figure.colorbar(ax.imshow(values, **options), ax=ax, shrink=0.7, format="%.2g")
+
+
 def lay_over(image: Image.Image, heat: np.ndarray, most: float, opacity: float = 0.55) -> Image.Image:
-    """Heat ``(h, w)`` over a picture, from 0 (dark) to ``most`` (bright)."""
-    heat = heat / most if most > 0 else np.zeros_like(heat)
+    """Heat ``(h, w)`` over a picture, from 0 or less (dark) to ``most`` (bright)."""
+    heat = np.clip(heat / most, 0, 1) if most > 0 else np.zeros_like(heat)
     smooth = Image.fromarray((heat * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
     colored = Image.fromarray((colormaps["inferno"](np.asarray(smooth))[..., :3] * 255).astype(np.uint8))
     return Image.blend(image, colored, opacity)
@@ -82,20 +125,49 @@ def lay_over(image: Image.Image, heat: np.ndarray, most: float, opacity: float =
 
 @torch.inference_mode()
 def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Image.Image, text: str) -> Explanation:
-    """Run the model once on a decoded image and a text, and read its attention back per word."""
-    batch = processor([image], [text])
-    output = model(**batch.to(model.device), output_attentions=True)
-    answer = output.position_weights[0, output.logits[0].argmax()].cpu().numpy()
-    if output.attentions is None:
-        return Explanation(image, [], answer, [])
+    """Ask a decoded image about a text, and about the text without each of its words, in one pass of the image."""
+    batch = processor([image], [text]).to(model.device)
+    output = model(**batch, output_attentions=True)
+    answer = int(output.logits[0].argmax())
     spans = word_spans(processor, text)
-    attention = []
-    for weights in output.attentions:
+    masks = batch["attention_mask"].repeat(len(spans), 1)
+    for row, (_, tokens) in enumerate(spans):
+        masks[row, tokens] = 0
+    whole = answer_map(output, answer)
+    without = [
+        answer_map(
+            model(
+                pixel_values=batch["pixel_values"],
+                input_ids=batch["input_ids"].expand(len(mask), -1),
+                attention_mask=mask,
+                image_index=torch.zeros(len(mask), dtype=torch.long, device=model.device),
+                output_attentions=True,
+            ),
+            answer,
+        )
+        for mask in masks.split(TEXTS_AT_ONCE)
+    ]
+    attention = {}
+    for level, weights in zip(model.levels, output.attentions or [], strict=False):
         per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
         per_word = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
         side = math.isqrt(per_word.shape[-1])
-        attention.append(per_word.unflatten(-1, (side, side)).cpu().numpy())
-    return Explanation(image, [word for word, _ in spans], answer, attention)
+        attention[level] = per_word.unflatten(-1, (side, side)).float().cpu().numpy()
+    return Explanation(
+        image,
+        [word for word, _ in spans],
+        output.position_weights[0, answer].float().cpu().numpy(),
+        (whole - torch.cat(without)).cpu().numpy(),
+        attention,
+    )
+
+
+def answer_map(output: ImageTextOutput, answer: int) -> torch.Tensor:
+    """Probability of an answer that comes from each position ``(B, h, w)``."""
+    assert output.logits is not None
+    assert output.position_weights is not None
+    probability = output.logits.float().softmax(dim=1)[:, answer, None, None]
+    return output.position_weights[:, answer].float() * probability
 
 
 def word_spans(processor: ImageTextProcessor, text: str) -> list[tuple[str, list[int]]]:

@@ -76,7 +76,7 @@ def bootstrap(
         return csr_matrix((np.ones(rows.sum()), (group[rows], columns[rows])), shape=shape)
 
     everything = np.ones(len(group), dtype=bool)
-    draw = np.random.default_rng(0).multinomial(shape[0], np.full(shape[0], 1 / shape[0]), size=resamples)
+    draw = draw_groups(shape[0], resamples)
     hits, guesses, truths = (
         draw @ c for c in (count(true, right), count(predicted, everything), count(true, everything))
     )
@@ -86,3 +86,17 @@ def bootstrap(
         "accuracy": hits.sum(axis=1) / truths.sum(axis=1),
         "macro_f1": (f1 * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
     }
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> dict[str, float]:
+    """Mean of the values of rows ``(n,)`` with its 95 % interval: ``value``, ``low``, ``high``."""
+    _, group = np.unique(groups, return_inverse=True)
+    draw = draw_groups(group.max() + 1, resamples)
+    means = (draw @ np.bincount(group, values)) / (draw @ np.bincount(group))
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return {"value": float(values.mean()), "low": low, "high": high}
+
+
+def draw_groups(number: int, resamples: int) -> np.ndarray:
+    """How often each group is in each draw with replacement ``(resamples, number)``; the same in every call."""
+    return np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=resamples)

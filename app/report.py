@@ -24,6 +24,9 @@ def score_table(figures: dict, source: str) -> str:
     for column, values in figures["slices"].items():
         lines += ["", f"accuracy by {column}"]
         lines += [f"  {value:20}{format_interval(v['accuracy'])}{v['rows']:>9,} rows" for value, v in values.items()]
+    if deletion := figures.get("deletion"):
+        lines += ["", f"deletion check, {deletion['rows']} rows: probability lost beyond hiding at random, in points"]
+        lines += [f"  hidden by {heat:10}{format_interval(drop)}" for heat, drop in deletion["drop"].items()]
     if unknown := figures["unknown_labels"]:
         names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
         lines += [
@@ -69,10 +72,8 @@ def draw_examples(
     number: int,
 ) -> None:
     """Heat-maps per word for rows spread over the held-out set, right and wrong answers marked."""
-    with_both = [i for i in range(len(rows)) if rows.texts[i] and rows.image_keys[i] is not None]
-    chosen = [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
     pictures: list[Image.Image] = []
-    for i in chosen:
+    for i in spread(rows, number):
         example = rows[i]
         assert example.image is not None
         assert example.text is not None
@@ -85,6 +86,12 @@ def draw_examples(
         pictures.append(Image.open(buffer))
     if pictures:
         stack(pictures).save(path)
+
+
+def spread(rows: Rows, number: int) -> list[int]:
+    """Up to ``number`` rows that have both image and text, at even distances over all of them."""
+    with_both = [i for i in range(len(rows)) if rows.texts[i] and rows.image_keys[i] is not None]
+    return [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:

@@ -11,7 +11,6 @@ from tiny import ROOT
 
 from app import Predictor
 from app.__main__ import main as app
-from app.explain import Explanation
 
 
 def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_folder):
@@ -24,29 +23,6 @@ def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_f
         assert [a["probability"] for a in answers] == pytest.approx(
             [a["probability"] for a in predictor(*pair, top_k=2)], abs=1e-4
         )
-
-
-def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_folder):
-    image = shapes_folder / "images" / "test" / "0.png"
-    found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
-    assert found.words == ["where", "is", "the", "circle", "?"]
-    assert [attention.shape for attention in found.attention] == [(8, 5, 7, 7)]
-    assert (found.attention[0].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
-    assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
-    np.testing.assert_allclose(found.heat(3), found.attention[0][:, 3].mean(axis=0))
-    assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
-    assert len(found.figure().axes) == 2 * 7 + 6, "image, answer and words in two rows, and a colour bar each"
-
-
-def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
-    attention = np.zeros((2, 3, 7, 7))
-    attention[:, 0, 0, 0], attention[:, 1, 6, 6] = 0.8, 0.001
-    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), [attention])
-    red, faint, none = (np.asarray(overlay).astype(int) for overlay in found.overlays())
-    assert red[3, 3].sum() > 200
-    assert red[60, 60].sum() < 20
-    assert abs(faint - none).max() < 5, "a thousandth of the other word's attention is not made to look like it"
-    assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
 
 
 @pytest.mark.parametrize(

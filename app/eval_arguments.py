@@ -1,0 +1,84 @@
+"""The command line of `eval.py`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
+    """What to score, how, and where to write."""
+    parser = argparse.ArgumentParser(
+        "eval.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a run folder of train.py, a model folder or a Hub id")
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="split of the run's own data (default: test)",
+    )
+    parser.add_argument(
+        "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
+    )
+    parser.add_argument(
+        "--data.image_root", dest="image_root", metavar="FOLDER", help="folder that image paths are relative to"
+    )
+    parser.add_argument(
+        "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
+    )
+    parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
+    parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
+    parser.add_argument(
+        "--data.slice_by",
+        dest="slice_by",
+        metavar="COLUMN",
+        nargs="*",
+        help="columns by whose values accuracy is told apart",
+    )
+    parser.add_argument(
+        "--data.on_bad_image",
+        dest="on_bad_image",
+        choices=("stop", "skip"),
+        help="stop at images that cannot be read, or leave their rows out and name them",
+    )
+    parser.add_argument(
+        "--data.allow_missing",
+        dest="allow_missing",
+        type=yes_or_no,
+        metavar="true|false",
+        help="let rows without an image or without a text through",
+    )
+    parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
+    parser.add_argument("--pictures", type=at_least(0), default=8, help="examples in where_it_looked.png (default: 8)")
+    parser.add_argument(
+        "--deletion",
+        type=at_least(0),
+        default=0,
+        metavar="ROWS",
+        help="rows for the deletion check: does hiding what the heat-maps mark lower the probability? (default: none)",
+    )
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("auto", "no", "bf16", "fp16"),
+        help="arithmetic (default: as the run was trained, else auto)",
+    )
+    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
+    parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
+    return parser.parse_args(argv)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number no smaller than this, for argparse."""
+
+    def whole_number(value: str) -> int:
+        if int(value) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return int(value)
+
+    return whole_number
+
+
+def yes_or_no(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
+    return value.lower() == "true"

@@ -1,0 +1,107 @@
+"""Accuracy against work of a gated model: which share of its fusions runs, and how long prediction takes for it.
+
+python train.py configs/quickstart.yaml --model.gated true --train.gate_cost 0.02 --run_dir runs/gated
+python -m benchmarks.gates runs/gated                     # a Markdown table, and runs/gated/gates.png
+"""
+
+import argparse
+import statistics
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from app.hardware import choose_precision
+from app.model_folder import load_model
+from app.settings import load_settings
+from data import Collate, ImageBatchSampler, make_loader, prepare_data
+from models import ImageTextClassifier
+from models.gate import GatedFusion
+
+THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+"""Probabilities above which a fusion runs; at 0 all do, at 1 none does."""
+ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    run_dir = parser.parse_args().run_dir
+    model, processor = load_model(run_dir)
+    if not model.config.gated:
+        parser.error(f"the model in {run_dir} has no gates; train one with --model.gated true")
+    settings = load_settings(run_dir / "config.yaml")
+    rows = prepare_data(settings.data, settings.train.seed).splits["test"]
+    collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
+    sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
+    batches = list(make_loader(rows, sampler, collate, 0))
+    print(f"{run_dir}: {len(rows):,} test rows, medians of {ROUNDS} paired rounds, {torch.get_num_threads()} threads\n")
+    seconds: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
+    results = {}
+    predict(model, batches[:1])
+    for _ in range(ROUNDS):
+        for threshold in THRESHOLDS:
+            with gates_at(model, threshold):
+                started = time.perf_counter()
+                results[threshold] = predict(model, batches)
+                seconds[threshold].append(time.perf_counter() - started)
+    levels = "".join(f" level {level} runs |" for level in model.levels)
+    print(f"| threshold |{levels} accuracy | seconds | times all open |")
+    print("| --- |" + " --- |" * (len(model.levels) + 3))
+    points = []
+    for threshold, (accuracy, shares) in results.items():
+        ratio = statistics.median(
+            mine / all_open for mine, all_open in zip(seconds[threshold], seconds[0.0], strict=True)
+        )
+        runs = "".join(f" {share:.1%} |" for share in shares)
+        middle = statistics.median(seconds[threshold])
+        print(f"| {threshold} |{runs} {accuracy:.1%} | {middle:.1f} | {ratio:.2f} |")
+        points.append((ratio, accuracy))
+    draw(points, run_dir / "gates.png")
+    print(f"\ndrawn in {run_dir / 'gates.png'}")
+
+
+@contextmanager
+def gates_at(model: ImageTextClassifier, threshold: float):
+    """All gates with another threshold than their own."""
+    gates = [fusion for fusion in model.fusions.values() if isinstance(fusion, GatedFusion)]
+    own = [gate.threshold for gate in gates]
+    for gate in gates:
+        gate.threshold = threshold
+    yield
+    for gate, value in zip(gates, own, strict=True):
+        gate.threshold = value
+
+
+@torch.inference_mode()
+def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tuple[float, list[float]]:
+    """Accuracy, and the share of rows for which each level's fusion ran."""
+    right, gates = [], []
+    precision = choose_precision("auto")
+    for batch in batches:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = model(**inputs)
+        right.append(output.logits.argmax(dim=1) == batch["labels"])
+        gates.append(output.gates)
+    return torch.cat(right).float().mean().item(), torch.cat(gates).mean(dim=0).tolist()
+
+
+def draw(points: list[tuple[float, float]], path: Path) -> None:
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    work, accuracy = zip(*sorted(points), strict=True)
+    axes.plot(work, accuracy, "o-")
+    axes.set(xlabel="time of prediction, of that with all gates open", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title("accuracy against work")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
