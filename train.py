@@ -5,26 +5,35 @@ python train.py --data.train train.csv --data.test test.csv
 """
 
 import shlex
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    find_executable_batch_size,
+    set_seed,
+)
 from tqdm.auto import tqdm
 
-from app.checkpoint import Progress, load_checkpoint, save_checkpoint
+from app.checkpoint import Checkpoints, Progress
 from app.hardware import check_trackers, choose_precision
+from app.interrupt import Stopped, StopRequest
 from app.model_folder import load_model
 from app.predictions import MODALITIES, predict
 from app.report import draw_curves, model_card, score_table
 from app.run_dir import RunDir
-from app.settings import Settings, flat, parse_settings
+from app.settings import Settings, TrainSettings, flat, parse_settings
+from app.summary import describe_training, next_commands
 from app.training import Training, train_epoch
-from data import PreparedData, Rows, prepare_data
+from data import PreparedData, prepare_data
 from eval import evaluate_to
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16, build_model
@@ -37,33 +46,73 @@ def main(argv: list[str]) -> Path:
     settings = parse_settings(argv)
     started = time.time()
     run = RunDir(settings.run_dir)
-    with user_errors():
-        run.check(settings)
+    with user_errors(argv):
+        goes_on = run.goes_on(settings)
         accelerator = build_accelerator(settings)
         set_seed(settings.train.seed)
         with accelerator.main_process_first():
             data = prepare_data(settings.data, settings.train.seed)
-        model, processor = build(settings, data)
-        training = Training.set_up(settings, data, model, processor, accelerator)
-    if accelerator.is_main_process:
-        run.open(settings)
-        about = [describe_truncation(processor, data.splits["train"].texts), training.describe_epoch()]
-        print("\n".join(f"  {line}" for line in [*data.decisions, *about, describe_run(accelerator, model)]))
-    accelerator.wait_for_everyone()
-    with user_errors():
-        fit(settings, data, training, processor, accelerator, run)
-    finish(settings, data, accelerator, run, started)
+        try:
+            train_in_memory(settings, data, accelerator, run, goes_on)
+            finish(settings, data, accelerator, run, started)
+        finally:
+            run.lock.release()
     accelerator.end_training()
     return run.path
 
 
+def train_in_memory(
+    settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, goes_on: bool
+) -> None:
+    """Train; where memory runs out, go on from the last checkpoint with half the batch and twice the accumulation."""
+    options = settings.train
+    size = options.batch_size
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        accelerator.print(f"  out of memory: going on with batches of {size}, added up to {options.batch_size} images")
+        return size
+
+    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
+    def train_with(batch_size: int) -> None:
+        accelerator.free_memory()
+        set_seed(options.seed)
+        accumulation = options.gradient_accumulation_steps * options.batch_size // batch_size
+        smaller = replace(options, batch_size=batch_size, gradient_accumulation_steps=accumulation)
+        now = replace(settings, train=smaller)
+        training = set_up(now, data, accelerator)
+        if accelerator.is_main_process and batch_size == options.batch_size:
+            run.open(settings, goes_on)
+            print("\n".join(f"  {line}" for line in [*data.decisions, *describe_training(training, data, accelerator)]))
+        accelerator.wait_for_everyone()
+        fit(now, data, training, accelerator, run)
+
+    train_with()
+
+
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """What the user can put right ends the run with one message and exit code 2."""
+def user_errors(argv: list[str]) -> Iterator[None]:
+    """What the user can put right, or asked for, ends the run with one message and an exit code."""
     try:
         yield
+    except Stopped as stop:
+        print(f"{stop}; go on with: {shlex.join(['python', 'train.py', *argv])}", file=sys.stderr)
+        sys.exit(stop.code)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "No executable batch size" in str(error):
+            print("error: The memory does not hold one image: lower --model.image_size.", file=sys.stderr)
+            sys.exit(2)
+        if "DataLoader worker" not in str(error):
+            raise
+        print(
+            f"error: A process that reads the data died, most often for want of memory: {error}\n"
+            "Give the same command again, with a smaller --data.num_workers; it goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -82,6 +131,12 @@ def build_accelerator(settings: Settings) -> Accelerator:
     )
 
 
+def set_up(settings: Settings, data: PreparedData, accelerator: Accelerator) -> Training:
+    """A new model and what trains it."""
+    model, processor = build(settings, data)
+    return Training.set_up(settings, data, model, processor, accelerator)
+
+
 def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
     """The model for these data; it remembers how its rows were read."""
     rows = data.splits["train"]
@@ -97,23 +152,23 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     )
 
 
-def fit(
-    settings: Settings,
-    data: PreparedData,
-    training: Training,
-    processor: ImageTextProcessor,
-    accelerator: Accelerator,
-    run: RunDir,
-) -> None:
-    """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``."""
+def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
+    """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``.
+
+    Raises:
+        Stopped: asked to, with a checkpoint saved.
+    """
     options, model = settings.train, training.model
     names = {"wandb": {"name": run.path.name}} if "wandb" in options.trackers else {}
     accelerator.init_trackers("image-text-classification", config=flat(settings), init_kwargs=names)
+    checkpoints = Checkpoints(run.checkpoints, options.keep_checkpoints)
+    state = (accelerator, model, training.optimizer, training.schedule)
     progress = Progress()
-    if settings.resume:
-        progress = load_checkpoint(run.checkpoint, accelerator, training.schedule)
-        if accelerator.is_main_process:
-            run.rewind(progress.step)
+    if newest := checkpoints.newest():
+        progress = checkpoints.load(newest, *state)
+        accelerator.print(f"  going on after step {progress.step} ({newest})")
+    if accelerator.is_main_process:
+        run.rewind(progress.step)
     bar = tqdm(
         total=training.steps_per_epoch * options.epochs,
         initial=progress.step,
@@ -121,34 +176,67 @@ def fit(
         unit="step",
         disable=not accelerator.is_main_process,
     )
-    for epoch in range(progress.epoch, options.epochs):
-        training.sampler.set_epoch(epoch)
-        for record in train_epoch(training, accelerator, options, progress):
-            bar.update(record["step"] - bar.n)
-            bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['learning_rate']:.1e}", epoch=epoch + 1)
-            keep(record, run, accelerator)
-        predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
-        progress.end_epoch(predictions.accuracy())
-        record = {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "validation_accuracy": predictions.accuracy(),
-            "validation_loss": predictions.loss(),
-        }
-        keep(record, run, accelerator)
-        if accelerator.is_main_process:
-            bar.write(
-                f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, "
-                f"loss {predictions.loss():.3f}" + (" (best so far)" if progress.since_best == 0 else "")
-            )
-            draw_curves(run.records(), run.path / "curves.png")
-            if progress.since_best == 0:
-                run.save_model(accelerator.unwrap_model(model), processor)
-        save_checkpoint(run.checkpoint, accelerator, training.schedule, progress)
-        if options.early_stopping and progress.since_best >= options.early_stopping:
-            accelerator.print(f"  stopped early: {progress.since_best} epochs without a better validation accuracy")
-            break
+    with StopRequest() as stop:
+        while progress.epoch < options.epochs and not is_enough(options, progress):
+            training.start_epoch(progress, options.gradient_accumulation_steps)
+            for record in train_epoch(training, accelerator, options, progress):
+                if record is not None:
+                    bar.update(record["step"] - bar.n)
+                    bar.set_postfix(
+                        loss=f"{record['loss']:.3f}", rate=f"{record['learning_rate']:.1e}", epoch=progress.epoch + 1
+                    )
+                    keep(record, run, accelerator)
+                stopping = (record is not None or accelerator.num_processes == 1) and stop.is_made(accelerator)
+                due = options.checkpoint_steps and progress.step % options.checkpoint_steps == 0
+                if progress.epoch_step == training.steps_per_epoch:
+                    break  # validation comes before the checkpoint, and before stopping
+                if stopping or due:
+                    checkpoints.save(*state, progress)
+                if stopping:
+                    raise Stopped(stop.number or signal.SIGTERM, progress.step)
+            validate(settings, data, training, accelerator, run, progress, bar)
+            checkpoints.save(*state, progress)
+            if stop.is_made(accelerator):
+                raise Stopped(stop.number or signal.SIGTERM, progress.step)
     bar.close()
+
+
+def is_enough(options: TrainSettings, progress: Progress) -> bool:
+    """Whether early stopping ends the run here."""
+    return 0 < options.early_stopping <= progress.since_best
+
+
+def validate(
+    settings: Settings,
+    data: PreparedData,
+    training: Training,
+    accelerator: Accelerator,
+    run: RunDir,
+    progress: Progress,
+    bar: tqdm,
+) -> None:
+    """Score the validation rows at the end of an epoch, tell the result, and keep the model if it is the best."""
+    options = settings.train
+    predictions = predict(training.model, data.splits["validation"], training.collate, accelerator, options.batch_size)
+    progress.end_epoch(predictions.accuracy())
+    record = {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "validation_accuracy": predictions.accuracy(),
+        "validation_loss": predictions.loss(),
+    }
+    keep(record, run, accelerator)
+    if not accelerator.is_main_process:
+        return
+    bar.write(
+        f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, loss {predictions.loss():.3f}"
+        + (" (best so far)" if progress.since_best == 0 else "")
+    )
+    if is_enough(options, progress):
+        bar.write(f"  stopped early: {progress.since_best} epochs without a better validation accuracy")
+    draw_curves(run.records(), run.path / "curves.png")
+    if progress.since_best == 0:
+        run.save_model(accelerator.unwrap_model(training.model), training.processor)
 
 
 def keep(record: dict, run: RunDir, accelerator: Accelerator) -> None:
@@ -156,25 +244,6 @@ def keep(record: dict, run: RunDir, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         run.log(record)
     accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
-
-
-def describe_truncation(processor: ImageTextProcessor, texts: list[str | None]) -> str:
-    """How many training texts are longer than the model reads."""
-    limit = processor.tokenizer.model_max_length
-    present = [text for text in texts if text is not None]
-    lengths = {text: len(processor.tokenizer(text, verbose=False)["input_ids"]) for text in set(present)}
-    cut = sum(lengths[text] > limit for text in present)
-    longest = max(lengths.values(), default=0)
-    return (
-        f"texts have up to {longest:,} tokens; {cut:,} of {len(present):,} training texts "
-        f"({cut / max(1, len(present)):.1%}) are cut at {limit} (--model.max_text_length)"
-    )
-
-
-def describe_run(accelerator: Accelerator, model: ImageTextClassifier) -> str:
-    millions = model.num_parameters() / 1e6
-    precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return f"{millions:.1f} M parameters, on {accelerator.num_processes} × {accelerator.device.type}, in {precision}"
 
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:
@@ -198,24 +267,9 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     model_card(model, run.path, summary).save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
-    summary += next_commands(run, rows, model.config.custom_text_encoder is not None)
+    summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     print(f"\n{summary}")
-
-
-def next_commands(run: RunDir, rows: Rows, custom_encoder: bool) -> str:
-    """What one would most likely want to type next."""
-    example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), rows[0])
-    folder, text = shlex.quote(str(run.path)), example.text or "TEXT"
-    image = shlex.quote(example.image) if isinstance(example.image, str) else "IMAGE.png"
-    trust = " --trust_custom_encoder" if custom_encoder else ""
-    return (
-        "Next:\n"
-        f"  python eval.py {folder}{trust} --data.test OTHER.csv\n"
-        f"  python -m app predict {folder}{trust} --image {image} --text {shlex.quote(text)}\n"
-        f"  python -m app explain {folder}{trust} --image {image} --text {shlex.quote(text)}\n"
-        f"  tensorboard --logdir {folder}"
-    )
 
 
 if __name__ == "__main__":

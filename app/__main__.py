@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
+    """The command and its options; what stands after ``--`` as ``options``."""
     parser = argparse.ArgumentParser(
         "python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -73,8 +73,7 @@ def ablate(
             command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run.path)]
             if run.result() is None:
                 print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
-                resume = ["--resume", "true"] if run.checkpoint.is_dir() else ["--overwrite", "true"]
-                done = subprocess.run([sys.executable, str(TRAIN), *command, *resume], check=False)
+                done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
                 if done.returncode:
                     raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
             result = run.result()

@@ -1,13 +1,28 @@
-"""Checkpoints from which an interrupted run goes on at the start of its next epoch."""
+"""Checkpoints from which an interrupted run goes on, at any step, as if it had not stopped.
 
+Model and optimiser are kept as safetensors and all else as JSON: nothing is unpickled. A checkpoint is written beside
+its place and moved there when it is whole; a list of sizes and hashes tells a damaged one.
+"""
+
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+import random
+import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from app.run_dir import replacing
+MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -16,39 +31,197 @@ class Progress:
 
     Attributes:
         epoch: epochs done.
-        step: optimiser steps done.
+        epoch_step: optimiser steps done of the epoch that is under way.
+        step: optimiser steps done in all.
         best: best validation accuracy so far.
         since_best: epochs since then.
+        losses: those of the steps since the last record, each a tensor.
     """
 
     epoch: int = 0
+    epoch_step: int = 0
     step: int = 0
     best: float = -1.0
     since_best: int = 0
+    losses: list[Tensor] = field(default_factory=list)
 
     def end_epoch(self, accuracy: float) -> None:
         self.epoch += 1
+        self.epoch_step = 0
         self.since_best = 0 if accuracy > self.best else self.since_best + 1
         self.best = max(self.best, accuracy)
 
 
-def save_checkpoint(folder: Path, accelerator: Accelerator, schedule: LRScheduler, progress: Progress) -> None:
-    """Write model, optimiser, random states, schedule and progress; the checkpoint before stays until this is whole."""
-    new = folder.with_name(f"{folder.name}.writing")
-    accelerator.save_state(str(new))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        state = {"progress": asdict(progress), "schedule": schedule.state_dict()}
-        (new / "progress.json").write_text(json.dumps(state), encoding="utf-8")
-        with replacing(folder) as place:
-            place.rmdir()
-            new.rename(place)
-    accelerator.wait_for_everyone()
+class Checkpoints:
+    """The newest checkpoints of one run, in ``step_<number>`` folders.
+
+    Args:
+        folder: where they are kept.
+        keep: how many.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder
+        self.keep = keep
+
+    def all(self) -> list[Path]:
+        """Those that were finished, the newest first."""
+        return sorted(self.folder.glob("step_*[0-9]"), reverse=True)
+
+    def newest(self) -> Path | None:
+        """The newest one that is whole; what is wrong with newer ones is said."""
+        for path in self.all():
+            if fault := find_fault(path):
+                print(f"The checkpoint {path} is damaged ({fault}); trying the one before.")
+            else:
+                return path
+        return None
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        progress: Progress,
+    ) -> None:
+        """Write all that the run's further course depends on; checkpoints before stay until this one is whole.
+
+        Raises:
+            ValueError: it cannot be written, on a full disk for instance.
+        """
+        randomness = gather_object([random_states()])
+        if accelerator.is_main_process:
+            target = self.folder / f"step_{progress.step:08}"
+            new = target.with_name(f"{target.name}.writing")
+            try:
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir(parents=True)
+                write(new, accelerator, model, optimizer, schedule, progress, randomness)
+                shutil.rmtree(target, ignore_errors=True)
+                new.rename(target)
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(new, ignore_errors=True)
+                last = self.all()
+                raise ValueError(
+                    f"The checkpoint of step {progress.step} could not be written to {self.folder}: {error}. "
+                    + (f"The one before, {last[0].name}, is intact. " if last else "There is none before it. ")
+                    + "Make room and give the same command again."
+                ) from error
+            for old in self.all()[self.keep :]:
+                shutil.rmtree(old)
+        accelerator.wait_for_everyone()
+
+    def load(
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+    ) -> Progress:
+        """Put everything back as `save` found it.
+
+        Raises:
+            ValueError: it was written by another number of processes.
+        """
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if len(state["random"]) != accelerator.num_processes:
+            raise ValueError(
+                f"The run was begun with {len(state['random'])} processes and cannot go on with "
+                f"{accelerator.num_processes}: other batches and random numbers would follow. Start as many, or anew "
+                "with --overwrite true."
+            )
+        accelerator.unwrap_model(model).load_state_dict(load_file(path / "model.safetensors"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in load_file(path / "optimizer.safetensors").items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        schedule.load_state_dict(state["schedule"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        restore_random_states(state["random"][accelerator.process_index])
+        progress = Progress(**state["progress"])
+        progress.losses = [torch.tensor(loss, device=accelerator.device) for loss in progress.losses]
+        return progress
 
 
-def load_checkpoint(folder: Path, accelerator: Accelerator, schedule: LRScheduler) -> Progress:
-    """Put everything back as `save_checkpoint` found it."""
-    accelerator.load_state(str(folder))
-    state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    schedule.load_state_dict(state["schedule"])
-    return Progress(**state["progress"])
+def write(
+    folder: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    progress: Progress,
+    randomness: list[dict],
+) -> None:
+    """The files of a checkpoint, flushed to the disk, and last the list of them."""
+    weights = {name: tensor.clone() for name, tensor in accelerator.unwrap_model(model).state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    found = optimizer.state_dict()
+    moments = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in found["state"].items()
+        for name, value in values.items()
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    state = {
+        "progress": asdict(progress) | {"losses": [loss.item() for loss in progress.losses]},
+        "param_groups": found["param_groups"],
+        "schedule": schedule.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+        "random": randomness,
+    }
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or ``None``."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"its {MANIFEST} cannot be read"
+    for name, told in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != told["size"]:
+            return f"{name} has {path.stat().st_size:,} bytes in place of {told['size']:,}"
+        if sha256(path) != told["sha256"]:
+            return f"the content of {name} has changed"
+    return None
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def random_states() -> dict:
+    """States of all generators of this process, as JSON can hold them."""
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()
+    return {
+        "python": random.getstate(),
+        "numpy": numpy,
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict) -> None:
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])

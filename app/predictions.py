@@ -62,7 +62,7 @@ def predict(
     bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
     for indices, batch in zip(sampler, bar, strict=True):
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        labels = batch.pop("labels").tolist()
+        labels, _ = batch.pop("labels").tolist(), batch.pop("rows")
         with accelerator.autocast():
             logits = model(**for_modalities(batch, modalities)).logits
         probabilities = logits.float().softmax(dim=-1).unflatten(0, (len(modalities), -1)).transpose(0, 1)

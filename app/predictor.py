@@ -78,7 +78,7 @@ class Predictor:
                 decoded[key] = decode_named(image)
             examples.append(Example(number, decoded.get(key), text, label="", image_key=key))
         batch = Collate(self.processor, self.model.config.label2id)(examples)
-        del batch["labels"]
+        del batch["labels"], batch["rows"]
         logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
         top = logits.softmax(dim=-1).topk(min(top_k, len(self.labels)))
         return [

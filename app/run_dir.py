@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
 from app.model_folder import MODEL_FOLDER
@@ -17,49 +18,67 @@ class RunDir:
     """Files of one training run.
 
     ``config.yaml``, ``metrics.jsonl`` (one record a line), ``curves.png``, ``model/`` (best so far), ``checkpoints/``
-    (to go on from), ``evaluation/`` and ``summary.txt``.
+    (to go on from), ``evaluation/`` and ``summary.txt``. One process at a time writes in it.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.model = self.path / MODEL_FOLDER
-        self.checkpoint = self.path / "checkpoints" / "last"
+        self.checkpoints = self.path / "checkpoints"
+        self.lock = FileLock(self.path / ".lock")
 
-    def check(self, settings: Settings) -> None:
-        """See, before any work and without touching it, that this run may have the folder.
+    def goes_on(self, settings: Settings) -> bool:
+        """Whether these settings go on with an unfinished run that is there, or begin one; nothing is touched.
 
         Raises:
-            ValueError: it holds a run already and is not to be overwritten, or not the one to resume.
+            ValueError: the folder holds something that may not be replaced: a run that is finished or has other
+                settings, or no run at all.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; choose a folder with --run_dir FOLDER.")
-        config = self.path / "config.yaml"
-        if settings.resume:
-            if not self.checkpoint.is_dir():
-                again = "--overwrite true in place of" if self.path.exists() else "no"
-                raise ValueError(f"There is no checkpoint to resume from in {self.path}: start with {again} --resume.")
-            if changed := differences(load_settings(config), settings):
-                raise ValueError(
-                    f"The run in {self.path} cannot go on with other settings than it began with: "
-                    f"{'; '.join(changed)}. Give the same ones, or start anew with --overwrite true."
-                )
-        elif self.path.exists() and any(self.path.iterdir()):
-            if not settings.overwrite:
-                way_on = "Go on from its last checkpoint with --resume true, r" if self.checkpoint.is_dir() else "R"
-                raise ValueError(
-                    f"The run folder {self.path} exists. {way_on}eplace it with --overwrite true, or choose another "
-                    "with --run_dir FOLDER."
-                )
-            if not config.is_file():
-                raise ValueError(f"{self.path} is not a run folder (no config.yaml in it), so it is not overwritten.")
+        if not self.path.exists() or not self.content():
+            return False
+        if not self.config.is_file():
+            raise ValueError(
+                f"{self.path} is not a run folder (no config.yaml in it), so nothing is written there; choose another "
+                "with --run_dir FOLDER."
+            )
+        if settings.overwrite:
+            return False
+        instead = "replace it with --overwrite true, or choose another folder with --run_dir FOLDER"
+        if self.result() is not None:
+            raise ValueError(f"The run folder {self.path} holds a finished run: {instead}.")
+        if changed := differences(load_settings(self.config), settings):
+            raise ValueError(
+                f"The unfinished run in {self.path} has other settings: {'; '.join(changed)}. Go on with the same "
+                f"ones, {instead}."
+            )
+        return self.checkpoints.is_dir()
 
-    def open(self, settings: Settings) -> None:
-        """Make the folder, emptied unless the run in it goes on, and write the configuration."""
-        if self.path.exists() and not settings.resume:
-            shutil.rmtree(self.path)
+    def open(self, settings: Settings, goes_on: bool) -> None:
+        """Take the folder for this process and make it ready: emptied unless the run in it goes on.
+
+        Raises:
+            ValueError: another process is writing there.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        save_settings(settings, self.path / "config.yaml")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"Another process is training in {self.path}: wait for it, or choose another folder with --run_dir "
+                "FOLDER."
+            ) from error
+        if not goes_on:
+            for item in self.content():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        save_settings(settings, self.config)
+
+    def content(self) -> list[Path]:
+        """What is in the folder, but for the lock."""
+        return [item for item in self.path.iterdir() if item != Path(self.lock.lock_file)]
 
     def log(self, record: dict) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:

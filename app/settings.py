@@ -78,6 +78,11 @@ class TrainSettings:
     """Seed of weights, order, dropout and the validation cut."""
     pictures: NonNegativeInt = 8
     """Held-out examples in where_it_looked.png."""
+    checkpoint_steps: NonNegativeInt = 200
+    """Steps between two checkpoints within an epoch, from which the run goes on after an interruption; 0 writes one at
+    the end of each epoch only."""
+    keep_checkpoints: PositiveInt = 2
+    """How many checkpoints are kept, the newest."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers known to accelerate: tensorboard, wandb, mlflow, …; [] for none."""
 
@@ -95,12 +100,18 @@ class Settings:
     run_dir: str = ""
     """Folder of the run; runs/<name of the configuration file> when not given."""
     overwrite: bool = False
-    """Delete what is in the run folder first."""
-    resume: bool = False
-    """Go on from the last checkpoint in the run folder."""
+    """Delete the run in the folder first; otherwise an unfinished one of the same settings goes on."""
 
 
-INCIDENTAL = {"run_dir", "overwrite", "resume", "data.num_workers", "train.trackers", "train.pictures"}
+INCIDENTAL = {
+    "run_dir",
+    "overwrite",
+    "data.num_workers",
+    "train.trackers",
+    "train.pictures",
+    "train.checkpoint_steps",
+    "train.keep_checkpoints",
+}
 """Settings that do not change what a run computes."""
 
 
@@ -201,7 +212,7 @@ def differences(before: Settings, after: Settings) -> list[str]:
 def save_settings(settings: Settings, path: Path) -> None:
     """Write the settings as YAML, itself a configuration: what it did with an older run is not part of it."""
     values = json.loads(json.dumps(asdict(settings)))
-    del values["overwrite"], values["resume"]
+    del values["overwrite"]
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 

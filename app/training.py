@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.utils.class_weight import compute_class_weight
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -44,7 +45,8 @@ class Training:
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    loss_function: nn.Module
+    loss_function: nn.CrossEntropyLoss
+    processor: ImageTextProcessor
     collate: Collate
     sampler: ImageBatchSampler | StreamedBatches
     loader: DataLoader
@@ -82,7 +84,11 @@ class Training:
         )
         loss_function = build_loss(options, collate.label2id, rows.labels).to(accelerator.device)
         model, optimizer = accelerator.prepare(model, optimizer)
-        return cls(model, optimizer, schedule, loss_function, collate, sampler, loader, steps_per_epoch)
+        return cls(model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch)
+
+    def start_epoch(self, progress: Progress, accumulation: int) -> None:
+        """Make the loader give the batches of the epoch under way that have not been trained on."""
+        self.sampler.set_epoch(progress.epoch, progress.epoch_step * accumulation)
 
     def describe_epoch(self) -> str:
         left_out = self.sampler.num_left_out
@@ -115,45 +121,84 @@ def training_batches(
 
 def train_epoch(
     training: Training, accelerator: Accelerator, options: TrainSettings, progress: Progress
-) -> Iterator[dict]:
-    """One pass over the training rows; yields a record of loss and learning rate every few steps."""
-    model, optimizer, num_batches = training.model, training.optimizer, len(training.loader)
-    model.train()
-    accumulation = options.gradient_accumulation_steps
-    last_group = num_batches % accumulation or accumulation
-    losses = []
-    for number, batch in enumerate(training.loader, start=1):
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        labels = batch.pop("labels")
-        is_step = number % accumulation == 0 or number == num_batches
-        with nullcontext() if is_step else accelerator.no_sync(model):
-            output = model(**batch, output_attentions=options.attention_penalty > 0)
-            loss = training.loss_function(output.logits, labels) + penalty(output, options)
-            accelerator.backward(loss / (last_group if number > num_batches - last_group else accumulation))
-        losses.append(loss.detach())
-        if not is_step:
-            continue
-        accelerator.unscale_gradients(optimizer)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        if accelerator.mixed_precision != "fp16" and not norm.isfinite():  # fp16 skips such a step by itself
-            raise FloatingPointError(
-                f"The gradient is not finite at step {progress.step + 1} (loss {loss.item():.4g}); the best model so "
-                "far is kept. Lower --train.learning_rate, or set --train.mixed_precision no."
-            )
-        optimizer.step()
-        training.schedule.step()
-        optimizer.zero_grad()
+) -> Iterator[dict | None]:
+    """What is left of one pass over the training rows, step by step.
+
+    Yields:
+        after each step a record of loss and learning rate, or ``None`` where it is not yet time for one.
+    """
+    training.model.train()
+    batches = iter(training.loader)
+    while group := list(islice(batches, options.gradient_accumulation_steps)):
+        loss, norm = train_step(training, accelerator, options, group, progress.step + 1)
         progress.step += 1
-        if progress.step % LOG_EVERY == 0 or number == num_batches:
-            mean = torch.stack(losses).mean().item()
-            losses.clear()
-            rate = max(group["lr"] for group in optimizer.param_groups)
-            yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
+        progress.epoch_step += 1
+        progress.losses.append(loss)
+        if progress.step % LOG_EVERY and progress.epoch_step < training.steps_per_epoch:
+            yield None
+            continue
+        mean = accelerator.reduce(torch.stack(progress.losses).mean(), "mean").item()
+        progress.losses.clear()
+        rate = max(group["lr"] for group in training.optimizer.param_groups)
+        yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
 
 
-def penalty(output: ImageTextOutput, options: TrainSettings) -> torch.Tensor | float:
+def train_step(
+    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[dict[str, Tensor]], step: int
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
+
+    Returns:
+        this process's share of the loss, times the number of processes, and the norm of the gradient.
+
+    Raises:
+        FloatingPointError: a gradient that is not finite, with the rows it came from.
+    """
+    model, optimizer = training.model, training.optimizer
+    rows = torch.cat([batch["rows"] for batch in group])
+    weights = [weight_of(batch["labels"], training.loss_function.weight) for batch in group]
+    total = accelerator.reduce(torch.stack(weights).sum().to(accelerator.device), "sum")
+    losses = []
+    for number, batch in enumerate(group, start=1):
+        inputs = {
+            name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items() if name != "rows"
+        }
+        labels = inputs.pop("labels")
+        with nullcontext() if number == len(group) else accelerator.no_sync(model):
+            output = model(**inputs, output_attentions=options.attention_penalty > 0)
+            share = training.loss_function(output.logits.float(), labels) * (accelerator.num_processes / total)
+            loss = share + penalty(output, options) / len(group)
+            accelerator.backward(loss)
+        losses.append(loss.detach())
+    accelerator.unscale_gradients(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+    loss = torch.stack(losses).sum()
+    if accelerator.mixed_precision != "fp16" and not norm.isfinite():  # fp16 skips such a step by itself
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        raise FloatingPointError(
+            f"The gradient is not finite at step {step} (loss {loss.item():.4g}, learning rate {rate:.2g}), in a batch "
+            f"of rows {shorten(rows.tolist())} of the training data; the last checkpoint and the best model so far are "
+            "kept. Look at these rows, lower --train.learning_rate, or set --train.mixed_precision no."
+        )
+    optimizer.step()
+    training.schedule.step()
+    optimizer.zero_grad()
+    return loss, norm
+
+
+def weight_of(labels: Tensor, weight: Tensor | None) -> Tensor:
+    """What the labels of a batch count together: their number, or the sum of their classes' weights."""
+    return torch.tensor(float(len(labels))) if weight is None else weight.cpu()[labels].sum()
+
+
+def shorten(numbers: list[int], shown: int = 10) -> str:
+    """The first few of them, and how many there are."""
+    return ", ".join(map(str, numbers[:shown])) + (f", … ({len(numbers)} in all)" if len(numbers) > shown else "")
+
+
+def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
     """What is added to the loss for sharp attention and for fusions that run."""
-    total: torch.Tensor | float = 0.0
+    total: Tensor | float = 0.0
     if options.attention_penalty:
         assert output.attentions is not None
         lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
@@ -164,10 +209,10 @@ def penalty(output: ImageTextOutput, options: TrainSettings) -> torch.Tensor | f
 
 
 def build_loss(options: TrainSettings, label2id: dict[str, int], labels: list[str]) -> nn.CrossEntropyLoss:
-    """Cross-entropy with label smoothing and class weights as chosen."""
+    """Cross-entropy, summed over the rows, with label smoothing and class weights as chosen."""
     weight = None
     if options.class_weights == "balanced":
         numbers = np.array([label2id[label] for label in labels])
         balanced = compute_class_weight("balanced", classes=np.arange(len(label2id)), y=numbers)
         weight = torch.tensor(balanced, dtype=torch.float32)
-    return nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing)
+    return nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing, reduction="sum")

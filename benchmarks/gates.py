@@ -83,7 +83,7 @@ def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tup
     right, gates = [], []
     precision = choose_precision("auto")
     for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(**inputs)
         right.append(output.logits.argmax(dim=1) == batch["labels"])

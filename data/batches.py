@@ -48,14 +48,14 @@ class ImageBatchSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.start = 0
         self.max_texts_per_image = max_texts_per_image
         self.num_processes = num_processes
         self.process_index = process_index
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
+        self.epoch, self.start = epoch, start
 
     def units(self) -> list[list[int]]:
         """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
@@ -74,7 +74,8 @@ class ImageBatchSampler(Sampler[list[int]]):
         batches = [
             list(chain.from_iterable(units[i : i + self.batch_size])) for i in range(0, len(units), self.batch_size)
         ]
-        yield from batches[self.process_index : self.num_batches(len(units)) : self.num_processes]
+        own = batches[self.process_index : self.num_batches(len(units)) : self.num_processes]
+        yield from own[self.start :]
 
     def __len__(self) -> int:
         size = self.max_texts_per_image
@@ -109,8 +110,8 @@ class Collate:
         max_pixels: larger images are refused.
 
     Returns:
-        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(B, L)``, ``image_index`` and
-        ``labels`` ``(B,)``; without ``pixel_values`` where no row has an image.
+        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(B, L)``, ``image_index``, ``labels`` and
+        ``rows`` (their numbers in the source) ``(B,)``; without ``pixel_values`` where no row has an image.
     """
 
     def __init__(self, processor: Callable, label2id: dict[str, int], max_pixels: int = MAX_PIXELS):
@@ -136,6 +137,7 @@ class Collate:
             batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
         batch["image_index"] = torch.tensor(image_index)
         batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
+        batch["rows"] = torch.tensor([example.row for example in examples])
         return batch
 
     def decode(self, image: str | dict | Image.Image, row: int) -> Image.Image:

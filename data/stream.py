@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from itertools import chain, groupby
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.batches import Collate
@@ -31,14 +32,14 @@ class StreamedBatches(IterableDataset[list[Example]]):
         self.batch_size = batch_size
         self.buffer_size = buffer_size
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.start = 0
         self.num_processes = num_processes
         self.process_index = process_index
         self.num_units = sum(1 for _ in groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0]))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return max(1, self.num_units // self.batch_size // self.num_processes)
@@ -70,7 +71,7 @@ class StreamedBatches(IterableDataset[list[Example]]):
         for unit in self.units():
             batch.append(unit)
             if len(batch) == self.batch_size or (len(batch) == self.num_units and wanted == 1):
-                if made % self.num_processes == self.process_index:
+                if made % self.num_processes == self.process_index and made // self.num_processes >= self.start:
                     yield list(chain.from_iterable(batch))
                 batch, made = [], made + 1
                 if made == wanted:
@@ -79,4 +80,5 @@ class StreamedBatches(IterableDataset[list[Example]]):
 
 def stream_loader(batches: StreamedBatches, collate: Collate) -> DataLoader:
     """Collated batches, read ahead by one process that is made anew each epoch, so that it knows the epoch."""
-    return DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=1)
+    generator = torch.Generator().manual_seed(0)  # its own, so that the global random state is left alone
+    return DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=1, generator=generator)

@@ -69,6 +69,17 @@ def test_an_image_with_very_many_texts_travels_in_pieces():
     assert [len(batch) for batch in batches] == [4, 4, 2]
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_an_epoch_goes_on_at_any_of_its_batches(process):
+    keys = [str(i // 3) for i in range(60)]
+    sampler = ImageBatchSampler(keys, 3, shuffle=True, seed=4, num_processes=2, process_index=process)
+    sampler.set_epoch(7)
+    whole = list(sampler)
+    for start in range(len(whole) + 1):
+        sampler.set_epoch(7, start)
+        assert list(sampler) == whole[start:]
+
+
 def test_a_batch_holds_each_image_once_and_points_at_it(shapes_folder, processor):
     given = DataSettings()
     rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
@@ -91,6 +102,7 @@ def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor)
 
     batch = Collate(processor, {"a": 0})([Example(0, None, "red", "a"), Example(1, None, None, "b")])
     assert "pixel_values" not in batch
+    assert batch["rows"].tolist() == [0, 1]
     assert batch["image_index"].tolist() == [-1, -1]
     assert batch["attention_mask"][1].sum() == 0
     assert batch["labels"].tolist() == [0, -100]

@@ -50,6 +50,16 @@ def test_processes_share_the_stream_without_overlap(streamed):
     assert not shares[0] & shares[1]
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_stream_goes_on_at_any_of_its_batches(streamed, process):
+    batches = StreamedBatches(streamed, 4, 60, 0, 2, process)
+    batches.set_epoch(3)
+    whole = list(batches)
+    for start in range(len(whole) + 1):
+        batches.set_epoch(3, start)
+        assert list(batches) == whole[start:]
+
+
 def test_a_loader_gives_tensors_and_follows_the_epoch(streamed, processor):
     batches = StreamedBatches(streamed, 4, 60, seed=0)
     loader = stream_loader(batches, Collate(processor, {}))

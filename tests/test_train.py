@@ -17,8 +17,6 @@ from transformers import AutoBackbone, ResNetConfig, ViTImageProcessor
 import eval as evaluation
 import train
 from app import Predictor
-from app.checkpoint import save_checkpoint
-from app.run_dir import RunDir
 
 
 def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
@@ -63,8 +61,7 @@ def test_a_run_that_exists_is_neither_mixed_nor_lost(run_dir, shapes_folder, cap
     with pytest.raises(SystemExit) as stop:
         train.main(arguments(shapes_folder, run_dir))
     assert stop.value.code == 2
-    assert "--resume true" in (message := capsys.readouterr().err)
-    assert "--overwrite true" in message
+    assert "holds a finished run: replace it with --overwrite true" in capsys.readouterr().err
     assert (run_dir / "metrics.jsonl").read_text() == before
 
 
@@ -76,30 +73,10 @@ def test_overwrite_spares_a_folder_that_is_no_run(shapes_folder, tmp_path, capsy
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_a_stopped_run_goes_on_at_its_next_epoch_and_ends_as_if_it_had_not_stopped(
-    run_dir, shapes_folder, tmp_path, monkeypatch
-):
-    def stop_after_saving(*args):
-        save_checkpoint(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", stop_after_saving)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(arguments(shapes_folder, tmp_path / "run"))
-    RunDir(tmp_path / "run").log({"step": 3, "loss": 9.0, "learning_rate": 0.0})  # of the epoch that was cut short
-    train.main(arguments(shapes_folder, tmp_path / "run", "--resume", "true"))
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["step"], r["epoch"]) for r in records if "epoch" in r] == [(2, 1), (4, 2)]
-    assert [r["step"] for r in records if "loss" in r] == [2, 4]
-    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (run_dir, tmp_path / "run"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--resume", "true", "--train.learning_rate", "1e-4"], "train.learning_rate was 0.001, now 0.0001"),
+        (["--train.learning_rate", "1e-4"], "holds a finished run"),
         (["--overwrite", "true", "--data.label", "lable"], "Did you mean 'label'?"),
         (["--overwrite", "true", "--train.trackers", "[nope]"], "knows no tracker 'nope'"),
         (["--overwrite", "true", "--data.slice_by", "[nope]"], "has no column 'nope'"),
@@ -113,17 +90,11 @@ def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, caps
     assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
 
 
-def test_nothing_to_resume_says_how_to_start(shapes_folder, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        train.main(arguments(shapes_folder, tmp_path / "none", "--resume", "true"))
-    assert "start with no --resume" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "options",
     [
         ["--train.optimizer", "sgd", "--train.schedule", "step", "--train.learning_rate", "1e-3"],
-        ["--train.class_weights", "balanced", "--train.label_smoothing", "0.1"],
+        ["--train.class_weights", "balanced", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"],
         ["--train.gradient_accumulation_steps", "2", "--train.scales.image_encoder", "0"],
         ["--train.early_stopping", "1", "--train.mixed_precision", "bf16"],
         ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
@@ -159,14 +130,19 @@ def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
     assert [r["step"] for r in records if "epoch" in r] == [3, 6]
 
 
-def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    options = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.epochs", "1")
-    options += ["--train.mixed_precision", "no"]
-    command = [*launch, "train.py", *options]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
+def launch(processes: int, script: str, options: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, script, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, tmp_path):
+    options = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.epochs", "1")
+    done = launch(2, "train.py", [*options, "--train.mixed_precision", "no"])
     assert "on 2 × cpu" in done.stdout
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == 2, "21 images in batches of 4 are 5 full batches, 2 for each process"
@@ -174,6 +150,25 @@ def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, t
     assert figures["rows"] == NUM_TEST
     alone = evaluation.main([str(tmp_path / "run"), "--output_dir", str(tmp_path / "alone"), "--pictures", "0"])
     assert alone["scores"] == figures["scores"]
+
+
+def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder, tmp_path):
+    """Rows of unequal numbers in both processes, a short last group of batches: every row counts once and as much."""
+    common = ["--train.gradient_accumulation_steps", "2", "--train.mixed_precision", "no", "--model.modality_dropout"]
+    common += ["0", "--model.classifier_dropout", "0", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"]
+    records, weights = [], []
+    for processes, size in ((1, 6), (2, 3)):
+        run_dir = tmp_path / str(processes)
+        options = arguments(shapes_folder, run_dir, *common, "--train.batch_size", str(size))
+        launch(processes, "tests/plain_train.py", options)
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        records.append([json.loads(line) for line in lines])
+        weights.append(load_file(run_dir / "model/model.safetensors"))
+    for one, two in zip(*records, strict=True):
+        one.pop("minutes", None), one.pop("held_out", None)
+        assert {name: two[name] for name in one} == pytest.approx(one, rel=1e-4)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_frozen_convolutions_do_not_move(shapes_folder, tmp_path, monkeypatch):
@@ -228,7 +223,6 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
         (["--data.train", "none.csv"], "no file or folder 'none.csv'"),
         (["--model.text_encoder", "someone/encoder"], "hf download someone/encoder"),
         (["--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
-        (["--resume", "true"], "no checkpoint to resume from"),
         (["--train.gate_cost", "1"], "add --model.gated true"),
         (["--train.attention_penalty", "1", "--model.fusion", "concat"], "fusion concat has no attention"),
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),

@@ -1,6 +1,7 @@
 """One epoch of training, and which epoch is kept, on a model small enough to compute by hand."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import train
-from app.checkpoint import Progress
+from app.checkpoint import Checkpoints, Progress
 from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
 from app.training import Training, build_loss, learning_rate_scales, penalty, train_epoch
@@ -33,8 +34,11 @@ def training(numbers: list[float]) -> Training:
     model = Scores()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    loader = [{"number": torch.tensor([number]), "labels": torch.tensor([0])} for number in numbers]
-    return Training(model, optimizer, schedule, nn.CrossEntropyLoss(), None, None, loader, len(loader))
+    loader = [
+        {"number": torch.tensor([number]), "labels": torch.tensor([0]), "rows": torch.tensor([0])} for number in numbers
+    ]
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    return Training(model, optimizer, schedule, loss, None, None, None, loader, len(loader))
 
 
 def run(numbers: list[float], **options) -> torch.Tensor:
@@ -49,6 +53,35 @@ def test_accumulated_batches_count_as_their_mean_and_a_short_last_group_as_much(
         run([1.0, 3.0], gradient_accumulation_steps=2, max_grad_norm=1e9), torch.tensor([1.0, -1.0])
     )
     torch.testing.assert_close(run([2.0], gradient_accumulation_steps=4, max_grad_norm=1e9), torch.tensor([1.0, -1.0]))
+
+
+def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
+    def learnt(*batches: list[float]) -> torch.Tensor:
+        made = training([])
+        made.loader = [
+            {
+                "number": torch.tensor(numbers),
+                "labels": torch.arange(len(numbers)) % 2,
+                "rows": torch.arange(len(numbers)),
+            }
+            for numbers in batches
+        ]
+        made.loss_function = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "b"])
+        options = TrainSettings(gradient_accumulation_steps=2, max_grad_norm=1e9)
+        records = list(train_epoch(replace(made, steps_per_epoch=1), Accelerator(cpu=True), options, Progress()))
+        return torch.cat([made.model.scores.detach(), torch.tensor([records[-1]["loss"]])])
+
+    together = learnt([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    torch.testing.assert_close(learnt([1.0, 2.0], [3.0, 4.0, 5.0, 6.0]), together)
+    torch.testing.assert_close(learnt([1.0, 2.0, 3.0, 4.0], [5.0, 6.0]), together)
+
+
+def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
+    made = training([float("nan")] * 3)
+    made.loader[2]["rows"] = torch.tensor([17])
+    made.loader[0]["number"] = made.loader[1]["number"] = torch.tensor([1.0])
+    with pytest.raises(FloatingPointError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
+        list(train_epoch(made, Accelerator(cpu=True), TrainSettings(), Progress()))
 
 
 def test_gradients_are_clipped_to_the_norm():
@@ -72,18 +105,18 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
     accuracies = iter([0.1, 0.8, 0.5, 0.6, 0.7])
     kept = []
     made = training([1.0])
-    made.sampler = SimpleNamespace(set_epoch=lambda epoch: None)
+    made.sampler = SimpleNamespace(set_epoch=lambda epoch, start: None)
 
     def predict(*args):
         accuracy = next(accuracies)
         return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0)
 
     monkeypatch.setattr(train, "predict", predict)
-    monkeypatch.setattr(train, "save_checkpoint", lambda *a: None)
+    monkeypatch.setattr(Checkpoints, "save", lambda *a: None)
     monkeypatch.setattr(RunDir, "save_model", lambda self, model, processor: kept.append(model.scores[0].item()))
     run_dir = RunDir(tmp_path)
     settings = Settings(train=TrainSettings(epochs=5, early_stopping=patience, trackers=[]))
-    train.fit(settings, SimpleNamespace(splits={"validation": None}), made, None, Accelerator(cpu=True), run_dir)
+    train.fit(settings, SimpleNamespace(splits={"validation": None}), made, Accelerator(cpu=True), run_dir)
     assert len(kept) == 2, "epochs 1 and 2 were the best so far"
     assert kept[1] < made.model.scores[0].item(), "the model of epoch 2, not of the last"
     assert sum("epoch" in json.loads(line) for line in run_dir.metrics.read_text().splitlines()) == epochs

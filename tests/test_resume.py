@@ -1,0 +1,339 @@
+"""A run that is killed at any moment and started again ends as if nothing had happened."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tiny import ROOT, arguments
+from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+
+import app.checkpoint
+import app.training
+import train
+from app.checkpoint import Checkpoints, find_fault
+from app.run_dir import RunDir
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of the run's own catches it."""
+
+
+class Clock:
+    """Counts the moments at which a run may die, and kills it at a chosen one."""
+
+    def __init__(self, deadline: int | None = None):
+        self.moment, self.deadline = 0, deadline
+
+    def tick(self) -> None:
+        self.moment += 1
+        if self.moment == self.deadline:
+            raise Killed
+
+    def around(self, function):
+        def watched(*args, **kwargs):
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return watched
+
+
+WATCHED = [
+    (app.training, "train_step"),
+    (app.checkpoint, "save_file"),
+    (app.checkpoint.os, "fsync"),
+    (Path, "rename"),
+    (os, "replace"),
+    (RunDir, "log"),
+    (RunDir, "save_model"),
+    (train, "predict"),
+    (train, "evaluate_to"),
+]
+
+
+def run_until(clock: Clock, command: list[str]) -> None:
+    """The command, with every watched function ticking the clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in WATCHED:
+            patch.setattr(owner, name, clock.around(getattr(owner, name)))
+        train.main(command)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list[str]:
+    """A model that trains in a second, with all there is at random: dropout, missing inputs, order."""
+    folder = tmp_path_factory.mktemp("backbone")
+    sizes = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(sizes).save_pretrained(folder)
+    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
+    model = ["--model.image_encoder", str(folder), "--model.modality_dropout", "0.2", "--model.fusion_dropout", "0.2"]
+    return [*model, "--train.batch_size", "4", "--train.pictures", "0", "--train.gradient_accumulation_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(options, shapes_folder, tmp_path_factory) -> Path:
+    """The run that nothing stops: 3 steps an epoch, 2 epochs."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    train.main(arguments(shapes_folder, run_dir, *options))
+    return run_dir
+
+
+def outcome(run_dir: Path) -> tuple[dict, list[dict], dict]:
+    """Weights, records but for the time they took, and figures."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("minutes", None)
+    figures = json.loads((run_dir / "evaluation/test/metrics.json").read_text())
+    return load_file(run_dir / "model/model.safetensors"), records, figures
+
+
+def assert_same(run_dir: Path, whole: Path) -> None:
+    (weights, records, figures), (all_weights, all_records, all_figures) = outcome(run_dir), outcome(whole)
+    assert [name for name in all_weights if not torch.equal(weights[name], all_weights[name])] == []
+    assert records == all_records
+    assert figures == all_figures
+    ends = [Checkpoints(folder / "checkpoints").all()[0] for folder in (run_dir, whole)]
+    last, all_last = (load_file(end / "optimizer.safetensors") for end in ends)
+    assert [name for name in all_last if not torch.equal(last[name], all_last[name])] == []
+
+
+def count_moments(command: list[str]) -> int:
+    clock = Clock()
+    run_until(clock, command)
+    return clock.moment
+
+
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_killed_at_any_moments_it_ends_bit_equal(data, options, whole, shapes_folder, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("killed") / "run"
+    command = arguments(shapes_folder, run_dir, *options, "--train.checkpoint_steps", "1")
+    for deadline in data.draw(st.lists(st.integers(1, 110), min_size=1, max_size=3), label="moments of death"):
+        try:
+            run_until(Clock(deadline), command)
+            break
+        except Killed:
+            pass
+    else:
+        train.main(command)
+    assert_same(run_dir, whole)
+
+
+def test_the_moments_that_are_tried_reach_from_the_first_step_to_the_end(options, shapes_folder, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
+    assert 90 < count_moments(command) < 130
+
+
+def test_without_the_random_states_it_would_end_otherwise(options, whole, shapes_folder, tmp_path, monkeypatch):
+    """The control: what the comparison would miss if dropout did not matter."""
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
+    with pytest.raises(Killed):
+        run_until(Clock(30), command)
+    monkeypatch.setattr(app.checkpoint, "restore_random_states", lambda states: None)
+    train.main(command)
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "run", whole)
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it did not come"
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_really_killed_while_it_saves_goes_on(options, whole, shapes_folder, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
+    process = start(command)
+    wait_for(lambda: list((tmp_path / "run/checkpoints").glob("step_00000002.writing")))
+    process.kill()
+    process.communicate()
+    train.main(command)
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number, code, options, whole, shapes_folder, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "0")
+    process = start(command)
+    wait_for(lambda: (tmp_path / "run/config.yaml").exists())
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "go on with: python train.py" in errors
+    assert len(Checkpoints(tmp_path / "run/checkpoints").all()) == 1
+    train.main(command)
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.fixture
+def stopped(options, shapes_folder, tmp_path) -> tuple[Path, list[str]]:
+    """A run that died in its second epoch, and its command."""
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
+    moments = []
+
+    def die(*args):
+        moments.append(args)
+        if len(moments) == 5:
+            raise Killed
+        return step(*args)
+
+    step = app.training.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.training, "train_step", die)
+        with pytest.raises(Killed):
+            train.main(command)
+    return tmp_path / "run", command
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "no manifest", "missing"])
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_used(harm, stopped, whole, capsys):
+    run_dir, command = stopped
+    newest, before = Checkpoints(run_dir / "checkpoints").all()
+    weights = newest / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if harm == "truncated":
+        weights.write_bytes(content[:-100])
+    elif harm == "flipped":
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif harm == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        weights.unlink()
+    assert find_fault(newest) is not None
+    assert find_fault(before) is None
+    train.main(command)
+    assert f"{newest} is damaged" in (said := capsys.readouterr().out)
+    assert str(before) in said
+    assert_same(run_dir, whole)
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(stopped, whole, capsys):
+    run_dir, command = stopped
+    kept = Checkpoints(run_dir / "checkpoints").all()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(SystemExit) as stop:
+            train.main(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "could not be written" in message
+    assert f"{kept[0].name}, is intact" in message
+    assert find_fault(kept[0]) is None
+    train.main(command)
+    assert_same(run_dir, whole)
+
+
+def test_the_newest_checkpoints_are_kept(options, whole, stopped):
+    assert [path.name for path in Checkpoints(stopped[0] / "checkpoints").all()] == ["step_00000004", "step_00000003"]
+    assert [path.name for path in Checkpoints(whole / "checkpoints").all()] == ["step_00000006", "step_00000003"]
+
+
+def test_two_runs_in_one_folder_are_one_too_many(stopped, capsys):
+    run_dir, command = stopped
+    other = RunDir(run_dir)
+    other.lock.acquire()
+    with pytest.raises(SystemExit):
+        train.main(command)
+    assert "Another process is training in" in capsys.readouterr().err
+    other.lock.release()
+
+
+def test_another_number_of_processes_is_refused_with_the_reason(stopped, capsys):
+    run_dir, command = stopped
+    for checkpoint in Checkpoints(run_dir / "checkpoints").all():
+        state = json.loads((checkpoint / "state.json").read_text())
+        state["random"] *= 2
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        files = json.loads((checkpoint / "manifest.json").read_text())
+        path = checkpoint / "state.json"
+        files["state.json"] = {"size": path.stat().st_size, "sha256": app.checkpoint.sha256(path)}
+        (checkpoint / "manifest.json").write_text(json.dumps(files))
+    with pytest.raises(SystemExit):
+        train.main(command)
+    assert "begun with 2 processes and cannot go on with 1" in capsys.readouterr().err
+
+
+def test_other_settings_do_not_go_on_with_an_unfinished_run(stopped, capsys):
+    with pytest.raises(SystemExit):
+        train.main([*stopped[1], "--train.learning_rate", "1e-4"])
+    assert "train.learning_rate was 0.001, now 0.0001" in capsys.readouterr().err
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(options, whole, shapes_folder, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *options)
+    with pytest.raises(Killed):
+        run_until(Clock(3), command)
+    assert not (tmp_path / "run/checkpoints").exists()
+    train.main(command)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
+    options, whole, shapes_folder, tmp_path, monkeypatch, capsys
+):
+    step, sizes = app.training.train_step, []
+
+    def too_large(training, accelerator, options, group, number):
+        sizes.append((options.batch_size, len(group)))
+        if number == 5 and options.batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return step(training, accelerator, options, group, number)
+
+    monkeypatch.setattr(app.training, "train_step", too_large)
+    train.main(arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1"))
+    assert sizes == [(4, 2)] * 2 + [(4, 1)] + [(4, 2)] * 2 + [(2, 4)] * 1 + [(2, 2)]
+    assert "out of memory: going on with batches of 2" in capsys.readouterr().out
+    assert [r["step"] for r in outcome(tmp_path / "run")[1] if "loss" in r] == [3, 6]
+
+
+def test_a_reader_that_dies_is_a_clear_error(options, shapes_folder, tmp_path, monkeypatch, capsys):
+    def die(self, examples):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("data.batches.Collate.__call__", die)
+    with pytest.raises(SystemExit):
+        train.main(arguments(shapes_folder, tmp_path / "run", *options, "--data.num_workers", "1"))
+    assert "A process that reads the data died" in (said := capsys.readouterr().err)
+    assert "smaller --data.num_workers" in said
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_in_its_middle(options, shapes_folder, tmp_path):
+    stream = ["--data.streaming", "true", "--data.validation", str(shapes_folder / "test.csv")]
+    train.main(arguments(shapes_folder, tmp_path / "whole", *options, *stream))
+    command = arguments(shapes_folder, tmp_path / "run", *options, *stream, "--train.checkpoint_steps", "1")
+    with pytest.raises(Killed):
+        run_until(Clock(35), command)
+    assert "step_00000002" in {path.name for path in Checkpoints(tmp_path / "run/checkpoints").all()}
+    train.main(command)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    shutil.rmtree(tmp_path)
