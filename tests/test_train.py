@@ -20,7 +20,7 @@ from app import Predictor
 
 
 def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
-    expected = ["config.yaml", "metrics.jsonl", "curves.png", "summary.txt", "checkpoints/last/progress.json"]
+    expected = ["config.yaml", "metrics.jsonl", "curves.png", "summary.txt", "checkpoints/step_00000004/manifest.json"]
     expected += [f"model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md")]
     expected += [f"evaluation/test/{name}" for name in ("metrics.json", "predictions.parquet", "where_it_looked.png")]
     assert [name for name in expected if not (run_dir / name).is_file()] == []
@@ -152,6 +152,7 @@ def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, t
     assert alone["scores"] == figures["scores"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder, tmp_path):
     """Rows of unequal numbers in both processes, a short last group of batches: every row counts once and as much."""
     common = ["--train.gradient_accumulation_steps", "2", "--train.mixed_precision", "no", "--model.modality_dropout"]
@@ -191,7 +192,7 @@ def remember(built, started: dict):
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(shapes_folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.learning_rate", "1e30"])
-    assert re.search(r"not finite at step \d+.*Lower --train.learning_rate", capsys.readouterr().err)
+    assert re.search(r"not finite at step \d+.*lower --train.learning_rate", capsys.readouterr().err)
 
 
 def test_a_very_long_text_is_cut_and_counted(shapes_folder, tmp_path, capsys):
