@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     ProjectConfiguration,
@@ -97,7 +97,8 @@ def user_errors(argv: list[str]) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        print(f"{stop}; go on with: {shlex.join(['python', 'train.py', *argv])}", file=sys.stderr)
+        if PartialState().is_main_process:
+            print(f"{stop}; go on with: {shlex.join(['python', 'train.py', *argv])}", file=sys.stderr)
         sys.exit(stop.code)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
