@@ -50,9 +50,11 @@ def test_an_ablation_trains_each_variant_and_seed_once(tmp_path, capfd):
     assert (folder / "ablation.md").read_text() == first
 
 
-def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path):
-    config = tmp_path / "tiny.yaml"
+def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path, monkeypatch):
+    config, script = tmp_path / "tiny.yaml", tmp_path / "train.py"
     config.write_text(json.dumps(TINY))
+    script.write_text("raise SystemExit(2)")
+    monkeypatch.setattr("app.ablate.TRAIN", script)
     with pytest.raises(ValueError, match="odd_0 ended with code 2"):
         ablate(config, [Variant("odd", ["--model.fusion", "odd"])], [0], tmp_path / "runs")
 

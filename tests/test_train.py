@@ -94,9 +94,9 @@ def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, caps
     "options",
     [
         ["--train.optimizer", "sgd", "--train.schedule", "step", "--train.learning_rate", "1e-3"],
-        ["--train.class_weights", "balanced", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"],
+        ["--train.class_weights", "balanced", "--train.label_smoothing", "0.1"],
         ["--train.gradient_accumulation_steps", "2", "--train.scales.image_encoder", "0"],
-        ["--train.early_stopping", "1", "--train.mixed_precision", "bf16"],
+        ["--train.early_stopping", "1", "--train.epochs", "2", "--train.mixed_precision", "bf16"],
         ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
         ["--model.fusion", "concat", "--model.attention", "low_rank"],
         ["--model.fusion", "none"],
@@ -108,7 +108,7 @@ def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, caps
     ids=lambda options: "-".join(options[:2]).removeprefix("--"),
 )
 def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
-    train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
+    train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.epochs", "1", *options])
     figures = json.loads((tmp_path / "run" / "evaluation" / "test" / "metrics.json").read_text())
     assert 0 <= figures["scores"]["image + text"]["accuracy"]["value"] <= 1
 
