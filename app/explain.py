@@ -68,9 +68,13 @@ class Explanation:
     def overlays(
         self, of: Heat = "effect", head: int | None = None, level: int | None = None, opacity: float = 0.55
     ) -> list[Image.Image]:
-        """The picture under the heat of each word, on one scale: dark is nothing, bright the most that any word has."""
+        """The picture under the heat of each word, on one scale: dark is nothing, bright the most that any word has.
+
+        Bright effects are at least as large as the answer's largest share, so that words which do little stay dark.
+        """
         maps = self.maps(of, head, level)
-        return [lay_over(self.image, heat, maps.max(initial=0), opacity) for heat in maps]
+        most = maps.max(initial=self.answer_weights.max() if of == "effect" else 0)
+        return [lay_over(self.image, heat, most, opacity) for heat in maps]
 
     def figure(self, title: str = "", head: int | None = None, level: int | None = None, max_words: int = 12) -> Figure:
         """The picture; then for the answer and each word the overlay, the numbers under it, and the attention.

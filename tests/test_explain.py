@@ -1,5 +1,7 @@
 """Where the model looked: for every kind of attention, fusion, level and backbone, at the right places."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,8 @@ def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted
     assert red[3, 3].sum() > 200
     assert red[60, 60].sum() < 20
     assert abs(faint - against).max() < 5, "a thousandth of another word's effect is not made to look like it"
+    small = replace(found, effects=effects / 100, answer_weights=np.eye(7) / 7)
+    assert np.asarray(small.overlays()[0])[3, 3].sum() < 100, "a hundredth of the answer is not made to look like it"
     assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
 
 
