@@ -76,12 +76,11 @@ def predict(
 
 
 def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:
-    """The batch once for each modality, without the image or the text, sharing its ``pixel_values``."""
-    mask, index = batch["attention_mask"], batch["image_index"]
-    masks = {"image only": torch.zeros_like(mask)}
-    indices = {"text only": torch.full_like(index, -1)}
+    """The batch once for each modality, without the image or the text; each is still encoded once."""
+    without = {"text only": "image_index", "image only": "text_index"}
     return batch | {
-        "input_ids": batch["input_ids"].repeat(len(modalities), 1),
-        "attention_mask": torch.cat([masks.get(modality, mask) for modality in modalities]),
-        "image_index": torch.cat([indices.get(modality, index) for modality in modalities]),
+        name: torch.cat(
+            [torch.full_like(batch[name], -1) if without.get(way) == name else batch[name] for way in modalities]
+        )
+        for name in ("image_index", "text_index")
     }

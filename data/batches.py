@@ -1,4 +1,4 @@
-"""Batches: all texts of an image travel together, so that VGG16 sees the image once."""
+"""Batches: all texts of an image travel together, so that VGG16 sees the image once; equal texts are read once."""
 
 import math
 from collections import defaultdict
@@ -102,7 +102,7 @@ class ImageBatchSampler(Sampler[list[int]]):
 
 
 class Collate:
-    """Examples → the tensors that `ImageTextClassifier` takes, each different image once.
+    """Examples → the tensors that `ImageTextClassifier` takes, each different image and each different text once.
 
     Args:
         processor: called with lists of decoded images and of texts (``None`` where missing).
@@ -110,8 +110,9 @@ class Collate:
         max_pixels: larger images are refused.
 
     Returns:
-        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(B, L)``, ``image_index``, ``labels`` and
-        ``rows`` (their numbers in the source) ``(B,)``; without ``pixel_values`` where no row has an image.
+        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(T, L)``, and ``image_index``,
+        ``text_index``, ``labels`` and ``rows`` (their numbers in the source) ``(B,)``; without ``pixel_values`` where
+        no row has an image, without ``input_ids`` where none has a text.
     """
 
     def __init__(self, processor: Callable, label2id: dict[str, int], max_pixels: int = MAX_PIXELS):
@@ -120,22 +121,22 @@ class Collate:
         self.max_pixels = max_pixels
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        position: dict[str, int] = {}
         images: list[Image.Image] = []
-        image_index = []
+        positions: dict[str, int] = {}
+        texts: dict[str, int] = {}
+        image_index, text_index = [], []
         for number, example in enumerate(examples):
-            if example.image is None:
-                image_index.append(-1)
-                continue
             key = example.image_key or str(number)
-            if key not in position:
-                position[key] = len(images)
+            if example.image is not None and key not in positions:
+                positions[key] = len(images)
                 images.append(self.decode(example.image, example.row))
-            image_index.append(position[key])
-        batch = dict(self.processor(images or None, [example.text for example in examples]))
+            image_index.append(-1 if example.image is None else positions[key])
+            text_index.append(-1 if example.text is None else texts.setdefault(example.text, len(texts)))
+        batch = dict(self.processor(images or None, list(texts) or None))
         if images:  # VGG16 runs faster on this memory format, on CPU and GPU
             batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
         batch["image_index"] = torch.tensor(image_index)
+        batch["text_index"] = torch.tensor(text_index)
         batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
         batch["rows"] = torch.tensor([example.row for example in examples])
         return batch

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from models.attention import take
 from models.attention_kinds import build_attention
 from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
@@ -117,16 +118,17 @@ class ImageTextClassifier(PreTrainedModel):
         labels: Tensor | None = None,
         output_attentions: bool = False,
         context_features: Tensor | None = None,
+        text_index: Tensor | None = None,
     ) -> ImageTextOutput:
-        """Logits for B pairs of I images and B texts.
+        """Logits for B pairs of I images and T texts; each image and each text is encoded once.
 
         Shape:
-            - pixel_values: ``(I, 3, image_size, image_size)``, or ``None``: no row has an image
-            - input_ids, attention_mask: ``(B, L)``, or ``None``: no row has a text
-            - image_index: ``(B,)`` int64, the row of ``pixel_values`` each text belongs to, -1 where it has none;
-              ``None`` where text b belongs to image b
+            - pixel_values: ``(I, 3, image_size, image_size)``, or ``None``: no pair has an image
+            - input_ids, attention_mask: ``(T, L)``, or ``None``: no pair has a text
+            - image_index, text_index: ``(B,)`` int64, the rows of ``pixel_values`` and of ``input_ids`` that each pair
+              is made of, -1 where it has none; ``None`` where pair b is of row b
             - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count
-            - context_features: ``(B, context_hidden_size, …)`` in place of ``input_ids``; L is what the last
+            - context_features: ``(T, context_hidden_size, …)`` in place of ``input_ids``; L is what the last
               dimensions multiply to
 
         Raises:
@@ -134,27 +136,27 @@ class ImageTextClassifier(PreTrainedModel):
         """
         self.check_context(input_ids, context_features)
         texts = input_ids if context_features is None else context_features
-        image_index = self.resolve_image_index(pixel_values, texts, image_index)
-        has_text = torch.zeros_like(image_index, dtype=torch.bool)
-        if texts is not None:
+        image_index, text_index = resolve_indices(pixel_values, texts, image_index, text_index)
+        if texts is not None and attention_mask is None:
             length = texts.shape[1:] if context_features is None else texts.shape[2:]
-            if attention_mask is None:
-                attention_mask = torch.ones(len(texts), length.numel(), dtype=torch.long, device=texts.device)
-            has_text = attention_mask.bool().any(dim=1)
-        has_image = image_index >= 0
+            attention_mask = torch.ones(len(texts), length.numel(), dtype=torch.long, device=texts.device)
+        has_image, has_text = image_index >= 0, text_index >= 0
+        if attention_mask is not None:
+            has_text &= attention_mask.bool().any(dim=1)[text_index]
         if self.training:
             has_text, has_image = self.drop_modality(has_text, has_image)
-        context, token_weights = self.encode_text(texts, attention_mask, has_text)
+        contexts, token_weights = self.encode_texts(texts, attention_mask)
         feature_maps = self.encode_images(pixel_values)
         image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
-        feature_map, attentions, gates = self.fuse(feature_maps, context, image_index, output_attentions)
+        text_index = torch.where(has_text, text_index, len(contexts) - 1)
+        feature_map, attentions, gates = self.fuse(feature_maps, contexts, image_index, text_index, output_attentions)
         logits, joint = self.classifier(feature_map)
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             attentions=attentions,
             gates=gates,
-            token_weights=token_weights if output_attentions else None,
+            token_weights=token_weights[text_index] if output_attentions else None,
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
 
@@ -171,26 +173,6 @@ class ImageTextClassifier(PreTrainedModel):
                 "features of tokens (batch, tokens, width) want a transpose(1, 2)."
             )
 
-    def resolve_image_index(
-        self, pixel_values: Tensor | None, texts: Tensor | None, image_index: Tensor | None
-    ) -> Tensor:
-        """The image of each row ``(B,)``, -1 where it has none; checks that the inputs fit together."""
-        if pixel_values is None and texts is None:
-            raise ValueError("Give pixel_values, input_ids or both: one of them may be missing, not both.")
-        if image_index is not None:
-            if texts is not None and len(image_index) != len(texts):
-                raise ValueError(f"image_index has {len(image_index)} rows and input_ids {len(texts)}.")
-            return image_index if pixel_values is not None else torch.full_like(image_index, -1)
-        if texts is not None and pixel_values is None:
-            return torch.full((len(texts),), -1, device=texts.device)
-        assert pixel_values is not None
-        if texts is not None and len(texts) != len(pixel_values):
-            raise ValueError(
-                f"{len(pixel_values)} images and {len(texts)} texts: say with image_index which image each text "
-                "belongs to."
-            )
-        return torch.arange(len(pixel_values), device=pixel_values.device)
-
     def drop_modality(self, has_text: Tensor, has_image: Tensor) -> tuple[Tensor, Tensor]:
         """Take text or image from a random share of the rows that have both; one draw a row, so never both."""
         draw = torch.rand(len(has_text), device=has_text.device)
@@ -198,23 +180,19 @@ class ImageTextClassifier(PreTrainedModel):
         rate = self.config.modality_dropout
         return has_text & ~(both & (draw < rate)), has_image & ~(both & (draw >= 1 - rate))
 
-    def encode_text(
-        self, texts: Tensor | None, attention_mask: Tensor | None, has_text: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Context grids ``(B, 512, 7, 7)`` and the weights of the tokens in them ``(B, 49, L)``.
+    def encode_texts(self, texts: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Context grids ``(T + 1, 512, 7, 7)``, last that of the learned "no text" token; weights of tokens in them.
 
-        A row without text is encoded as one token, whose features the learned "no text" token then replaces, so
-        that no encoder ever sees a fully masked row.
+        A text without real tokens is encoded as one token, so that no encoder ever sees a fully masked row.
         """
+        no_text = self.no_text[None, None]
         if texts is None or attention_mask is None:
-            shape = (len(has_text), 1) if self.text_encoder else (len(has_text), len(self.no_text), 1)
-            texts = torch.zeros(shape, dtype=torch.long if self.text_encoder else None, device=has_text.device)
-            attention_mask = torch.zeros(len(has_text), 1, device=has_text.device)
-        first = torch.arange(attention_mask.shape[1], device=has_text.device) == 0
-        mask = torch.where(has_text[:, None], attention_mask.bool(), first)
+            return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device))
+        first = torch.arange(attention_mask.shape[1], device=texts.device) == 0
+        mask = torch.where(attention_mask.bool().any(dim=1, keepdim=True), attention_mask.bool(), first)
         tokens = self.text_encoder(texts, mask.long()) if self.text_encoder else texts.flatten(2).transpose(1, 2)
-        tokens = torch.where(has_text[:, None, None], tokens, self.no_text.to(tokens.dtype))
-        return self.context_grid(tokens, mask)
+        tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
+        return self.context_grid(tokens, torch.cat([mask, first[None]]))
 
     def encode_images(self, pixel_values: Tensor | None) -> Tensor:
         """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map."""
@@ -226,7 +204,7 @@ class ImageTextClassifier(PreTrainedModel):
         return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
 
     def fuse(
-        self, maps: Tensor, context: Tensor, image_index: Tensor, output_attentions: bool
+        self, maps: Tensor, contexts: Tensor, image_index: Tensor, text_index: Tensor, output_attentions: bool
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, Tensor | None]:
         """Let the map of each level meet the context, and run what is left of the image encoder.
 
@@ -239,15 +217,15 @@ class ImageTextClassifier(PreTrainedModel):
             fusion = self.fusions[str(level)]
             if self.config.gated:
                 rows = torch.arange(len(maps), device=maps.device) if rows is None else rows
-                maps, rows, weights, gate = fusion(maps, context, output_attentions, rows)
+                maps, rows, weights, gate = fusion(maps, contexts, output_attentions, rows, text_index)
                 gates.append(gate)
             else:
-                maps, weights = fusion(maps, context, output_attentions, rows)
+                maps, weights = fusion(maps, contexts, output_attentions, rows, text_index)
                 rows = None
             attentions.append(weights)
             maps = self.image_encoder.run(maps, level, following)
         known = tuple(weights for weights in attentions if weights is not None)
-        maps = maps if rows is None else maps[rows]
+        maps = take(maps, rows)
         return maps, known or None, torch.stack(gates, dim=1) if gates else None
 
     @classmethod
@@ -289,6 +267,38 @@ class ImageTextClassifier(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.config.custom_text_encoder = named
+
+
+def resolve_indices(
+    images: Tensor | None, texts: Tensor | None, image_index: Tensor | None, text_index: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The image and the text of each pair ``(B,)``, -1 where it has none.
+
+    Raises:
+        ValueError: images, texts and indices that do not fit together.
+    """
+    given = {"images": images, "texts": texts, "image_index": image_index, "text_index": text_index}
+    in_order = {
+        name: len(tensor)
+        for name, tensor in given.items()
+        if tensor is not None and (name.endswith("index") or given[f"{name[:-1]}_index"] is None)
+    }
+    if not in_order:
+        raise ValueError("Give pixel_values, input_ids or both: one of them may be missing, not both.")
+    if len(set(in_order.values())) > 1:
+        counts = " and ".join(
+            f"an {name} of {count}" if name.endswith("index") else f"{count} {name}" for name, count in in_order.items()
+        ).replace("an text", "a text")
+        raise ValueError(
+            f"{counts} do not make pairs: say with image_index and text_index which image and which text each is of."
+        )
+    number, device = next(iter(in_order.values())), next(t for t in given.values() if t is not None).device
+    indices = []
+    for items, index in ((images, image_index), (texts, text_index)):
+        if items is None:
+            index = torch.full((number,), -1, device=device)
+        indices.append(torch.arange(number, device=device) if index is None else index)
+    return indices[0], indices[1]
 
 
 def build_image_encoder(config: ImageTextConfig) -> VGG16Encoder | BackboneEncoder:

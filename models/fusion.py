@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention import Attention, MultiHeadCrossAttention
+from models.attention import Attention, MultiHeadCrossAttention, take
 
 FUSIONS = ("cross", "self", "concat", "none")
 
@@ -24,8 +24,8 @@ class Fusion(nn.Module):
     Shape:
         - features: ``(B, D, h, w)``, N = h·w positions
         - context: ``(B, context_dim, h', w')``, M = h'·w' slots
-        - image_index: ``(B,)`` int64, the row of ``features (I, D, h, w)`` each context belongs to, where several
-          share one
+        - image_index, text_index: ``(B,)`` int64, the rows of ``features (I, D, h, w)`` and ``context (T, …)`` that
+          each pair is made of, where several share one
         - returns: the fused map ``(B, D, h, w)`` and, on request, weights of the positions over the slots
           ``(B, H, N, M)``, else ``None``
     """
@@ -43,17 +43,23 @@ class Fusion(nn.Module):
         context: Tensor,
         output_attentions: bool = False,
         image_index: Tensor | None = None,
+        text_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         slots = self.norm_context(self.context_block(context.flatten(2).transpose(1, 2)))
         positions = self.norm(features).flatten(2).transpose(1, 2)
         height, width = features.shape[2:]
         positions = positions + place_encoding(height, width, positions)
-        change, weights = self.branch(positions, slots, output_attentions, image_index)
-        features = features if image_index is None else features[image_index]
+        change, weights = self.branch(positions, slots, output_attentions, image_index, text_index)
+        features = take(features, image_index)
         return features + self.dropout(change).transpose(1, 2).unflatten(2, features.shape[2:]), weights
 
     def branch(
-        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+        self,
+        positions: Tensor,
+        slots: Tensor,
+        output_attentions: bool,
+        image_index: Tensor | None,
+        text_index: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """What is added to each position ``(B, N, D)``, and weights."""
         raise NotImplementedError
@@ -84,9 +90,14 @@ class CrossAttentionFusion(AttentionFusion):
     """Every position of the image map attends to every slot of the context map."""
 
     def branch(
-        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+        self,
+        positions: Tensor,
+        slots: Tensor,
+        output_attentions: bool,
+        image_index: Tensor | None,
+        text_index: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        attended = self.attention(positions, slots, output_attentions=output_attentions, query_index=image_index)
+        attended = self.attention(positions, slots, None, output_attentions, image_index, text_index)
         return attended if output_attentions else (attended, None)
 
 
@@ -97,10 +108,15 @@ class SelfAttentionFusion(AttentionFusion):
     """
 
     def branch(
-        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+        self,
+        positions: Tensor,
+        slots: Tensor,
+        output_attentions: bool,
+        image_index: Tensor | None,
+        text_index: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        positions = positions if image_index is None else positions[image_index]
-        merged = torch.cat([positions, slots], dim=1)
+        positions = take(positions, image_index)
+        merged = torch.cat([positions, take(slots, text_index)], dim=1)
         attended = self.attention(positions, merged, output_attentions=output_attentions)
         if not output_attentions:
             return attended, None
@@ -119,10 +135,15 @@ class ConcatFusion(Fusion):
         self.layers = nn.Sequential(nn.Linear(2 * dim, hidden), nn.ReLU(), last)
 
     def branch(
-        self, positions: Tensor, slots: Tensor, output_attentions: bool, image_index: Tensor | None
+        self,
+        positions: Tensor,
+        slots: Tensor,
+        output_attentions: bool,
+        image_index: Tensor | None,
+        text_index: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        positions = positions if image_index is None else positions[image_index]
-        mean = slots.mean(dim=1, keepdim=True).expand_as(positions)
+        positions = take(positions, image_index)
+        mean = take(slots.mean(dim=1, keepdim=True), text_index).expand_as(positions)
         return self.layers(torch.cat([positions, mean], dim=2)), None
 
 
@@ -135,8 +156,9 @@ class NoFusion(nn.Module):
         context: Tensor,
         output_attentions: bool = False,
         image_index: Tensor | None = None,
+        text_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        return (features if image_index is None else features[image_index]), None
+        return take(features, image_index), None
 
 
 def build_fusion(

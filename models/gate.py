@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.attention import take
+
 
 class GatedFusion(nn.Module):
     """A fusion behind a gate per sample (Veit & Belongie 2018, section 3).
@@ -19,7 +21,7 @@ class GatedFusion(nn.Module):
         threshold: probability above which the fusion runs at inference, in [0, 1].
 
     Shape:
-        - features, context, image_index: as of `models.fusion.Fusion`
+        - features, context, image_index, text_index: as of `models.fusion.Fusion`
         - returns: maps ``(R, D, h, w)``; the row of each sample in them ``(B,)``; weights over the slots, zero where
           the fusion did not run, or ``None``; and the gate ``(B,)``, a probability in training, else 1 (ran) or 0
     """
@@ -33,27 +35,35 @@ class GatedFusion(nn.Module):
         self.decide = nn.Sequential(nn.Linear(dim + context_dim, 64), nn.ReLU(), last)
 
     def forward(
-        self, features: Tensor, context: Tensor, output_attentions: bool, image_index: Tensor
+        self, features: Tensor, context: Tensor, output_attentions: bool, image_index: Tensor, text_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        seen = torch.cat([features.mean(dim=(2, 3))[image_index], context.mean(dim=(2, 3))], dim=1)
+        means = take(features.mean(dim=(2, 3)), image_index), take(context.mean(dim=(2, 3)), text_index)
+        seen = torch.cat(means, dim=1)
         logits = self.decide(seen).squeeze(1).float()
         gate = logits.sigmoid()
         if not self.training:
-            return self.run_open(features, context, output_attentions, image_index, gate > self.threshold)
+            return self.run_open(features, context, output_attentions, image_index, text_index, gate > self.threshold)
         drawn = (torch.rand_like(gate) < gate).to(gate.dtype)
         passed = (drawn + gate - gate.detach()).to(features.dtype)[:, None, None, None]
-        fused, weights = self.fusion(features, context, output_attentions, image_index)
-        plain = features[image_index]
+        fused, weights = self.fusion(features, context, output_attentions, image_index, text_index)
+        plain = take(features, image_index)
         weights = None if weights is None else weights * drawn[:, None, None, None].to(weights.dtype)
         return plain + passed * (fused - plain), torch.arange(len(gate), device=gate.device), weights, gate
 
     def run_open(
-        self, features: Tensor, context: Tensor, output_attentions: bool, image_index: Tensor, is_open: Tensor
+        self,
+        features: Tensor,
+        context: Tensor,
+        output_attentions: bool,
+        image_index: Tensor,
+        text_index: Tensor,
+        is_open: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Fuse the samples whose gate is open; the others point at the maps of their images."""
         shut_maps, shut_rows = image_index[~is_open].unique(return_inverse=True)
         open_maps, open_rows = image_index[is_open].unique(return_inverse=True)
-        fused, some = self.fusion(features[open_maps], context[is_open], output_attentions, open_rows)
+        texts, text_rows = text_index[is_open].unique(return_inverse=True)
+        fused, some = self.fusion(features[open_maps], context[texts], output_attentions, open_rows, text_rows)
         rows = torch.empty_like(image_index)
         rows[~is_open] = shut_rows
         rows[is_open] = torch.arange(len(fused), device=rows.device) + len(shut_maps)

@@ -80,7 +80,7 @@ def test_an_epoch_goes_on_at_any_of_its_batches(process):
         assert list(sampler) == whole[start:]
 
 
-def test_a_batch_holds_each_image_once_and_points_at_it(shapes_folder, processor):
+def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_folder, processor):
     given = DataSettings()
     rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     collate = Collate(processor, {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
@@ -94,7 +94,9 @@ def test_a_batch_holds_each_image_once_and_points_at_it(shapes_folder, processor
         alone = collate([rows[row]])
         torch.testing.assert_close(batch["pixel_values"][batch["image_index"][place]], alone["pixel_values"][0])
         length = alone["attention_mask"].sum()
-        assert torch.equal(batch["input_ids"][place, :length], alone["input_ids"][0, :length])
+        text = batch["text_index"][place]
+        assert torch.equal(batch["input_ids"][text, :length], alone["input_ids"][0, :length])
+    assert len(batch["input_ids"]) == len({rows.texts[row] for row in indices}) < len(indices)
 
 
 def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):
@@ -104,5 +106,5 @@ def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor)
     assert "pixel_values" not in batch
     assert batch["rows"].tolist() == [0, 1]
     assert batch["image_index"].tolist() == [-1, -1]
-    assert batch["attention_mask"][1].sum() == 0
+    assert batch["text_index"].tolist() == [0, -1]
     assert batch["labels"].tolist() == [0, -100]

@@ -32,6 +32,34 @@ def test_questions_of_one_image_share_its_pass_and_get_the_answers_they_get_alon
     torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("levels", [(5,), (4, 5)])
+def test_pairs_that_share_texts_and_images_get_the_answers_and_gradients_they_get_alone(config, batch, fusion, levels):
+    model = ImageTextClassifier(
+        ImageTextConfig.from_dict(config.to_dict() | {"fusion": fusion, "levels": levels, "modality_dropout": 0.0})
+    ).eval()
+    for parameter in model.fusions.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    read = []
+    model.text_encoder.register_forward_pre_hook(lambda module, x: read.append(len(x[0])))
+    images, texts = torch.tensor([0, 1, 1, -1]), torch.tensor([1, 0, 1, 0])
+    weight = torch.randn(4, model.config.num_labels)
+
+    def run(**inputs) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        logits = model(**inputs).logits
+        used = [p for p in model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad((logits * weight).sum(), used, allow_unused=True)
+        return logits, [gradient for gradient in gradients if gradient is not None]
+
+    shared = run(**batch, image_index=images, text_index=texts)
+    assert read == [2], "two texts of four pairs are read once each"
+    repeated = {name: batch[name][texts] for name in ("input_ids", "attention_mask")}
+    alone = run(pixel_values=batch["pixel_values"], **repeated, image_index=images)
+    torch.testing.assert_close(shared[0], alone[0])
+    for ours, theirs in zip(shared[1], alone[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
 def test_the_text_and_the_image_each_change_the_answer(model, batch):
     logits = model(**batch).logits
     swapped = model(**batch, image_index=torch.tensor([1, 0])).logits
@@ -210,7 +238,8 @@ def test_saved_files_hold_no_pickle_and_no_path_of_this_machine(model, processor
     ("change", "message"),
     [
         ({"pixel_values": None, "input_ids": None, "attention_mask": None}, "one of them may be missing, not both"),
-        ({"image_index": torch.tensor([0])}, "image_index has 1 rows and input_ids 2"),
+        ({"image_index": torch.tensor([0])}, "2 texts and an image_index of 1 do not make pairs"),
+        ({"text_index": torch.tensor([0, 1, 1])}, "2 images and a text_index of 3 do not make pairs"),
         ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "3 images and 2 texts.*image_index"),
     ],
 )

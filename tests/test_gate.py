@@ -24,17 +24,17 @@ def gated() -> GatedFusion:
     return module
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three images and five texts, the second and the last two of which are to be skipped."""
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three images and five texts, the second and the last two of which are to be skipped, and their pairs."""
     context = torch.randn(5, 8, 2, 2)
     context[:, 0] = torch.tensor([1.0, -1, 1, -1, -1])[:, None, None]
-    return torch.randn(3, 8, 4, 4), context, torch.tensor([0, 0, 2, 1, 1])
+    return torch.randn(3, 8, 4, 4), context, torch.tensor([0, 0, 2, 1, 1]), torch.arange(5)
 
 
 def test_open_samples_are_fused_and_shut_ones_keep_the_map_of_their_image(gated):
-    features, context, index = inputs()
-    maps, rows, weights, gate = gated(features, context, True, index)
-    fused, all_weights = gated.fusion(features, context, True, index)
+    features, context, index, texts = inputs()
+    maps, rows, weights, gate = gated(features, context, True, index, texts)
+    fused, all_weights = gated.fusion(features, context, True, index, texts)
     assert gate.tolist() == [1, 0, 1, 0, 0]
     for sample, is_open in enumerate(gate.bool()):
         expected = fused[sample] if is_open else features[index[sample]]
@@ -45,23 +45,23 @@ def test_open_samples_are_fused_and_shut_ones_keep_the_map_of_their_image(gated)
 
 @pytest.mark.parametrize(("sign", "work"), [(1.0, 5), (-1.0, 0)])
 def test_what_is_skipped_is_not_computed(gated, sign, work):
-    features, context, index = inputs()
+    features, context, index, texts = inputs()
     context[:, 0] = sign
     computed = []
     gated.fusion.attention.k_proj.register_forward_hook(lambda module, x, y: computed.append(len(y)))
-    maps, *_ = gated(features, context, False, index)
+    maps, *_ = gated(features, context, False, index, texts)
     assert computed == [work]
     assert len(maps) == (5 if work else 3)
 
 
 def test_in_training_every_gate_is_drawn_by_its_probability_and_learns(gated):
-    features, context, index = inputs()
+    features, context, index, texts = inputs()
     gated.train()
     gated.decide = torch.nn.Linear(16, 1)
     torch.nn.init.zeros_(gated.decide.weight)
     torch.nn.init.zeros_(gated.decide.bias)
     index = index.repeat(200)
-    maps, rows, _, gate = gated(features, context.repeat(200, 1, 1, 1), False, index)
+    maps, rows, _, gate = gated(features, context, False, index, texts.repeat(200))
     same = (maps[rows] == features[index]).flatten(1).all(dim=1)
     assert 0.4 < same.float().mean() < 0.6
     torch.testing.assert_close(gate, torch.full((1000,), 0.5))
