@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -61,7 +61,7 @@ def predict(
     found = []
     bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
     for indices, batch in zip(sampler, bar, strict=True):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        batch = send_to_device(batch, accelerator.device)
         labels, _ = batch.pop("labels").tolist(), batch.pop("rows")
         with accelerator.autocast():
             logits = model(**for_modalities(batch, modalities)).logits

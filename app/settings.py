@@ -7,14 +7,26 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+)
 
 from data import DataSettings
 from models.settings import ModelSettings
+
+if TYPE_CHECKING:
+    FrozenBlocks = int
+else:
+    FrozenBlocks = restricted_number_type("FrozenBlocks", int, [(">=", 0), ("<=", 5)])
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -49,6 +61,10 @@ class TrainSettings:
     """Highest learning rate; parts may scale it."""
     scales: LearningRateScales = field(default_factory=LearningRateScales)
     """Learning rate of each part, as a multiple."""
+    frozen_blocks: FrozenBlocks = 0
+    """How many of VGG16's five blocks, from the first, keep their weights."""
+    cache_features: bool = True
+    """Compute what frozen encoders make of an image or a text once, and keep it in .features beside the run folder."""
     weight_decay: NonNegativeFloat = 0.05
     """Of weights; norms, biases and single vectors have none."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"

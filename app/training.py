@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from app.checkpoint import Progress
+from app.feature_cache import FOLDER, FeatureCache
 from app.settings import LearningRateScales, Settings, TrainSettings
 from data import (
     Collate,
@@ -30,6 +33,7 @@ from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 from models.build import image_is_pretrained, text_is_pretrained
 from models.optimization import build_optimizer, build_schedule, parameter_groups
 from models.settings import ModelSettings
+from models.vgg import LAST
 
 PRETRAINED_SCALE = 0.1
 """Learning rate of a pretrained encoder, as a multiple, where none is given."""
@@ -67,11 +71,14 @@ class Training:
             raise ValueError(f"--train.attention_penalty: fusion {settings.model.fusion} has no attention.")
         if options.gate_cost and not settings.model.gated:
             raise ValueError("--train.gate_cost is the cost of gates: add --model.gated true.")
+        scales = learning_rate_scales(options.scales, settings.model)
+        groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
+        if options.cache_features and not rows.is_stream:
+            model = model.to(accelerator.device)
+            collate = with_features(collate, settings, data, model, processor, scales, accelerator)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
-        scales = learning_rate_scales(options.scales, settings.model)
-        groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay)
         optimizer = build_optimizer(options.optimizer, groups)
         schedule = build_schedule(
             optimizer,
@@ -103,6 +110,31 @@ def learning_rate_scales(scales: LearningRateScales, model: ModelSettings) -> di
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
     given = {part: scale for part, scale in asdict(scales).items() if scale is not None}
     return {"text_encoder": text, "image_encoder": image} | given
+
+
+def with_features(
+    collate: Collate,
+    settings: Settings,
+    data: PreparedData,
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    scales: dict[str, float],
+    accelerator: Accelerator,
+) -> Collate:
+    """The collate function, with what frozen encoders make of the rows that every epoch reads."""
+    folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
+    cache = FeatureCache(folder, model, processor, accelerator, size, settings.data.num_workers)
+    splits = [data.splits["train"], data.splits["validation"]]
+    level = cached_level(settings, model, scales)
+    images = cache.images(splits, collate, level) if level else None
+    texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
+    return Collate(processor, collate.label2id, collate.max_pixels, images, texts, level)
+
+
+def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
+    """The last block whose maps are the same in every epoch: frozen as those before it, and before any text is met."""
+    frozen = LAST if scales["image_encoder"] == 0 else settings.train.frozen_blocks
+    return min(frozen, model.levels[0])
 
 
 def training_batches(
@@ -160,9 +192,8 @@ def train_step(
     total = accelerator.reduce(torch.stack(weights).sum().to(accelerator.device), "sum")
     losses = []
     for number, batch in enumerate(group, start=1):
-        inputs = {
-            name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items() if name != "rows"
-        }
+        inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
+        del inputs["rows"]
         labels = inputs.pop("labels")
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
             output = model(**inputs, output_attentions=options.attention_penalty > 0)

@@ -1,6 +1,7 @@
 """Rows in → batches out."""
 
-from data.batches import Collate, ImageBatchSampler, make_loader
+from data.batches import Collate, ImageBatchSampler, make_loader, text_key
+from data.features import FeatureStore
 from data.images import BadImageError, decode_image
 from data.labels import UNKNOWN
 from data.prepare import PreparedData, prepare_data
@@ -16,6 +17,7 @@ __all__ = [
     "Collate",
     "DataSettings",
     "Example",
+    "FeatureStore",
     "ImageBatchSampler",
     "PreparedData",
     "Rows",
@@ -27,4 +29,5 @@ __all__ = [
     "require_columns",
     "scan_images",
     "stream_loader",
+    "text_key",
 ]

@@ -70,5 +70,5 @@ def to_eight_bit(pixels: np.ndarray) -> np.ndarray:
 
 
 def content_key(data: bytes) -> str:
-    """What makes two images the same image: their bytes, whatever their names."""
+    """What makes two images the same image, and two texts the same text: their bytes, whatever their names."""
     return hashlib.sha256(data).hexdigest()[:20]

@@ -50,6 +50,16 @@ class BackboneEncoder(nn.Module):
         """The map after the last stage; there are no stages between the image (0) and it."""
         return x if after == upto else self(x)
 
+    def blocks(self, after: int, upto: int) -> nn.Module:
+        """The whole network: there are no blocks to tell apart.
+
+        Raises:
+            ValueError: asked for another part.
+        """
+        if (after, upto) != (0, LAST):
+            raise ValueError("Only the blocks of VGG16 can be told apart; other image encoders are frozen as a whole.")
+        return self.network
+
     def width(self, level: int = LAST) -> int:
         """Channels of the map."""
         return self.channels

@@ -119,6 +119,8 @@ class ImageTextClassifier(PreTrainedModel):
         output_attentions: bool = False,
         context_features: Tensor | None = None,
         text_index: Tensor | None = None,
+        image_features: Tensor | None = None,
+        features_level: int | None = None,
     ) -> ImageTextOutput:
         """Logits for B pairs of I images and T texts; each image and each text is encoded once.
 
@@ -128,15 +130,18 @@ class ImageTextClassifier(PreTrainedModel):
             - image_index, text_index: ``(B,)`` int64, the rows of ``pixel_values`` and of ``input_ids`` that each pair
               is made of, -1 where it has none; ``None`` where pair b is of row b
             - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count
-            - context_features: ``(T, context_hidden_size, …)`` in place of ``input_ids``; L is what the last
-              dimensions multiply to
+            - context_features: ``(T, hidden, …)`` in place of ``input_ids``, as wide as what the text encoder gives, or
+              as ``context_hidden_size``; L is what the last dimensions multiply to
+            - image_features: ``(I, D, h, w)`` in place of ``pixel_values``: what the image encoder gives after block
+              ``features_level``, the first that is fused where it is not given
 
         Raises:
             ValueError: inputs that do not fit together.
         """
         self.check_context(input_ids, context_features)
         texts = input_ids if context_features is None else context_features
-        image_index, text_index = resolve_indices(pixel_values, texts, image_index, text_index)
+        images = pixel_values if image_features is None else image_features
+        image_index, text_index = resolve_indices(images, texts, image_index, text_index)
         if texts is not None and attention_mask is None:
             length = texts.shape[1:] if context_features is None else texts.shape[2:]
             attention_mask = torch.ones(len(texts), length.numel(), dtype=torch.long, device=texts.device)
@@ -146,7 +151,8 @@ class ImageTextClassifier(PreTrainedModel):
         if self.training:
             has_text, has_image = self.drop_modality(has_text, has_image)
         contexts, token_weights = self.encode_texts(texts, attention_mask)
-        feature_maps = self.encode_images(pixel_values)
+        done = 0 if image_features is None else features_level or self.levels[0]
+        feature_maps = self.encode_images(images, done)
         image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
         text_index = torch.where(has_text, text_index, len(contexts) - 1)
         feature_map, attentions, gates = self.fuse(feature_maps, contexts, image_index, text_index, output_attentions)
@@ -162,10 +168,8 @@ class ImageTextClassifier(PreTrainedModel):
 
     def check_context(self, input_ids: Tensor | None, context_features: Tensor | None) -> None:
         """Stop at texts where features are expected, at features where texts are, and at features of another width."""
-        width = self.config.context_hidden_size
-        if width is None and context_features is not None:
-            raise ValueError("This model reads texts (input_ids); it was not built with a context_hidden_size.")
-        if width is not None and input_ids is not None:
+        width = len(self.no_text)
+        if self.text_encoder is None and input_ids is not None:
             raise ValueError("This model reads context_features, not texts: it was built with a context_hidden_size.")
         if context_features is not None and (context_features.dim() < 3 or context_features.shape[1] != width):
             raise ValueError(
@@ -190,18 +194,30 @@ class ImageTextClassifier(PreTrainedModel):
             return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device))
         first = torch.arange(attention_mask.shape[1], device=texts.device) == 0
         mask = torch.where(attention_mask.bool().any(dim=1, keepdim=True), attention_mask.bool(), first)
-        tokens = self.text_encoder(texts, mask.long()) if self.text_encoder else texts.flatten(2).transpose(1, 2)
+        if texts.is_floating_point():
+            tokens = self.restore(texts).flatten(2).transpose(1, 2)
+        else:
+            assert self.text_encoder is not None
+            tokens = self.text_encoder(texts, mask.long())
         tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
         return self.context_grid(tokens, torch.cat([mask, first[None]]))
 
-    def encode_images(self, pixel_values: Tensor | None) -> Tensor:
-        """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map."""
+    def encode_images(self, images: Tensor | None, done: int) -> Tensor:
+        """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map.
+
+        Args:
+            images: pixels, or the maps after block ``done``.
+        """
         first = self.levels[0]
-        if pixel_values is None:
+        if images is None:
             side = self.image_encoder.side(self.config.image_size, first)
             return self.no_image.expand(1, -1, side, side)
-        maps = self.image_encoder.run(pixel_values, 0, first)
+        maps = self.image_encoder.run(self.restore(images) if done else images, done, first)
         return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
+
+    def restore(self, features: Tensor) -> Tensor:
+        """Features that were kept in half precision, in that of the model; autocast chooses by itself."""
+        return features if torch.is_autocast_enabled(features.device.type) else features.to(self.no_image.dtype)
 
     def fuse(
         self, maps: Tensor, contexts: Tensor, image_index: Tensor, text_index: Tensor, output_attentions: bool
@@ -247,11 +263,12 @@ class ImageTextClassifier(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def train(self, mode: bool = True):
-        """Training mode, but for frozen parts: they keep their batch statistics and drop nothing out."""
+        """Training mode, but for what is frozen: it keeps its batch statistics and drops nothing out."""
         super().train(mode)
-        for part in self.children():
-            if not any(parameter.requires_grad for parameter in part.parameters()):
-                part.eval()
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
         return self
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -27,26 +27,32 @@ def part_parameters(items: list[nn.Module | nn.Parameter]) -> Iterator[nn.Parame
 
 
 def parameter_groups(
-    model: ImageTextClassifier, learning_rate: float, scales: dict[str, float], weight_decay: float
+    model: ImageTextClassifier,
+    learning_rate: float,
+    scales: dict[str, float],
+    weight_decay: float,
+    frozen_blocks: int = 0,
 ) -> list[dict]:
     """Two groups a part, with weight decay and (norms, biases, single vectors) without; frozen parts have none.
 
     Args:
         scales: part → multiple of the learning rate; 0 freezes the part, as ``requires_grad`` then says too.
+        frozen_blocks: how many of VGG16's blocks, from the first, are frozen.
 
     Raises:
-        ValueError: every part is frozen.
+        ValueError: every part is frozen, or blocks of another image encoder.
     """
     groups = []
+    frozen = set(model.image_encoder.blocks(0, frozen_blocks).parameters()) if frozen_blocks else set()
     for part, items in parts(model).items():
-        parameters = list(part_parameters(items))
-        for parameter in parameters:
-            parameter.requires_grad_(scales[part] > 0)
+        for parameter in part_parameters(items):
+            parameter.requires_grad_(scales[part] > 0 and parameter not in frozen)
+        parameters = [parameter for parameter in part_parameters(items) if parameter.requires_grad]
         for name, decay, chosen in (
             (part, weight_decay, [p for p in parameters if p.squeeze().ndim > 1]),
             (f"{part} (no decay)", 0.0, [p for p in parameters if p.squeeze().ndim <= 1]),
         ):
-            if scales[part] > 0 and chosen:
+            if chosen:
                 groups.append(
                     {"name": name, "params": chosen, "lr": learning_rate * scales[part], "weight_decay": decay}
                 )

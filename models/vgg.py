@@ -48,8 +48,12 @@ class VGG16Encoder(nn.Module):
             )
         if after == upto:
             return x
-        x = self.features[self.ends[after] : self.ends[upto]](x)
+        x = self.blocks(after, upto)(x)
         return self.avgpool(x) if upto == LAST else x
+
+    def blocks(self, after: int, upto: int) -> nn.Sequential:
+        """The layers of the blocks after one and up to another."""
+        return self.features[self.ends[after] : self.ends[upto]]
 
     def width(self, level: int = LAST) -> int:
         """Channels of the map after a block."""

@@ -105,6 +105,12 @@ def test_another_context_than_the_model_was_built_for_is_named(given, message):
         model(torch.zeros(2, 3, 32, 32), **given)
 
 
-def test_a_model_of_texts_says_that_it_takes_no_features(model):
-    with pytest.raises(ValueError, match="not built with a context_hidden_size"):
-        model(torch.zeros(2, 3, 32, 32), context_features=torch.zeros(2, 16, 4))
+def test_a_model_of_texts_takes_what_its_encoder_gives_in_their_place(model):
+    ids, mask = torch.randint(5, 20, (2, 6)), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    features = model.text_encoder(ids, mask).transpose(1, 2)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(
+        model(images, context_features=features, attention_mask=mask).logits, model(images, ids, mask).logits
+    )
+    with pytest.raises(ValueError, match=r"must be \(batch, 64, …\), got \(2, 16, 4\)"):
+        model(images, context_features=torch.zeros(2, 16, 4))
