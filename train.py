@@ -24,6 +24,7 @@ from accelerate.utils import (
 from tqdm.auto import tqdm
 
 from app.checkpoint import Checkpoints, Progress
+from app.epoch import train_epoch
 from app.hardware import check_trackers, choose_precision
 from app.interrupt import Stopped, StopRequest
 from app.model_folder import load_model
@@ -32,7 +33,7 @@ from app.report import draw_curves, model_card, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, TrainSettings, flat, parse_settings
 from app.summary import describe_training, next_commands
-from app.training import Training, train_epoch
+from app.training import Training
 from data import PreparedData, prepare_data
 from eval import evaluate_to
 from models import ImageTextClassifier, ImageTextProcessor
@@ -192,6 +193,7 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
                 if progress.epoch_step == training.steps_per_epoch:
                     break  # validation comes before the checkpoint, and before stopping
                 if stopping or due:
+                    training.watch.check()
                     checkpoints.save(*state, progress)
                 if stopping:
                     raise Stopped(stop.number or signal.SIGTERM, progress.step)

@@ -1,24 +1,21 @@
-"""What learns and from which batches: set-up and one epoch of training."""
+"""What learns, and from which batches."""
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from sklearn.utils.class_weight import compute_class_weight
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from app.checkpoint import Progress
 from app.feature_cache import FOLDER, FeatureCache
+from app.gradient_watch import GradientWatch
 from app.settings import LearningRateScales, Settings, TrainSettings
 from data import (
     Collate,
@@ -29,7 +26,7 @@ from data import (
     make_loader,
     stream_loader,
 )
-from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
+from models import ImageTextClassifier, ImageTextProcessor
 from models.build import image_is_pretrained, text_is_pretrained
 from models.optimization import build_optimizer, build_schedule, parameter_groups
 from models.settings import ModelSettings
@@ -37,9 +34,6 @@ from models.vgg import LAST
 
 PRETRAINED_SCALE = 0.1
 """Learning rate of a pretrained encoder, as a multiple, where none is given."""
-
-LOG_EVERY = 10
-"""Steps between two records of the training loss."""
 
 
 @dataclass
@@ -55,6 +49,7 @@ class Training:
     sampler: ImageBatchSampler | StreamedBatches
     loader: DataLoader
     steps_per_epoch: int
+    watch: GradientWatch = field(default_factory=GradientWatch)
 
     @classmethod
     def set_up(
@@ -149,94 +144,6 @@ def training_batches(
     texts = settings.data.max_texts_per_image
     sampler = ImageBatchSampler(rows.image_keys, size, shuffle=True, seed=seed, max_texts_per_image=texts, **share)
     return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
-
-
-def train_epoch(
-    training: Training, accelerator: Accelerator, options: TrainSettings, progress: Progress
-) -> Iterator[dict | None]:
-    """What is left of one pass over the training rows, step by step.
-
-    Yields:
-        after each step a record of loss and learning rate, or ``None`` where it is not yet time for one.
-    """
-    training.model.train()
-    batches = iter(training.loader)
-    while group := list(islice(batches, options.gradient_accumulation_steps)):
-        loss, norm = train_step(training, accelerator, options, group, progress.step + 1)
-        progress.step += 1
-        progress.epoch_step += 1
-        progress.losses.append(loss)
-        if progress.step % LOG_EVERY and progress.epoch_step < training.steps_per_epoch:
-            yield None
-            continue
-        mean = accelerator.reduce(torch.stack(progress.losses).mean(), "mean").item()
-        progress.losses.clear()
-        rate = max(group["lr"] for group in training.optimizer.param_groups)
-        yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
-
-
-def train_step(
-    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[dict[str, Tensor]], step: int
-) -> tuple[Tensor, Tensor]:
-    """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
-
-    Returns:
-        this process's share of the loss, times the number of processes, and the norm of the gradient.
-
-    Raises:
-        FloatingPointError: a gradient that is not finite, with the rows it came from.
-    """
-    model, optimizer = training.model, training.optimizer
-    rows = torch.cat([batch["rows"] for batch in group])
-    weights = [weight_of(batch["labels"], training.loss_function.weight) for batch in group]
-    total = accelerator.reduce(torch.stack(weights).sum().to(accelerator.device), "sum")
-    losses = []
-    for number, batch in enumerate(group, start=1):
-        inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
-        del inputs["rows"]
-        labels = inputs.pop("labels")
-        with nullcontext() if number == len(group) else accelerator.no_sync(model):
-            output = model(**inputs, output_attentions=options.attention_penalty > 0)
-            share = training.loss_function(output.logits.float(), labels) * (accelerator.num_processes / total)
-            loss = share + penalty(output, options) / len(group)
-            accelerator.backward(loss)
-        losses.append(loss.detach())
-    accelerator.unscale_gradients(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-    loss = torch.stack(losses).sum()
-    if accelerator.mixed_precision != "fp16" and not norm.isfinite():  # fp16 skips such a step by itself
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        raise FloatingPointError(
-            f"The gradient is not finite at step {step} (loss {loss.item():.4g}, learning rate {rate:.2g}), in a batch "
-            f"of rows {shorten(rows.tolist())} of the training data; the last checkpoint and the best model so far are "
-            "kept. Look at these rows, lower --train.learning_rate, or set --train.mixed_precision no."
-        )
-    optimizer.step()
-    training.schedule.step()
-    optimizer.zero_grad()
-    return loss, norm
-
-
-def weight_of(labels: Tensor, weight: Tensor | None) -> Tensor:
-    """What the labels of a batch count together: their number, or the sum of their classes' weights."""
-    return torch.tensor(float(len(labels))) if weight is None else weight.cpu()[labels].sum()
-
-
-def shorten(numbers: list[int], shown: int = 10) -> str:
-    """The first few of them, and how many there are."""
-    return ", ".join(map(str, numbers[:shown])) + (f", … ({len(numbers)} in all)" if len(numbers) > shown else "")
-
-
-def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
-    """What is added to the loss for sharp attention and for fusions that run."""
-    total: Tensor | float = 0.0
-    if options.attention_penalty:
-        assert output.attentions is not None
-        lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
-        total += options.attention_penalty * torch.stack(lengths).mean()
-    if output.gates is not None:
-        total += options.gate_cost * output.gates.mean()
-    return total
 
 
 def build_loss(options: TrainSettings, label2id: dict[str, int], labels: list[str]) -> nn.CrossEntropyLoss:

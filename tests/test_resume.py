@@ -19,7 +19,7 @@ from tiny import ROOT, arguments
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 import app.checkpoint
-import app.training
+import app.epoch
 import train
 from app.checkpoint import Checkpoints, find_fault
 from app.run_dir import RunDir
@@ -51,7 +51,7 @@ class Clock:
 
 
 WATCHED = [
-    (app.training, "train_step"),
+    (app.epoch, "train_step"),
     (app.checkpoint, "save_file"),
     (app.checkpoint.os, "fsync"),
     (Path, "rename"),
@@ -200,9 +200,9 @@ def stopped(options, shapes_folder, tmp_path) -> tuple[Path, list[str]]:
             raise Killed
         return step(*args)
 
-    step = app.training.train_step
+    step = app.epoch.train_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.training, "train_step", die)
+        patch.setattr(app.epoch, "train_step", die)
         with pytest.raises(Killed):
             train.main(command)
     return tmp_path / "run", command
@@ -300,7 +300,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(options, whole,
 def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     options, whole, shapes_folder, tmp_path, monkeypatch, capsys
 ):
-    step, sizes = app.training.train_step, []
+    step, sizes = app.epoch.train_step, []
 
     def too_large(training, accelerator, options, group, number):
         sizes.append((options.batch_size, len(group)))
@@ -308,7 +308,7 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return step(training, accelerator, options, group, number)
 
-    monkeypatch.setattr(app.training, "train_step", too_large)
+    monkeypatch.setattr(app.epoch, "train_step", too_large)
     train.main(arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1"))
     assert sizes == [(4, 2)] * 2 + [(4, 1)] + [(4, 2)] * 2 + [(2, 4)] * 1 + [(2, 2)]
     assert "out of memory: going on with batches of 2" in capsys.readouterr().out

@@ -11,9 +11,10 @@ from torch import nn
 
 import train
 from app.checkpoint import Checkpoints, Progress
+from app.epoch import penalty, train_epoch
 from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
-from app.training import Training, build_loss, learning_rate_scales, penalty, train_epoch
+from app.training import Training, build_loss, learning_rate_scales
 from models import ImageTextOutput
 from models.settings import ModelSettings
 
@@ -32,7 +33,7 @@ class Scores(nn.Module):
 def training(numbers: list[float]) -> Training:
     """Plain gradient descent with rate 1 on batches of one row, all of class 0."""
     model = Scores()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     loader = [
         {"number": torch.tensor([number]), "labels": torch.tensor([0]), "rows": torch.tensor([0])} for number in numbers
@@ -77,11 +78,12 @@ def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
 
 
 def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
-    made = training([float("nan")] * 3)
+    made = training([float("nan")] * 4)
     made.loader[2]["rows"] = torch.tensor([17])
-    made.loader[0]["number"] = made.loader[1]["number"] = torch.tensor([1.0])
+    made.loader[0]["number"] = made.loader[1]["number"] = made.loader[3]["number"] = torch.tensor([1.0])
     with pytest.raises(FloatingPointError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
         list(train_epoch(made, Accelerator(cpu=True), TrainSettings(), Progress()))
+    assert made.model.scores.isfinite().all(), "the step was not made"
 
 
 def test_gradients_are_clipped_to_the_norm():

@@ -1,0 +1,97 @@
+"""One epoch of training, step by step."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from app.checkpoint import Progress
+from app.settings import TrainSettings
+from app.training import Training
+from models import ImageTextOutput
+
+LOG_EVERY = 10
+"""Steps between two records of the training loss."""
+
+
+def train_epoch(
+    training: Training, accelerator: Accelerator, options: TrainSettings, progress: Progress
+) -> Iterator[dict | None]:
+    """What is left of one pass over the training rows, step by step.
+
+    Yields:
+        after each step a record of loss and learning rate, or ``None`` where it is not yet time for one.
+
+    Raises:
+        FloatingPointError: a gradient that is not finite, at the next record.
+    """
+    training.model.train()
+    batches = iter(training.loader)
+    while group := list(islice(batches, options.gradient_accumulation_steps)):
+        loss, norm = train_step(training, accelerator, options, group, progress.step + 1)
+        progress.step += 1
+        progress.epoch_step += 1
+        progress.losses.append(loss)
+        if progress.step % LOG_EVERY and progress.epoch_step < training.steps_per_epoch:
+            yield None
+            continue
+        training.watch.check()
+        mean = accelerator.reduce(torch.stack(progress.losses).mean(), "mean").item()
+        progress.losses.clear()
+        rate = max(group["lr"] for group in training.optimizer.param_groups)
+        yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
+
+
+def train_step(
+    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[dict[str, Tensor]], step: int
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
+
+    Returns:
+        this process's share of the loss, times the number of processes, and the norm of the gradient.
+    """
+    model, optimizer, loss_function = training.model, training.optimizer, training.loss_function
+    rows = torch.cat([batch["rows"] for batch in group])
+    weights = [weight_of(batch["labels"], loss_function.weight) for batch in group]
+    total = accelerator.reduce(torch.stack(weights).sum().to(accelerator.device), "sum")
+    losses = []
+    for number, batch in enumerate(group, start=1):
+        inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
+        del inputs["rows"]
+        labels = inputs.pop("labels")
+        with nullcontext() if number == len(group) else accelerator.no_sync(model):
+            output = model(**inputs, output_attentions=options.attention_penalty > 0)
+            share = loss_function(output.logits.float(), labels) * (accelerator.num_processes / total)
+            loss = share + penalty(output, options) / len(group)
+            accelerator.backward(loss)
+        losses.append(loss.detach())
+    accelerator.unscale_gradients(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+    loss = torch.stack(losses).sum()
+    if accelerator.mixed_precision != "fp16":  # which leaves such steps out by itself, and goes on
+        training.watch.see(optimizer, norm, step, loss, rows)
+    optimizer.step()
+    training.schedule.step()
+    optimizer.zero_grad()
+    return loss, norm
+
+
+def weight_of(labels: Tensor, weight: Tensor | None) -> Tensor:
+    """What the labels of a batch count together: their number, or the sum of their classes' weights."""
+    return torch.tensor(float(len(labels))) if weight is None else weight.cpu()[labels].sum()
+
+
+def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
+    """What is added to the loss for sharp attention and for fusions that run."""
+    total: Tensor | float = 0.0
+    if options.attention_penalty:
+        assert output.attentions is not None
+        lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
+        total += options.attention_penalty * torch.stack(lengths).mean()
+    if output.gates is not None:
+        total += options.gate_cost * output.gates.mean()
+    return total
