@@ -42,6 +42,7 @@ app: $(STAMP)    ## Ask the trained quick start about one of its held-out pictur
 bench: $(STAMP)  ## Measure; figures go to docs/
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.training $(EASY_VQA)
 
 clean:           ## Remove the environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -38,6 +38,7 @@ from data import PreparedData, prepare_data
 from eval import evaluate_to
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16, build_model
+from models.lora import merge_lora
 
 CONTENTS = "model/, evaluation/{split}/ (metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
 
@@ -239,7 +240,7 @@ def validate(
         bar.write(f"  stopped early: {progress.since_best} epochs without a better validation accuracy")
     draw_curves(run.records(), run.path / "curves.png")
     if progress.since_best == 0:
-        run.save_model(accelerator.unwrap_model(training.model), training.processor)
+        run.save_model(merge_lora(accelerator.unwrap_model(training.model)), training.processor)
 
 
 def keep(record: dict, run: RunDir, accelerator: Accelerator) -> None:

@@ -38,7 +38,7 @@ class LearningRateScales:
     image_encoder: NonNegativeFloat | None = None
     """The image encoder; when not given 0.3 from scratch, 0.1 where they are pretrained."""
     text_encoder: NonNegativeFloat | None = None
-    """The text encoder; when not given 1 from scratch, 0.1 where it is pretrained."""
+    """The text encoder; when not given 1 from scratch or with LoRA, 0.1 where it is pretrained."""
     fusion: NonNegativeFloat = 1.0
     """Context grid, cross-attention and the tokens for missing inputs."""
     classifier: NonNegativeFloat = 1.0
@@ -65,6 +65,10 @@ class TrainSettings:
     """How many of VGG16's five blocks, from the first, keep their weights."""
     cache_features: bool = True
     """Compute what frozen encoders make of an image or a text once, and keep it in .features beside the run folder."""
+    lora_rank: NonNegativeInt = 0
+    """Rank of the LoRA matrices by which alone a pretrained text encoder learns; 0 trains its own weights."""
+    gradient_checkpointing: bool = False
+    """Keep fewer activations for the backward pass and compute them again: less memory, slower steps."""
     weight_decay: NonNegativeFloat = 0.05
     """Of weights; norms, biases and single vectors have none."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"

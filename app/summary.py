@@ -31,9 +31,10 @@ def describe_truncation(processor: ImageTextProcessor, texts: list[str | None]) 
 
 
 def describe_run(accelerator: Accelerator, model: ImageTextClassifier) -> str:
-    millions = model.num_parameters() / 1e6
+    learn, number = model.num_parameters(only_trainable=True) / 1e6, model.num_parameters() / 1e6
+    parameters = f"{number:.1f} M parameters" + (f", {learn:.1f} M of which learn" if learn < number else "")
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return f"{millions:.1f} M parameters, on {accelerator.num_processes} × {accelerator.device.type}, in {precision}"
+    return f"{parameters}, on {accelerator.num_processes} × {accelerator.device.type}, in {precision}"
 
 
 def next_commands(run_dir: Path, rows: Rows, custom_encoder: bool) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from app.checkpoint import Progress
 from app.feature_cache import FOLDER, FeatureCache
 from app.gradient_watch import GradientWatch
-from app.settings import LearningRateScales, Settings, TrainSettings
+from app.settings import Settings, TrainSettings
 from data import (
     Collate,
     ImageBatchSampler,
@@ -28,6 +28,8 @@ from data import (
 )
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import image_is_pretrained, text_is_pretrained
+from models.gradient_checkpointing import checkpoint_gradients
+from models.lora import add_lora
 from models.optimization import build_optimizer, build_schedule, parameter_groups
 from models.settings import ModelSettings
 from models.vgg import LAST
@@ -66,7 +68,12 @@ class Training:
             raise ValueError(f"--train.attention_penalty: fusion {settings.model.fusion} has no attention.")
         if options.gate_cost and not settings.model.gated:
             raise ValueError("--train.gate_cost is the cost of gates: add --model.gated true.")
-        scales = learning_rate_scales(options.scales, settings.model)
+        scales = learning_rate_scales(options, settings.model)
+        if options.lora_rank:
+            check_lora(scales, settings.model)
+            add_lora(model, options.lora_rank)
+        if options.gradient_checkpointing:
+            checkpoint_gradients(model)
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
         if options.cache_features and not rows.is_stream:
@@ -99,12 +106,22 @@ class Training:
         )
 
 
-def learning_rate_scales(scales: LearningRateScales, model: ModelSettings) -> dict[str, float]:
-    """The scale of each part; where none is given, a lower one for what is pretrained."""
-    text = PRETRAINED_SCALE if text_is_pretrained(model) else 1.0
+def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:
+    """The scale of each part; where none is given, a lower one for pretrained weights."""
+    text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
-    given = {part: scale for part, scale in asdict(scales).items() if scale is not None}
+    given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
     return {"text_encoder": text, "image_encoder": image} | given
+
+
+def check_lora(scales: dict[str, float], model: ModelSettings) -> None:
+    if not text_is_pretrained(model):
+        raise ValueError(
+            f"--train.lora_rank adapts a pretrained text encoder, and {model.text_encoder!r} is none: name one with "
+            "--model.text_encoder, or leave lora_rank out."
+        )
+    if scales["text_encoder"] == 0:
+        raise ValueError("--train.lora_rank lets the text encoder learn; --train.scales.text_encoder 0 forbids it.")
 
 
 def with_features(

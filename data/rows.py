@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch.utils.data
@@ -60,19 +61,26 @@ class Rows(torch.utils.data.Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         return self.example(index, self.read_image(self.numbers[index]))
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """Several at once, as `DataLoader` asks for a batch: an image that rows share is read once."""
+        first = {self.image_keys[i] or i: i for i in reversed(indices)}
+        images = {i: self.read_image(self.numbers[i]) for i in first.values()}
+        return [self.example(i, images[first[self.image_keys[i] or i]]) for i in indices]
+
     def __iter__(self) -> Iterator[Example]:
         for index, image in enumerate(self.images()):
             yield self.example(index, image)
 
     def images(self) -> Iterator[StoredImage]:
-        """The image of each row in order; of a stream in one pass."""
-        if not self.is_stream:
-            yield from (self.read_image(number) for number in self.numbers)
-            return
-        chosen = set(self.numbers)
-        for number, row in enumerate(self.table.select_columns([self.image_column])):
-            if number in chosen:
-                yield resolve_image(row[self.image_column], self.image_root)
+        """The image of each row in order, in one pass over the table."""
+        table = self.table.select_columns([self.image_column])
+        if isinstance(table, Dataset):
+            rows: Iterable[dict] = table.select(self.numbers)
+        else:
+            chosen = set(self.numbers)
+            rows = (row for number, row in enumerate(table) if number in chosen)
+        for row in rows:
+            yield resolve_image(row[self.image_column], self.image_root)
 
     def example(self, index: int, image: StoredImage) -> Example:
         return Example(self.numbers[index], image, self.texts[index], self.labels[index], self.image_keys[index])
@@ -147,11 +155,16 @@ def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
     path = image.get("path") if isinstance(image, dict) else image
     if not path or (isinstance(image, dict) and image.get("bytes") is not None):
         return image or None
-    root = (root or Path()).resolve()
+    return resolve_path(str(path), root or Path())
+
+
+@lru_cache(maxsize=4096)
+def resolve_path(path: str, root: Path) -> str:
+    root = root.resolve()
     resolved = (root / path).resolve()
     if not resolved.is_relative_to(root):
         raise ValueError(
-            f"The image path {str(path)!r} leads out of {root}. Paths are relative to the table's folder; give the "
+            f"The image path {path!r} leads out of {root}. Paths are relative to the table's folder; give the "
             "folder that holds all images with --data.image_root FOLDER."
         )
     return str(resolved)

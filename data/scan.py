@@ -1,15 +1,18 @@
 """Read every image once before training: which cannot be read, how large they are, which are the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from tqdm.auto import tqdm
 
 from data.images import BadImageError, content_key, decode_image, read_image
-from data.rows import Rows
+from data.rows import Rows, StoredImage
 from data.settings import DataSettings
 
+BLOCK = 64
+"""Images that are in memory at a time."""
 MAX_NAMED = 100
 """Bad images that a message names; it counts them all."""
 
@@ -41,6 +44,18 @@ def look_at(image: str | dict | None, settings: DataSettings) -> Look:
         return Look(name, fault=str(error))
 
 
+def look_at_all(images: Iterator[StoredImage], settings: DataSettings) -> Iterator[Look]:
+    """How each image looks, in order; several are read at a time, and each file once."""
+    seen: dict[StoredImage | int, Look] = {}
+    with ThreadPoolExecutor() as pool:
+        while block := list(islice(images, BLOCK)):
+            names = [image if isinstance(image, str) else place for place, image in enumerate(block)]
+            new = {name: image for name, image in zip(names, block, strict=True) if name not in seen}
+            seen |= zip(new, pool.map(lambda image: look_at(image, settings), new.values()), strict=True)
+            yield from (seen[name] for name in names)
+            seen = {name: look for name, look in seen.items() if isinstance(name, str)}
+
+
 def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
     """Read and decode the image of every row, each file once.
 
@@ -51,23 +66,8 @@ def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
     Raises:
         ValueError: images that cannot be read or are missing, by name, unless they are skipped or allowed.
     """
-    seen: dict[str, Look] = {}
-
-    def look(row: int) -> Look:
-        image = rows.read_image(row)
-        if not isinstance(image, str):
-            return look_at(image, settings)
-        if image not in seen:
-            seen[image] = look_at(image, settings)
-        return seen[image]
-
-    with ThreadPoolExecutor() as pool:
-        found: Iterable[Look]
-        if rows.is_stream:
-            found = (look_at(image, settings) for image in rows.images())
-        else:
-            found = pool.map(look, rows.numbers)
-        looks = list(tqdm(found, f"reading images of {rows.source}", len(rows), unit="row", leave=False))
+    found = look_at_all(rows.images(), settings)
+    looks = list(tqdm(found, f"reading images of {rows.source}", len(rows), unit="row", leave=False))
     rows.image_keys = [found.key for found in looks]
     good = [i for i, found in enumerate(looks) if found.fault is None]
     if len(good) < len(rows):

@@ -71,6 +71,7 @@ class ImageTextClassifier(PreTrainedModel):
 
     config_class = ImageTextConfig
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
         super().__init__(config)

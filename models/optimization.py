@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import ImageTextClassifier
+from models.lora import own_parameters
 
 
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
@@ -37,13 +38,14 @@ def parameter_groups(
 
     Args:
         scales: part → multiple of the learning rate; 0 freezes the part, as ``requires_grad`` then says too.
-        frozen_blocks: how many of VGG16's blocks, from the first, are frozen.
+        frozen_blocks: how many of VGG16's blocks, from the first, are frozen. What LoRA stands beside is frozen too.
 
     Raises:
         ValueError: every part is frozen, or blocks of another image encoder.
     """
     groups = []
     frozen = set(model.image_encoder.blocks(0, frozen_blocks).parameters()) if frozen_blocks else set()
+    frozen |= own_parameters(model)
     for part, items in parts(model).items():
         for parameter in part_parameters(items):
             parameter.requires_grad_(scales[part] > 0 and parameter not in frozen)

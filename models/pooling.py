@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fusion import place_encoding
+from models.fusion import PositionNorm, place_encoding
 
 
 class PositionClassifier(nn.Module):
@@ -29,7 +29,7 @@ class PositionClassifier(nn.Module):
 
     def __init__(self, dim: int, hidden_size: int, num_labels: int, dropout: float):
         super().__init__()
-        self.norm = nn.BatchNorm2d(dim)
+        self.norm = PositionNorm(dim)
         self.hidden = nn.Linear(dim, hidden_size)
         self.gate = nn.Linear(hidden_size, 1)
         self.dropout = nn.Dropout(dropout)
@@ -37,7 +37,7 @@ class PositionClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         height, width = features.shape[2:]
-        positions = self.norm(features).flatten(2).transpose(1, 2)
+        positions = self.norm(features.flatten(2).transpose(1, 2))
         hidden = F.relu(self.hidden(positions + place_encoding(height, width, positions)))
         gate = self.gate(hidden).float().log_softmax(dim=1)
         joint = gate + self.output(self.dropout(hidden)).float().log_softmax(dim=2)

@@ -39,6 +39,7 @@ class TextEncoder(PreTrainedModel):
     """
 
     config_class = ImageTextConfig
+    supports_gradient_checkpointing = True
 
     hidden_size: int
 

@@ -1,6 +1,6 @@
 """VGG16 whose feature maps attend to a context map: the last one, or several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,13 @@ class VGG16Encoder(nn.Module):
         ValueError: images of another shape.
     """
 
+    _gradient_checkpointing_func: Callable[..., Tensor]  # transformers sets it where it switches the flag on
+
     def __init__(self, batch_norm: bool = False):
         super().__init__()
         self.features = build_features(batch_norm)
         self.avgpool = nn.AdaptiveAvgPool2d(GRID)
+        self.gradient_checkpointing = False
         self.ends = [0] + [number for number, layer in enumerate(self.features, 1) if isinstance(layer, nn.MaxPool2d)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,10 +49,11 @@ class VGG16Encoder(nn.Module):
             raise ValueError(
                 f"Images must be (batch, 3, height, width) with sides of at least 32, got {tuple(x.shape)}."
             )
-        if after == upto:
-            return x
-        x = self.blocks(after, upto)(x)
-        return self.avgpool(x) if upto == LAST else x
+        for block in range(after, upto):
+            layers = self.blocks(block, block + 1)
+            recompute = self.gradient_checkpointing and self.training
+            x = self._gradient_checkpointing_func(layers, x) if recompute else layers(x)
+        return self.avgpool(x) if after < upto == LAST else x
 
     def blocks(self, after: int, upto: int) -> nn.Sequential:
         """The layers of the blocks after one and up to another."""

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import Collate, DataSettings, ImageBatchSampler, load_rows, make_loader, scan_images
+from data import Collate, DataSettings, ImageBatchSampler, Rows, load_rows, make_loader, scan_images
+from data.scan import Look, look_at_all
 
 image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
 
@@ -97,6 +98,26 @@ def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_f
         text = batch["text_index"][place]
         assert torch.equal(batch["input_ids"][text, :length], alone["input_ids"][0, :length])
     assert len(batch["input_ids"]) == len({rows.texts[row] for row in indices}) < len(indices)
+
+
+def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, monkeypatch):
+    given = DataSettings()
+    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    one_by_one = [rows[i] for i in range(12)]
+    read = []
+    monkeypatch.setattr(Rows, "read_image", lambda self, number: read.append(number) or one_by_one[number].image)
+    assert rows.__getitems__(range(12)) == one_by_one
+    assert len(read) == len(set(rows.image_keys[:12])) < 12
+    rows.image_keys[:2] = [None, None]
+    assert [example.image for example in rows.__getitems__([1, 0])] == [one_by_one[1].image, one_by_one[0].image]
+
+
+def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypatch):
+    looked = []
+    monkeypatch.setattr("data.scan.look_at", lambda image, settings: looked.append(image) or Look(str(image)))
+    images = ["a", "b", {"bytes": b"1"}, "a", None] * 30
+    assert [look.name for look in look_at_all(iter(images), DataSettings())] == [str(image) for image in images]
+    assert sorted(map(str, looked)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])
 
 
 def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):

@@ -25,6 +25,7 @@ class Scores(nn.Module):
     def __init__(self, classes: int = 2):
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(classes))
+        self.text_encoder = None
 
     def forward(self, number, output_attentions=False):
         return SimpleNamespace(logits=self.scores * number[:, None], gates=None)
@@ -133,13 +134,14 @@ def test_sharp_attention_and_open_gates_cost_what_the_settings_say():
 
 
 def test_pretrained_parts_learn_more_slowly_than_new_ones_unless_told_otherwise():
-    new = learning_rate_scales(LearningRateScales(), ModelSettings())
+    new = learning_rate_scales(TrainSettings(), ModelSettings())
     assert new == {"image_encoder": 0.3, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
     pretrained = ModelSettings(text_encoder="bert-base-uncased", image_weights="imagenet")
-    slow = learning_rate_scales(LearningRateScales(), pretrained)
+    slow = learning_rate_scales(TrainSettings(), pretrained)
     assert slow["image_encoder"] == slow["text_encoder"] == 0.1
-    assert learning_rate_scales(LearningRateScales(text_encoder=0.0), pretrained)["text_encoder"] == 0.0
+    assert (
+        learning_rate_scales(TrainSettings(scales=LearningRateScales(text_encoder=0.0)), pretrained)["text_encoder"]
+        == 0.0
+    )
     for encoder, scale in (("resnet", 0.3), ("microsoft/resnet-50", 0.1)):
-        assert (
-            learning_rate_scales(LearningRateScales(), ModelSettings(image_encoder=encoder))["image_encoder"] == scale
-        )
+        assert learning_rate_scales(TrainSettings(), ModelSettings(image_encoder=encoder))["image_encoder"] == scale
