@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
+EASY_VQA ?= easy_vqa
 
 .PHONY: help demo test quality style app bench clean
 help:            ## Show the targets
@@ -39,7 +40,7 @@ style: $(STAMP)  ## Format and mend what can be mended
 app: $(STAMP)    ## Ask the trained quick start about one of its held-out pictures
 	$(BIN)/python -m app predict runs/quickstart --image docs/images/example.png --text "what color is the circle?"
 
-bench: $(STAMP)  ## Measure; figures go to docs/
+bench: $(STAMP)  ## Measure, on easy_vqa in the folder EASY_VQA; figures go to docs/
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.training $(EASY_VQA)

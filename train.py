@@ -147,7 +147,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     return build_model(
         settings.model,
         data.label_names,
-        [text for text in rows.texts if text is not None],
+        rows.texts.present(),
         columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
         normalize_labels=settings.data.normalize_labels,
         allow_missing=settings.data.allow_missing,

@@ -1,12 +1,14 @@
 """What a run says of itself before it starts and when it has ended."""
 
 import shlex
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 
 from app.training import Training
-from data import PreparedData, Rows
+from data import PreparedData, Rows, StringColumn
 from models import ImageTextClassifier, ImageTextProcessor
 
 
@@ -17,16 +19,15 @@ def describe_training(training: Training, data: PreparedData, accelerator: Accel
     return [describe_truncation(training.processor, texts), training.describe_epoch(), describe_run(accelerator, model)]
 
 
-def describe_truncation(processor: ImageTextProcessor, texts: list[str | None]) -> str:
+def describe_truncation(processor: ImageTextProcessor, texts: StringColumn[str | None]) -> str:
     """How many training texts are longer than the model reads."""
     limit = processor.tokenizer.model_max_length
-    present = [text for text in texts if text is not None]
-    lengths = {text: len(processor.tokenizer(text, verbose=False)["input_ids"]) for text in set(present)}
-    cut = sum(lengths[text] > limit for text in present)
-    longest = max(lengths.values(), default=0)
+    length = lru_cache(maxsize=4096)(lambda text: len(processor.tokenizer(text, verbose=False)["input_ids"]))
+    lengths = np.array([length(text) for text in texts.present()], dtype=np.int64)
+    cut = int((lengths > limit).sum())
     return (
-        f"texts have up to {longest:,} tokens; {cut:,} of {len(present):,} training texts "
-        f"({cut / max(1, len(present)):.1%}) are cut at {limit} (--model.max_text_length)"
+        f"texts have up to {lengths.max(initial=0):,} tokens; {cut:,} of {len(lengths):,} training texts "
+        f"({cut / max(1, len(lengths)):.1%}) are cut at {limit} (--model.max_text_length)"
     )
 
 

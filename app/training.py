@@ -1,6 +1,7 @@
 """What learns, and from which batches."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def training_batches(
     return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
 
 
-def build_loss(options: TrainSettings, label2id: dict[str, int], labels: list[str]) -> nn.CrossEntropyLoss:
+def build_loss(options: TrainSettings, label2id: dict[str, int], labels: Iterable[str]) -> nn.CrossEntropyLoss:
     """Cross-entropy, summed over the rows, with label smoothing and class weights as chosen."""
     weight = None
     if options.class_weights == "balanced":

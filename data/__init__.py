@@ -1,6 +1,7 @@
 """Rows in → batches out."""
 
 from data.batches import Collate, ImageBatchSampler, make_loader, text_key
+from data.columns import StringColumn
 from data.features import FeatureStore
 from data.images import BadImageError, decode_image
 from data.labels import UNKNOWN
@@ -22,6 +23,7 @@ __all__ = [
     "PreparedData",
     "Rows",
     "StreamedBatches",
+    "StringColumn",
     "decode_image",
     "load_rows",
     "make_loader",

@@ -1,10 +1,10 @@
 """Batches: all texts of an image travel together, so that VGG16 sees the image once; equal texts are read once."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
@@ -43,10 +43,13 @@ class ImageBatchSampler(Sampler[list[int]]):
         num_processes: int = 1,
         process_index: int = 0,
     ):
-        groups: dict[str | int, list[int]] = defaultdict(list)
-        for row, key in enumerate(image_keys):
-            groups[row if key is None else key].append(row)
-        self.groups = list(groups.values())
+        numbers: dict[str | int, int] = {}
+        image_of_row = np.array(
+            [numbers.setdefault(row if key is None else key, len(numbers)) for row, key in enumerate(image_keys)],
+            dtype=np.int64,
+        )
+        self.rows = np.argsort(image_of_row, kind="stable")  # those of each image beside each other
+        self.ends = np.cumsum(np.bincount(image_of_row))
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -59,39 +62,41 @@ class ImageBatchSampler(Sampler[list[int]]):
         """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
         self.epoch, self.start = epoch, start
 
-    def units(self) -> list[list[int]]:
+    def units(self) -> Iterator[list[int]]:
         """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
-        groups = self.groups
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-            groups = [
-                [group[i] for i in torch.randperm(len(group), generator=generator)]
-                for group in (groups[i] for i in torch.randperm(len(groups), generator=generator))
-            ]
-        size = self.max_texts_per_image
-        return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        number = len(self.ends)
+        for image in torch.randperm(number, generator=generator).numpy() if self.shuffle else range(number):
+            group = self.rows[self.ends[image - 1] if image else 0 : self.ends[image]]
+            if self.shuffle:
+                group = group[torch.randperm(len(group), generator=generator).numpy()]
+            for start in range(0, len(group), self.max_texts_per_image):
+                yield group[start : start + self.max_texts_per_image].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         units = self.units()
-        batches = [
-            list(chain.from_iterable(units[i : i + self.batch_size])) for i in range(0, len(units), self.batch_size)
-        ]
-        own = batches[self.process_index : self.num_batches(len(units)) : self.num_processes]
-        yield from own[self.start :]
+        for number in range(self.num_batches):
+            batch = list(chain.from_iterable(islice(units, self.batch_size)))
+            if number % self.num_processes == self.process_index and number // self.num_processes >= self.start:
+                yield batch
 
     def __len__(self) -> int:
-        size = self.max_texts_per_image
-        num_units = sum(math.ceil(len(group) / size) for group in self.groups)
-        return len(range(self.process_index, self.num_batches(num_units), self.num_processes))
+        return len(range(self.process_index, self.num_batches, self.num_processes))
 
     @property
     def num_left_out(self) -> int:
         """Images, or pieces of one, that an epoch leaves out on all processes together."""
-        num_units = sum(math.ceil(len(group) / self.max_texts_per_image) for group in self.groups)
-        return max(0, num_units - self.num_batches(num_units) * self.batch_size)
+        return max(0, self.num_units - self.num_batches * self.batch_size)
 
-    def num_batches(self, num_units: int) -> int:
+    @property
+    def num_units(self) -> int:
+        """Images, and pieces of one, on all processes together."""
+        return int(np.ceil(np.diff(self.ends, prepend=0) / self.max_texts_per_image).sum())
+
+    @property
+    def num_batches(self) -> int:
         """Batches of all processes together."""
+        num_units = self.num_units
         if not self.shuffle:
             return math.ceil(num_units / self.batch_size)
         full = num_units // self.batch_size // self.num_processes * self.num_processes

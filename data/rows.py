@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch.utils.data
 from datasets import ClassLabel, Dataset, IterableDataset
 from PIL import Image
 
+from data.columns import StringColumn, write_columns
 from data.labels import normalize_label
 from data.settings import DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
@@ -36,20 +38,20 @@ class Example:
 
 @dataclass
 class Rows(torch.utils.data.Dataset[Example]):
-    """A table as a sequence of `Example`; images stay where they are until a batch asks for them.
+    """A table as a sequence of `Example`; images stay where they are until a batch asks for them, the rest on the disk.
 
-    ``numbers`` are the rows of ``table`` this sequence consists of, in order; the other lists go with them. Where
-    the table is a stream, rows come by iteration only, in the order of the stream.
+    ``numbers`` are the rows of ``table`` this sequence consists of, in order; the columns go with them. Where the
+    table is a stream, rows come by iteration only, in the order of the stream.
     """
 
     source: str
     table: Dataset | IterableDataset
     image_column: str
     image_root: Path | None
-    numbers: list[int]
-    texts: list[str | None]
-    labels: list[str]
-    image_keys: list[str | None]
+    numbers: np.ndarray
+    texts: StringColumn[str | None]
+    labels: StringColumn[str]
+    image_keys: StringColumn[str | None]
 
     @property
     def is_stream(self) -> bool:
@@ -59,13 +61,14 @@ class Rows(torch.utils.data.Dataset[Example]):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Example:
-        return self.example(index, self.read_image(self.numbers[index]))
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Several at once, as `DataLoader` asks for a batch: an image that rows share is read once."""
-        first = {self.image_keys[i] or i: i for i in reversed(indices)}
-        images = {i: self.read_image(self.numbers[i]) for i in first.values()}
-        return [self.example(i, images[first[self.image_keys[i] or i]]) for i in indices]
+        keys = [self.image_keys[i] or i for i in indices]
+        first = dict(zip(reversed(keys), reversed(indices), strict=True))
+        images = {key: self.read_image(int(self.numbers[i])) for key, i in first.items()}
+        return [self.example(i, images[key]) for key, i in zip(keys, indices, strict=True)]
 
     def __iter__(self) -> Iterator[Example]:
         for index, image in enumerate(self.images()):
@@ -77,13 +80,13 @@ class Rows(torch.utils.data.Dataset[Example]):
         if isinstance(table, Dataset):
             rows: Iterable[dict] = table.select(self.numbers)
         else:
-            chosen = set(self.numbers)
-            rows = (row for number, row in enumerate(table) if number in chosen)
+            rows = self.chosen(table)
         for row in rows:
             yield resolve_image(row[self.image_column], self.image_root)
 
     def example(self, index: int, image: StoredImage) -> Example:
-        return Example(self.numbers[index], image, self.texts[index], self.labels[index], self.image_keys[index])
+        number, label = int(self.numbers[index]), self.labels[index]
+        return Example(number, image, self.texts[index], label, self.image_keys[index])
 
     def read_image(self, number: int) -> StoredImage:
         """The image of one row of the table; its path made absolute."""
@@ -93,18 +96,26 @@ class Rows(torch.utils.data.Dataset[Example]):
         """The rows at these positions."""
         return replace(
             self,
-            numbers=[self.numbers[i] for i in indices],
-            texts=[self.texts[i] for i in indices],
-            labels=[self.labels[i] for i in indices],
-            image_keys=[self.image_keys[i] for i in indices],
+            numbers=self.numbers[np.asarray(indices, dtype=np.int64)],
+            texts=self.texts.select(indices),
+            labels=self.labels.select(indices),
+            image_keys=self.image_keys.select(indices),
         )
 
     def column(self, name: str) -> list:
         """Values of one of the source's own columns."""
         if self.is_stream:
-            chosen = set(self.numbers)
-            return [row[name] for number, row in enumerate(self.table.select_columns([name])) if number in chosen]
+            return [row[name] for row in self.chosen(self.table.select_columns([name]))]
         return self.table.select(self.numbers)[name][:]
+
+    def chosen(self, stream: Iterable[dict]) -> Iterator[dict]:
+        """The rows of a stream that belong to this sequence."""
+        numbers = iter(self.numbers)
+        wanted = next(numbers, None)
+        for number, row in enumerate(stream):
+            if number == wanted:
+                yield row
+                wanted = next(numbers, None)
 
 
 def text_columns(text: str) -> list[str]:
@@ -189,14 +200,21 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     require_columns(list(first), wanted, source)
     feature = (table.features or {}).get(settings.label)
     names = feature.names if isinstance(feature, ClassLabel) else None
-    texts, labels = [], []
-    for row in table.select_columns(list(dict.fromkeys([*wanted["text"], settings.label]))):
-        texts.append(make_text(row, settings.text))
-        labels.append(make_label(row[settings.label], names, settings.normalize_labels))
-    check_values(texts, labels, source, settings)
-    known = [label for label in labels if label is not None]
+    faults = Faults([], [], [])
+    values = table.select_columns(list(dict.fromkeys([*wanted["text"], settings.label])))
+    texts, labels = write_columns(
+        (
+            (
+                faults.check_text(number, make_text(row, settings.text)),
+                faults.check_label(number, make_label(row[settings.label], names, settings.normalize_labels)),
+            )
+            for number, row in enumerate(values)
+        ),
+        2,
+    )
+    faults.refuse(source, settings)
     root = Path(settings.image_root) if settings.image_root else folder
-    return Rows(source, table, settings.image, root, list(range(len(texts))), texts, known, [None] * len(texts))
+    return Rows(source, table, settings.image, root, np.arange(len(texts)), texts, labels, write_columns([], 1)[0])
 
 
 def scored_split(settings: DataSettings) -> str:
@@ -206,27 +224,50 @@ def scored_split(settings: DataSettings) -> str:
     return "validation" if settings.validation is not None else "train"
 
 
-def check_values(texts: list[str | None], labels: list[str | None], source: str, settings: DataSettings) -> None:
-    """Refuse rows without a label, rows without a text unless that is allowed, and texts that are not text."""
-    refuse(
-        [row for row, label in enumerate(labels) if label is None],
-        source,
-        f"have no label in column {settings.label!r}",
-        "Fill them in or delete these rows.",
-    )
-    if not settings.allow_missing:
+@dataclass
+class Faults:
+    """Numbers of the rows without a label, without a text, and with a text that is none."""
+
+    no_label: list[int]
+    no_text: list[int]
+    unclean: list[int]
+
+    def check_label(self, row: int, label: str | None) -> str | None:
+        """The label; whether it is missing is remembered."""
+        if label is None:
+            self.no_label.append(row)
+        return label
+
+    def check_text(self, row: int, text: str | None) -> str | None:
+        """The text, but for one that cannot be kept; what is wrong with it is remembered."""
+        if text is None:
+            self.no_text.append(row)
+        elif not is_clean(text):
+            self.unclean.append(row)
+            return None
+        return text
+
+    def refuse(self, source: str, settings: DataSettings) -> None:
+        """Stop at rows without a label, rows without a text unless that is allowed, and texts that are not text."""
         refuse(
-            [row for row, text in enumerate(texts) if text is None],
+            self.no_label,
             source,
-            f"have an empty text ({settings.text!r})",
-            "Fill them in, delete these rows, or train with a learned 'no text' token: --data.allow_missing true.",
+            f"have no label in column {settings.label!r}",
+            "Fill them in or delete these rows.",
         )
-    refuse(
-        [row for row, text in enumerate(texts) if text is not None and not is_clean(text)],
-        source,
-        "have a text with NUL characters or lone surrogates, which no tokenizer can read",
-        "Most likely the file was saved in another encoding; repair these rows.",
-    )
+        if not settings.allow_missing:
+            refuse(
+                self.no_text,
+                source,
+                f"have an empty text ({settings.text!r})",
+                "Fill them in, delete these rows, or train with a learned 'no text' token: --data.allow_missing true.",
+            )
+        refuse(
+            self.unclean,
+            source,
+            "have a text with NUL characters or lone surrogates, which no tokenizer can read",
+            "Most likely the file was saved in another encoding; repair these rows.",
+        )
 
 
 def is_clean(text: str) -> bool:

@@ -7,6 +7,7 @@ from itertools import islice
 
 from tqdm.auto import tqdm
 
+from data.columns import write_columns
 from data.images import BadImageError, content_key, decode_image, read_image
 from data.rows import Rows, StoredImage
 from data.settings import DataSettings
@@ -17,7 +18,7 @@ MAX_NAMED = 100
 """Bad images that a message names; it counts them all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """One image as found: its name, and either key and size in pixels (width, height) or the fault."""
 
@@ -68,7 +69,7 @@ def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
     """
     found = look_at_all(rows.images(), settings)
     looks = list(tqdm(found, f"reading images of {rows.source}", len(rows), unit="row", leave=False))
-    rows.image_keys = [found.key for found in looks]
+    rows.image_keys = write_columns(((look.key,) for look in looks), 1)[0]
     good = [i for i, found in enumerate(looks) if found.fault is None]
     if len(good) < len(rows):
         faults = describe_faults(rows, looks)

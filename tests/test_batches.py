@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import Collate, DataSettings, ImageBatchSampler, Rows, load_rows, make_loader, scan_images
+from data.columns import write_columns
 from data.scan import Look, look_at_all
 
 image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
@@ -108,8 +109,9 @@ def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, 
     monkeypatch.setattr(Rows, "read_image", lambda self, number: read.append(number) or one_by_one[number].image)
     assert rows.__getitems__(range(12)) == one_by_one
     assert len(read) == len(set(rows.image_keys[:12])) < 12
-    rows.image_keys[:2] = [None, None]
+    (rows.image_keys,) = write_columns([[None]] * len(rows), 1)
     assert [example.image for example in rows.__getitems__([1, 0])] == [one_by_one[1].image, one_by_one[0].image]
+    assert len(read) == len({one.image_key for one in one_by_one}) + 2, "rows without a key stand for themselves"
 
 
 def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypatch):
