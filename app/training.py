@@ -156,10 +156,10 @@ def training_batches(
     """This process's batches, in an order that ``set_epoch`` of the first chooses."""
     size, seed = settings.train.batch_size, settings.train.seed
     share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
-    if rows.is_stream:
-        batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, **share)
-        return batches, stream_loader(batches, collate)
     texts = settings.data.max_texts_per_image
+    if rows.is_stream:
+        batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, texts, **share)
+        return batches, stream_loader(batches, collate)
     sampler = ImageBatchSampler(rows.image_keys, size, shuffle=True, seed=seed, max_texts_per_image=texts, **share)
     return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
 

@@ -247,6 +247,34 @@ def dtype_of(bench: Bench) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(bench.accelerator.mixed_precision, torch.float32)
 
 
+def checkpointing(bench: Bench, size: int) -> Iterator[str]:
+    """What gradient checkpointing saves, in activations that are kept for the backward pass, and costs, in time."""
+    works, kept = [], []
+    for option in ("false", "true"):
+        _, training = bench.training(size, "--train.gradient_checkpointing", option)
+        batch = next(iter(training.loader))
+        works.append(partial(only_model, bench, training, batch))
+        kept.append(bytes_kept(works[-1]) / 2**20)
+    pairs = paired(bench.rounds, *(partial(timed, work) for work in works))
+    plain, again = (1000 * seconds for seconds in medians(pairs))
+    more = spread([b / a for a, b in pairs])
+    yield f"| {size} | {kept[0]:,.0f} | {kept[1]:,.0f} | {plain:,.0f} | {again:,.0f} | {more} |"
+
+
+def bytes_kept(work: Callable[[], object]) -> int:
+    """Bytes that the forward passes leave for the backward ones, each tensor's memory counted once."""
+    sizes: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        work()
+    return sum(sizes.values())
+
+
 def operations(bench: Bench, size: int) -> Iterator[str]:
     """Where the time of three steps goes, by operation."""
     ours = steps(bench, *bench.training(size))
@@ -270,6 +298,7 @@ def medians(pairs: list[tuple[float, float]]) -> Iterator[float]:
 
 
 def spread(ratios: list[float]) -> str:
+    """Median and quartiles."""
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.3g} ({low:.3g} – {high:.3g})"
 
@@ -291,6 +320,7 @@ PARTS: dict[str, tuple[Callable[[Bench, int], Iterator[str]], str]] = {
     "cache": (cache, "frozen | step without cache, ms | step with cache, ms | times faster (quartiles)"),
     "overhead": (overhead, "step, ms | model alone, ms | clip and optimiser, ms | share outside (quartiles)"),
     "flops": (flops, "GFLOP a step | model, GFLOP/s | convolutions alone | matrix product | model / convolutions"),
+    "checkpointing": (checkpointing, "kept, MiB | with checkpointing | model, ms | with checkpointing | times as long"),
     "operations": (operations, "operation | share | calls a step"),
 }
 

@@ -1,8 +1,9 @@
 """Batches from training rows that are a stream, read in order once an epoch; images are never all in memory."""
 
+import math
 import random
 from collections.abc import Iterator
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -22,11 +23,19 @@ class StreamedBatches(IterableDataset[list[Example]]):
         batch_size: images a batch.
         buffer_size: rows among which the order is random.
         seed: of the order.
+        max_texts_per_image: longer runs of rows with one image travel as several.
         num_processes, process_index: this process's share.
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, buffer_size: int, seed: int, num_processes: int = 1, process_index: int = 0
+        self,
+        rows: Rows,
+        batch_size: int,
+        buffer_size: int,
+        seed: int,
+        max_texts_per_image: int = 64,
+        num_processes: int = 1,
+        process_index: int = 0,
     ):
         self.rows = rows
         self.batch_size = batch_size
@@ -35,7 +44,9 @@ class StreamedBatches(IterableDataset[list[Example]]):
         self.epoch = self.start = 0
         self.num_processes = num_processes
         self.process_index = process_index
-        self.num_units = sum(1 for _ in groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0]))
+        self.max_texts_per_image = max_texts_per_image
+        runs = groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0])
+        self.num_units = sum(math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
@@ -46,21 +57,22 @@ class StreamedBatches(IterableDataset[list[Example]]):
 
     @property
     def num_left_out(self) -> int:
-        """Runs of rows that an epoch leaves out on all processes together."""
+        """Runs of rows, and pieces of one, that an epoch leaves out on all processes together."""
         return max(0, self.num_units - len(self) * self.num_processes * self.batch_size)
 
     def units(self) -> Iterator[list[Example]]:
-        """Runs of rows with one image, drawn at random from a buffer that the stream keeps full."""
+        """Runs of rows with one image, or pieces of them, drawn at random from a buffer that the stream keeps full."""
         generator = random.Random(self.seed * 100_003 + self.epoch)
         buffer: list[list[Example]] = []
         held = 0
         for _, run in groupby(self.rows, key=lambda example: example.image_key or example.row):
-            buffer.append(list(run))
-            held += len(buffer[-1])
-            while held > self.buffer_size:
-                held -= len(buffer[swap := generator.randrange(len(buffer))])
-                buffer[swap], buffer[-1] = buffer[-1], buffer[swap]
-                yield buffer.pop()
+            while piece := list(islice(run, self.max_texts_per_image)):
+                buffer.append(piece)
+                held += len(piece)
+                while held > self.buffer_size:
+                    held -= len(buffer[swap := generator.randrange(len(buffer))])
+                    buffer[swap], buffer[-1] = buffer[-1], buffer[swap]
+                    yield buffer.pop()
         generator.shuffle(buffer)
         yield from buffer
 

@@ -12,7 +12,7 @@ def normalize(self, x):
     return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-torch.nn.BatchNorm2d.forward = normalize
+torch.nn.modules.batchnorm._BatchNorm.forward = normalize
 torch.nn.Dropout.forward = lambda self, x: x
 F_attention = F.scaled_dot_product_attention
 F.scaled_dot_product_attention = lambda *args, **kwargs: F_attention(*args, **kwargs | {"dropout_p": 0.0})

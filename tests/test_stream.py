@@ -1,3 +1,8 @@
+"""Training rows that are a stream."""
+
+import math
+from collections import Counter
+
 import pytest
 
 from data import Collate, DataSettings, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
@@ -29,6 +34,16 @@ def test_batches_hold_whole_images_and_no_row_twice(streamed, buffer):
         assert len(batch) == sum(streamed.image_keys.count(key) for key in keys), "an image brings all its texts"
 
 
+def test_many_texts_of_an_image_travel_in_pieces(streamed):
+    batches = StreamedBatches(streamed, 5, 40, seed=0, max_texts_per_image=3)
+    batched = list(batches)
+    pieces = sum(math.ceil(number / 3) for number in Counter(streamed.image_keys).values())
+    assert len(batched) == len(batches) == pieces // 5
+    assert all(5 <= len(batch) <= 15 for batch in batched)
+    rows = [example.row for batch in batched for example in batch]
+    assert len(rows) == len(set(rows)) >= len(streamed) - 15
+
+
 def test_the_order_depends_on_seed_and_epoch_alone(streamed):
     def order(seed: int, epoch: int) -> list[int]:
         batches = StreamedBatches(streamed, 4, 60, seed)
@@ -42,7 +57,11 @@ def test_the_order_depends_on_seed_and_epoch_alone(streamed):
 
 def test_processes_share_the_stream_without_overlap(streamed):
     shares = [
-        {example.row for batch in StreamedBatches(streamed, 4, 60, 0, 2, process) for example in batch}
+        {
+            example.row
+            for batch in StreamedBatches(streamed, 4, 60, 0, num_processes=2, process_index=process)
+            for example in batch
+        }
         for process in (0, 1)
     ]
     keys = [{streamed.image_keys[row] for row in share} for share in shares]
@@ -52,7 +71,7 @@ def test_processes_share_the_stream_without_overlap(streamed):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_stream_goes_on_at_any_of_its_batches(streamed, process):
-    batches = StreamedBatches(streamed, 4, 60, 0, 2, process)
+    batches = StreamedBatches(streamed, 4, 60, 0, num_processes=2, process_index=process)
     batches.set_epoch(3)
     whole = list(batches)
     for start in range(len(whole) + 1):

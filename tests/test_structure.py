@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "models": {"models"},
     "app": {"app", "data", "models"},
-    "benchmarks": {"app", "data", "models", "benchmarks"},
+    "benchmarks": {"app", "data", "models", "benchmarks", "train"},
     "eval": {"app", "data", "models"},
     "train": {"app", "data", "models", "eval"},
 }
