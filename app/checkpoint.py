@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from app.sharding import restore_state, whole_state
+
 MANIFEST = "manifest.json"
 
 
@@ -91,13 +93,21 @@ class Checkpoints:
             ValueError: it cannot be written, on a full disk for instance.
         """
         randomness = gather_object([random_states()])
+        weights, moments, groups = whole_state(accelerator.unwrap_model(model), optimizer)
         if accelerator.is_main_process:
+            state = {
+                "progress": asdict(progress) | {"losses": [loss.item() for loss in progress.losses]},
+                "param_groups": groups,
+                "schedule": schedule.state_dict(),
+                "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                "random": randomness,
+            }
             target = self.folder / f"step_{progress.step:08}"
             new = target.with_name(f"{target.name}.writing")
             try:
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir(parents=True)
-                write(new, accelerator, model, optimizer, schedule, progress, randomness)
+                write(new, weights, moments, state)
                 shutil.rmtree(target, ignore_errors=True)
                 new.rename(target)
             except (OSError, SafetensorError) as error:
@@ -132,12 +142,8 @@ class Checkpoints:
                 f"{accelerator.num_processes}: other batches and random numbers would follow. Start as many, or anew "
                 "with --overwrite true."
             )
-        accelerator.unwrap_model(model).load_state_dict(load_file(path / "model.safetensors"))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in load_file(path / "optimizer.safetensors").items():
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = tensor
-        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        restore_state(accelerator.unwrap_model(model), optimizer, weights, moments, state["param_groups"])
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
@@ -147,32 +153,10 @@ class Checkpoints:
         return progress
 
 
-def write(
-    folder: Path,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    progress: Progress,
-    randomness: list[dict],
-) -> None:
+def write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
     """The files of a checkpoint, flushed to the disk, and last the list of them."""
-    weights = {name: tensor.clone() for name, tensor in accelerator.unwrap_model(model).state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    found = optimizer.state_dict()
-    moments = {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, values in found["state"].items()
-        for name, value in values.items()
-    }
-    save_file(moments, folder / "optimizer.safetensors")
-    state = {
-        "progress": asdict(progress) | {"losses": [loss.item() for loss in progress.losses]},
-        "param_groups": found["param_groups"],
-        "schedule": schedule.state_dict(),
-        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-        "random": randomness,
-    }
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in moments.items()}, folder / "optimizer.safetensors")
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")

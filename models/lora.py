@@ -17,20 +17,22 @@ def add_lora(model: ImageTextClassifier, rank: int) -> None:
     model.text_encoder.encoder = LoraModel(model.text_encoder.encoder, config, NAME)
 
 
-def has_lora(model: ImageTextClassifier) -> bool:
-    return model.text_encoder is not None and isinstance(model.text_encoder.encoder, LoraModel)
+def lora_rank(model: ImageTextClassifier) -> int:
+    """The rank that was added, 0 where none was."""
+    encoder = None if model.text_encoder is None else model.text_encoder.encoder
+    return encoder.peft_config[NAME].r if isinstance(encoder, LoraModel) else 0
 
 
 def own_parameters(model: ImageTextClassifier) -> set[nn.Parameter]:
     """What the text encoder had before LoRA, and keeps; empty without it."""
-    if model.text_encoder is None or not has_lora(model):
+    if model.text_encoder is None or not lora_rank(model):
         return set()
     return {parameter for name, parameter in model.text_encoder.named_parameters() if "lora_" not in name}
 
 
 def merge_lora(model: ImageTextClassifier) -> ImageTextClassifier:
     """The same model without LoRA, its matrices added to those they stand beside; the model given stays as it is."""
-    if not has_lora(model):
+    if not lora_rank(model):
         return model
     merged = copy.deepcopy(model)
     assert merged.text_encoder is not None

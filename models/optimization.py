@@ -63,11 +63,11 @@ def parameter_groups(
     return groups
 
 
-def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
-    """``adamw`` (Loshchilov & Hutter 2019) or ``sgd`` with momentum 0.9."""
+def build_optimizer(name: str, groups: list[dict], sharded: bool = False) -> Optimizer:
+    """``adamw`` (Loshchilov & Hutter 2019) or ``sgd`` with momentum 0.9, which torch fuses for whole weights alone."""
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups, momentum=0.9, fused=True)
+    return torch.optim.SGD(groups, momentum=0.9, fused=not sharded)
 
 
 def build_schedule(

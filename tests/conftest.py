@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from tiny import arguments
+from transformers import BertModel
 
 import train
 from data.shapes import write_shapes
@@ -60,6 +61,15 @@ def model(config) -> ImageTextClassifier:
 @pytest.fixture(scope="session")
 def processor(tokenizer) -> ImageTextProcessor:
     return build_processor(tokenizer, IMAGE_SIZE, 16)
+
+
+@pytest.fixture
+def pretrained(tokenizer, tmp_path) -> str:
+    """A folder with an encoder as transformers saves it, and its tokenizer."""
+    folder = tmp_path / "bert"
+    BertModel(scratch_text_config(tokenizer, 32, 1), add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

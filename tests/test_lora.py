@@ -10,22 +10,12 @@ import train
 from app.model_folder import load_model
 from models.lora import add_lora, merge_lora
 from models.optimization import parameter_groups
-from models.text import scratch_text_config
 
 BATCH = {
     "pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
     "input_ids": torch.tensor([[5, 6, 7], [8, 9, 5]]),
     "attention_mask": torch.ones(2, 3, dtype=torch.long),
 }
-
-
-@pytest.fixture
-def pretrained(tokenizer, tmp_path) -> str:
-    """A folder with an encoder as transformers saves it, and its tokenizer."""
-    folder = tmp_path / "bert"
-    BertModel(scratch_text_config(tokenizer, 32, 1), add_pooling_layer=False).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def test_at_the_start_the_model_computes_what_it_did_before(model):

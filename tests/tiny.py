@@ -1,5 +1,8 @@
 """The smallest run of train.py, on the built-in data as a user's own table."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from data.shapes import SEEDS, generate_rows
@@ -14,3 +17,12 @@ TINY += ["--train.pictures", "1"]
 def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
     data = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv")]
     return [*data, *TINY, "--run_dir", str(run_dir), "--train.epochs", "2", *more]
+
+
+def launch(processes: int, script: str, options: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """A script in several processes of the CPU, as torchrun starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(
+        [*command, script, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False
+    )

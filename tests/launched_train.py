@@ -1,0 +1,49 @@
+"""train.py in processes of its own, in ways it offers no option for. The environment asks for them:
+
+PLAIN    without what differs between one process and several by its nature: batch statistics and dropout
+SHARDED  with its weights in shards (FSDP2), on CPU processes too, where accelerate offers it for GPUs alone
+DIE_AT   ends before the step of that number
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch.nn import functional as F
+
+import app.epoch
+import train
+
+
+def normalize(self, x):
+    return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def attend(*args, **kwargs):
+    return attention(*args, **kwargs | {"dropout_p": 0.0})
+
+
+def step_or_die(training, accelerator, options, group, number):
+    if number == int(os.environ["DIE_AT"]):
+        os._exit(1)
+    return step(training, accelerator, options, group, number)
+
+
+attention, step = F.scaled_dot_product_attention, app.epoch.train_step
+if "PLAIN" in os.environ:
+    torch.nn.modules.batchnorm._BatchNorm.forward = normalize
+    torch.nn.Dropout.forward = lambda self, x: x
+    F.scaled_dot_product_attention = attend
+if "SHARDED" in os.environ:
+    config = yaml.safe_load(Path("configs/accelerate/fsdp.yaml").read_text(encoding="utf-8"))
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    os.environ |= {name.upper(): str(value) for name, value in config["fsdp_config"].items()}
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+if "DIE_AT" in os.environ:
+    app.epoch.train_step = step_or_die
+train.main(sys.argv[1:])
