@@ -8,7 +8,6 @@ import shlex
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,8 +22,10 @@ from accelerate.utils import (
 )
 from tqdm.auto import tqdm
 
+from app.calibration import choose_threshold, fit_temperature, tempered
 from app.checkpoint import Checkpoints, Progress
 from app.epoch import train_epoch
+from app.evaluation import evaluate_to
 from app.hardware import check_trackers, choose_precision
 from app.interrupt import Stopped, StopRequest
 from app.model_folder import load_model
@@ -32,15 +33,17 @@ from app.predictions import MODALITIES, predict
 from app.report import draw_curves, model_card, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, TrainSettings, flat, parse_settings
+from app.sharding import sharding_plugin, whole_model
 from app.summary import describe_training, next_commands
-from app.training import Training
-from data import PreparedData, prepare_data
-from eval import evaluate_to
+from app.training import Training, build
+from data import Collate, DataSettings, PreparedData, Rows, prepare_data
 from models import ImageTextClassifier, ImageTextProcessor
-from models.build import VGG16, build_model
+from models.build import VGG16
 from models.lora import merge_lora
 
-CONTENTS = "model/, evaluation/{split}/ (metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
+CONTENTS = (
+    "model/, evaluation/{split}/ (report.html, metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
+)
 
 
 def main(argv: list[str]) -> Path:
@@ -131,6 +134,7 @@ def build_accelerator(settings: Settings) -> Accelerator:
         log_with=settings.train.trackers or None,
         project_config=ProjectConfiguration(settings.run_dir, logging_dir=settings.run_dir),
         kwargs_handlers=[kwargs],
+        fsdp_plugin=sharding_plugin(),
     )
 
 
@@ -138,21 +142,6 @@ def set_up(settings: Settings, data: PreparedData, accelerator: Accelerator) -> 
     """A new model and what trains it."""
     model, processor = build(settings, data)
     return Training.set_up(settings, data, model, processor, accelerator)
-
-
-def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
-    """The model for these data; it remembers how its rows were read."""
-    rows = data.splits["train"]
-    majority = Counter(rows.labels).most_common(1)[0][0]
-    return build_model(
-        settings.model,
-        data.label_names,
-        rows.texts.present(),
-        columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
-        normalize_labels=settings.data.normalize_labels,
-        allow_missing=settings.data.allow_missing,
-        majority_label=data.label_names.index(majority),
-    )
 
 
 def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
@@ -221,7 +210,8 @@ def validate(
 ) -> None:
     """Score the validation rows at the end of an epoch, tell the result, and keep the model if it is the best."""
     options = settings.train
-    predictions = predict(training.model, data.splits["validation"], training.collate, accelerator, options.batch_size)
+    model = whole_model(training.model, accelerator)
+    predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
     progress.end_epoch(predictions.accuracy())
     record = {
         "step": progress.step,
@@ -240,7 +230,7 @@ def validate(
         bar.write(f"  stopped early: {progress.since_best} epochs without a better validation accuracy")
     draw_curves(run.records(), run.path / "curves.png")
     if progress.since_best == 0:
-        run.save_model(merge_lora(accelerator.unwrap_model(training.model)), training.processor)
+        run.save_model(merge_lora(model), training.processor)
 
 
 def keep(record: dict, run: RunDir, accelerator: Accelerator) -> None:
@@ -248,6 +238,25 @@ def keep(record: dict, run: RunDir, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         run.log(record)
     accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
+
+
+def calibrate(
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    accelerator: Accelerator,
+    data: DataSettings,
+    options: TrainSettings,
+) -> None:
+    """Fit the model's temperature, and the probability from which it is sure, on the validation rows."""
+    model.config.temperature = 1.0
+    collate = Collate(processor, model.config.label2id, data.max_pixels)
+    found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
+    probabilities = found.probabilities[MODALITIES[0]]
+    model.config.temperature = fit_temperature(probabilities, found.labels)
+    probabilities = tempered(probabilities, model.config.temperature)
+    right = probabilities.argmax(axis=1) == found.labels
+    model.config.threshold = choose_threshold(probabilities.max(axis=1), right, options.target_risk)
 
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:
@@ -258,6 +267,9 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     rows = data.splits[split]
     model = model.to(accelerator.device)
     folder, options = run.path / "evaluation" / split, settings.train
+    calibrate(model, processor, data.splits["validation"], accelerator, settings.data, options)
+    if accelerator.is_main_process:
+        run.save_model(model, processor)
     figures = evaluate_to(
         folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures
     )

@@ -1,17 +1,25 @@
-"""Ask a trained model, or compare ways to train one.
+"""Look at data before training, ask a trained model, or compare ways to train one.
 
+python -m app doctor train.csv test.csv
+python -m app doctor configs/quickstart.yaml
 python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
 python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
+python -m app kfold configs/quickstart.yaml
 python -m app ablate configs/quickstart.yaml
 python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.image_size 64" -- --train.epochs 5
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
+from app.doctor import MARKS, examine
+from app.eval_arguments import at_least
+from app.kfold import kfold
 from app.predictor import Predictor
+from app.settings import parse_settings
 
 
 def main(argv: list[str]) -> None:
@@ -44,6 +52,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
         )
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at data before training: broken and double images, leaks, labels, baselines, cost",
+        description="Look at data as train.py would read it. After -- come options of train.py: "
+        "python -m app doctor train.csv test.csv -- --data.label answer",
+    )
+    doctor.add_argument(
+        "source", nargs="+", help="a configuration (.yaml), or training rows and held-out rows if there are some"
+    )
+    doctor.set_defaults(run=run_doctor)
     compare = commands.add_parser("ablate", help="train variants with several seeds: what does the difference make?")
     compare.add_argument("config", type=Path, help="configuration that all share")
     compare.add_argument(
@@ -56,15 +74,25 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     compare.add_argument("--output", type=Path, help="folder of the runs (default: runs/ablation_<config>)")
     compare.set_defaults(run=run_ablate)
-    compare.epilog = "After -- come options of train.py that all runs share."
+    folds = commands.add_parser("kfold", help="cross-validation: every row held out once")
+    folds.add_argument("config", type=Path, help="configuration whose training rows are dealt into folds")
+    folds.add_argument("--folds", type=at_least(2), default=5, help="how many (default: 5)")
+    folds.add_argument("--output", type=Path, help="folder of the runs (default: runs/kfold_<config>)")
+    folds.set_defaults(run=run_kfold)
+    for command in (compare, folds):
+        command.epilog = "After -- come options of train.py that all runs share."
     cut = argv.index("--") if "--" in argv else len(argv)
     return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
 
 
 def run_predict(args: argparse.Namespace) -> None:
     predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    for answer in predictor(args.image, args.text, args.top_k):
+    answers = predictor(args.image, args.text, args.top_k)
+    for answer in answers:
         print(f"{answer['probability']:7.1%}  {answer['label']}")
+    if not predictor.is_sure(answers):
+        threshold = min(1, predictor.model.config.threshold)
+        print(f"not sure: below {threshold:.1%}, from which on the validation rows were seldom wrong")
 
 
 def run_explain(args: argparse.Namespace) -> None:
@@ -79,11 +107,33 @@ def run_explain(args: argparse.Namespace) -> None:
     print(f"wrote {args.output}")
 
 
+def run_doctor(args: argparse.Namespace) -> None:
+    sources = args.source
+    if not sources[0].endswith((".yaml", ".yml")):
+        names = ("--data.train", "--data.test")
+        if len(sources) > len(names):
+            raise ValueError(f"doctor takes training rows and held-out rows, got {len(sources)} sources.")
+        sources = [part for pair in zip(names, sources, strict=False) for part in pair]
+    warnings = 0
+    for heading, findings in examine(parse_settings([*sources, *args.options])):
+        print(f"\n{heading}")
+        for grade, finding in findings:
+            print(f"  {MARKS[grade]} {finding}")
+            warnings += grade == "warning"
+    print(f"\n{warnings} warnings. Train with: {shlex.join(['python', 'train.py', *sources, *args.options])}")
+
+
 def run_ablate(args: argparse.Namespace) -> None:
     variants = [parse_variant(text) for text in args.variant] if args.variant else FUSION_VARIANTS
     folder = args.output or Path("runs") / f"ablation_{args.config.stem}"
     print("\n" + ablate(args.config, variants, args.seeds, folder, args.options))
     print(f"\nwritten to {folder / 'ablation.md'}")
+
+
+def run_kfold(args: argparse.Namespace) -> None:
+    folder = args.output or Path("runs") / f"kfold_{args.config.stem}"
+    print("\n" + kfold(args.config, args.folds, folder, args.options))
+    print(f"\nwritten to {folder}: kfold.json, predictions.parquet, a run in each fold_*")
 
 
 if __name__ == "__main__":

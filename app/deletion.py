@@ -1,12 +1,9 @@
 """The deletion check: hiding what a heat-map marks must lower the probability more than hiding as much at random."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from app.explain import explain
@@ -97,17 +94,3 @@ def hide(image: Image.Image, cells: np.ndarray) -> Image.Image:
     mask = Image.fromarray((cells * 255).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     mean = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
     return Image.composite(Image.new("RGB", image.size, mean), image, mask)
-
-
-def draw_deletion(figures: dict, path: Path) -> None:
-    """The curves as a picture."""
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name, curve in figures["curves"].items():
-        axes.plot(figures["fractions"], curve, "o-", label=f"hidden by {name}" if name != "random" else "at random")
-    axes.set(xlabel="share of the picture hidden", ylabel="probability of the answer", ylim=(0, 1.02))
-    axes.set_title(f"deletion check, {figures['rows']} rows")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)

@@ -7,7 +7,8 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from app.checkpoint import Progress
 from app.settings import TrainSettings
@@ -69,8 +70,8 @@ def train_step(
             loss = share + penalty(output, options) / len(group)
             accelerator.backward(loss)
         losses.append(loss.detach())
-    accelerator.unscale_gradients(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+    norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     loss = torch.stack(losses).sum()
     if accelerator.mixed_precision != "fp16":  # which leaves such steps out by itself, and goes on
         training.watch.see(optimizer, norm, step, loss, rows)

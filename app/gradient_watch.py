@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from app.sharding import unwrapped
 
 
 @dataclass
@@ -19,8 +22,9 @@ class GradientWatch:
 
     def see(self, optimizer: Optimizer, norm: Tensor, step: int, loss: Tensor, rows: Tensor) -> None:
         """Take note of a step that is about to be made."""
-        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has the fused one inside
-        setattr(inner, "found_inf", (~norm.isfinite()).float())  # noqa: B010
+        inner = unwrapped(optimizer)
+        if not isinstance(inner.param_groups[0]["params"][0], DTensor):  # of which the fused optimiser does not take it
+            setattr(inner, "found_inf", (~norm.isfinite()).float())  # noqa: B010
         self.norms.append(norm)
         self.about.append((step, loss, max(group["lr"] for group in optimizer.param_groups), rows))
 

@@ -1,102 +1,255 @@
-"""Metrics through `evaluate`, computed offline by scikit-learn, with bootstrap intervals over groups of rows."""
+"""Metrics through `evaluate`, computed offline by scikit-learn, with bootstrap intervals over groups of rows.
 
-from collections.abc import Callable
+Each metric stands here twice: as scikit-learn computes it, for its value, and as a function of how often each row was
+drawn, for its interval, so that a thousand draws cost a few products of matrices. A test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import datasets
 import evaluate
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
 
 from data import UNKNOWN
 
+TOP_K = 5
+"""Answers among which the right one is looked for; fewer where there are not as many labels."""
+RANKING_RESAMPLES = 200
+"""Draws for the intervals of the metrics that rank all rows by class; the others have a thousand."""
+CELLS = 5_000_000
+"""Numbers that are in memory at a time while draws are weighed."""
+
+Value = dict[str, float]
+"""``value``, ``low`` and ``high``, the ends of a 95 % interval."""
+
+
+def by_class(metric: Callable, truth: np.ndarray, scores: np.ndarray) -> float:
+    """Mean of a ranking metric over the classes that some rows have and others do not; one class against the rest."""
+    classes = [c for c in range(scores.shape[1]) if 0 < (truth == c).sum() < len(truth)]
+    return float(np.mean([metric(truth == c, scores[:, c]) for c in classes])) if classes else float("nan")
+
+
+def top_k_accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
+    return float(in_top_k(truth, scores).mean())
+
+
+def in_top_k(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Whether the true class of each row is among the most probable ``TOP_K``; ties go to the lower number."""
+    return (np.argsort(-scores, axis=1, kind="stable")[:, :TOP_K] == truth[:, None]).any(axis=1)
+
+
+def known(truth: np.ndarray) -> list[int]:
+    """The classes that occur."""
+    return sorted(set(truth.tolist()) - {UNKNOWN})
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy_score,
-    "macro_f1": lambda references, predictions: f1_score(
-        references, predictions, labels=sorted(set(references) - {UNKNOWN}), average="macro", zero_division=0
+    "accuracy": lambda truth, scores: accuracy_score(truth, scores.argmax(axis=1)),
+    "balanced_accuracy": lambda truth, scores: recall_score(
+        truth, scores.argmax(axis=1), labels=known(truth), average="macro", zero_division=0
     ),
+    "macro_f1": lambda truth, scores: f1_score(
+        truth, scores.argmax(axis=1), labels=known(truth), average="macro", zero_division=0
+    ),
+    "weighted_f1": lambda truth, scores: f1_score(
+        truth, scores.argmax(axis=1), labels=np.unique(truth), average="weighted", zero_division=0
+    ),
+    "top_5_accuracy": top_k_accuracy,
+    "roc_auc": lambda truth, scores: by_class(roc_auc_score, truth, scores),
+    "average_precision": lambda truth, scores: by_class(average_precision_score, truth, scores),
 }
+"""From true classes ``(n,)`` and probabilities ``(n, C)``. A class of -100 is none that the model knows: such a row is
+wrong, and a negative example of every class."""
 
 
-class SklearnMetric(evaluate.Metric):
-    """A metric of `METRICS` as `evaluate` knows metrics; ``evaluate.load`` would fetch a script from the Hub.
-
-    References may hold -100, a label the model does not know: such a row is wrong in every metric.
-    """
+class SklearnMetrics(evaluate.Metric):
+    """One of `METRICS` as `evaluate` knows metrics; ``evaluate.load`` would fetch a script from the Hub."""
 
     def _info(self) -> evaluate.MetricInfo:
-        integer = datasets.Value("int64")
+        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
         return evaluate.MetricInfo(
-            description=f"{self.config_name} by scikit-learn",
-            citation="",
-            features=datasets.Features({"predictions": integer, "references": integer}),
+            description=f"{self.config_name} by scikit-learn, from probabilities and class numbers",
+            citation="Pedregosa et al. 2011, Scikit-learn: Machine Learning in Python",
+            features=datasets.Features(features),
         )
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        function = METRICS[self.config_name]
-        return {self.config_name: float(function(np.array(references), np.array(predictions)))}
+        return {self.config_name: float(METRICS[self.config_name](np.array(references), np.array(predictions)))}
 
 
 def score(
-    predictions: np.ndarray, references: np.ndarray, groups: np.ndarray, resamples: int = 1000
-) -> dict[str, dict[str, float]]:
+    scores: np.ndarray,
+    truth: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = 1000,
+    names: Sequence[str] = tuple(METRICS),
+) -> dict[str, Value]:
     """Metrics with a 95 % percentile interval (Efron & Tibshirani 1993, section 13.3).
 
     Whole groups are drawn with replacement, since rows about one image are not independent.
 
     Args:
-        predictions, references: class numbers ``(n,)``; references may hold -100 for unknown labels.
+        scores: probabilities ``(n, C)``.
+        truth: class numbers ``(n,)``, -100 for labels that are not among the C.
         groups: group of each row ``(n,)``, most often its image.
+        names: which of `METRICS`.
 
     Returns:
-        metric → ``value``, ``low``, ``high``, each in [0, 1].
+        metric → ``value``, ``low``, ``high``, each in [0, 1]; without those that the rows do not define (a ROC curve of
+        one class), and without ``top_5_accuracy`` where there are no more than five classes.
     """
-    metric = evaluate.combine([SklearnMetric(config_name=name) for name in METRICS])
-    values = metric.compute(predictions=predictions, references=references)
-    draws = bootstrap(predictions, references, groups, resamples)
-    bounds = {name: np.quantile(draws[name], [0.025, 0.975]).tolist() for name in METRICS}
-    return {name: {"value": values[name], "low": bounds[name][0], "high": bounds[name][1]} for name in METRICS}
+    metrics = [
+        SklearnMetrics(config_name=name) for name in names if name != "top_5_accuracy" or scores.shape[1] > TOP_K
+    ]
+    values = evaluate.combine(metrics).compute(predictions=scores, references=truth)
+    draws = Draws(scores, truth, groups, resamples)
+    return {name: with_interval(value, draws.metric(name)) for name, value in values.items() if not np.isnan(value)}
 
 
-def bootstrap(
-    predictions: np.ndarray, references: np.ndarray, groups: np.ndarray, resamples: int
-) -> dict[str, np.ndarray]:
-    """Each metric over ``resamples`` draws of the groups ``(resamples,)``.
+def with_interval(value: float, draws: np.ndarray) -> Value:
+    """A value and the middle 95 % of what draws gave; NaN where no draw defines it."""
+    defined = draws[~np.isnan(draws)]
+    low, high = np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else (float("nan"),) * 2
+    return {"value": float(value), "low": low, "high": high}
 
-    Both metrics follow from counts by class that add up over groups (right answers, predictions, references), so a
-    draw is a sum of the counts of the groups drawn, and no metric is computed row by row a thousand times.
+
+class Draws:
+    """The metrics of rows whose groups are drawn with replacement, many times.
+
+    What counts rows by class adds up over groups (right answers, answers, truths): a draw is a sum of the counts of
+    the groups drawn. What ranks rows is computed with the number of times each was drawn as its weight.
+
+    Args:
+        scores, truth, groups: see `score`.
+        resamples: how many draws.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    classes, column = np.unique(np.concatenate([predictions, references]), return_inverse=True)
-    predicted, true = np.split(column, 2)
-    shape = (group.max() + 1, len(classes))
-    right = predictions == references
 
-    def count(columns: np.ndarray, rows: np.ndarray) -> csr_matrix:
-        return csr_matrix((np.ones(rows.sum()), (group[rows], columns[rows])), shape=shape)
+    def __init__(self, scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resamples: int):
+        self.scores, self.truth = scores, truth
+        _, self.group = np.unique(groups, return_inverse=True)
+        self.drawn = draw_groups(self.group.max() + 1, resamples)
+        self.num_classes = scores.shape[1]
 
-    everything = np.ones(len(group), dtype=bool)
-    draw = draw_groups(shape[0], resamples)
-    hits, guesses, truths = (
-        draw @ c for c in (count(true, right), count(predicted, everything), count(true, everything))
-    )
-    f1 = 2 * hits / np.maximum(guesses + truths, 1)
-    occurs = (truths > 0) & (classes != UNKNOWN)
-    return {
-        "accuracy": hits.sum(axis=1) / truths.sum(axis=1),
-        "macro_f1": (f1 * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
-    }
+    def metric(self, name: str) -> np.ndarray:
+        """One of `METRICS` in each draw ``(resamples,)``; of those that rank, in the first `RANKING_RESAMPLES`."""
+        if name in ("roc_auc", "average_precision"):
+            return self.ranking(name)
+        rows = self.sums(np.ones(len(self.truth)))
+        if name == "accuracy":
+            return self.counts["hits"].sum(axis=1) / rows
+        if name == "top_5_accuracy":
+            return self.sums(in_top_k(self.truth, self.scores).astype(float)) / rows
+        truths, occurs = self.counts["truths"], self.counts["truths"] > 0
+        if name == "weighted_f1":
+            return (self.per_class("f1") * truths).sum(axis=1) / rows
+        values = self.per_class({"balanced_accuracy": "recall", "macro_f1": "f1"}[name])
+        return (values * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
+
+    def per_class(self, name: str) -> np.ndarray:
+        """``precision``, ``recall`` or ``f1`` of each class in each draw ``(resamples, C)``, 0 where undefined."""
+        hits, guesses, truths = (self.counts[kind] for kind in ("hits", "guesses", "truths"))
+        if name == "f1":
+            return 2 * hits / np.maximum(guesses + truths, 1)
+        return hits / np.maximum(guesses if name == "precision" else truths, 1)
+
+    @cached_property
+    def counts(self) -> dict[str, np.ndarray]:
+        """Right answers, answers and truths by class in each draw, ``(resamples, C)`` each."""
+        guesses = self.scores.argmax(axis=1)
+        right, is_known = guesses == self.truth, self.truth != UNKNOWN
+        everything = np.ones(len(guesses), dtype=bool)
+        chosen = {"hits": (guesses, right), "guesses": (guesses, everything), "truths": (self.truth, is_known)}
+        return {kind: self.drawn @ self.count(*rows) for kind, rows in chosen.items()}
+
+    def count(self, classes: np.ndarray, rows: np.ndarray) -> csr_matrix:
+        """How often each class stands in the chosen rows of each group ``(groups, C)``."""
+        places = (self.group[rows], classes[rows])
+        return csr_matrix((np.ones(rows.sum()), places), shape=(self.drawn.shape[1], self.num_classes))
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the rows of each draw of a number each row has ``(resamples,)``."""
+        return self.drawn @ np.bincount(self.group, values)
+
+    def ranking(self, name: str) -> np.ndarray:
+        """Mean over the classes of the area under the ROC curve, or of the average precision, in each draw."""
+        area = {"roc_auc": roc_areas, "average_precision": average_precisions}[name]
+        drawn = self.drawn[:RANKING_RESAMPLES]
+        block = max(1, CELLS // len(self.truth))
+        return np.concatenate([self.rank(drawn[i : i + block], area) for i in range(0, len(drawn), block)])
+
+    def rank(self, drawn: np.ndarray, area: Callable) -> np.ndarray:
+        weights = drawn[:, self.group].astype(np.float64)
+        total, defined = np.zeros(len(drawn)), np.zeros(len(drawn))
+        for values in self.areas(weights, area):
+            there = ~np.isnan(values)
+            total[there] += values[there]
+            defined += there
+        return np.divide(total, defined, out=np.full(len(drawn), np.nan), where=defined > 0)
+
+    def areas(self, weights: np.ndarray, area: Callable) -> Iterator[np.ndarray]:
+        """Of each class against the rest, with rows weighed ``(draws, n)``: NaN where a draw has but one of them."""
+        for number in known(self.truth):
+            order = np.argsort(-self.scores[:, number], kind="stable")
+            ranked = self.scores[order, number]
+            starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of rows that tie
+            positive = self.truth[order] == number
+            weighed = weights[:, order]
+            positives = np.add.reduceat(weighed * positive, starts, axis=1)
+            negatives = np.add.reduceat(weighed * ~positive, starts, axis=1)
+            yield area(positives, negatives)
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> dict[str, float]:
+def roc_areas(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve from weights by score, falling ``(draws, scores)``; ties count half."""
+    below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1) + negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.divide((positives * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def average_precisions(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Average precision from weights by score, falling ``(draws, scores)``: the precision at each step of recall."""
+    hits = positives.cumsum(axis=1)
+    found = hits + negatives.cumsum(axis=1)
+    precision = np.divide(hits, found, out=np.zeros_like(hits), where=found > 0)
+    defined = (hits[:, -1] > 0) & (found[:, -1] > hits[:, -1])
+    total = (precision * positives).sum(axis=1)
+    return np.divide(total, hits[:, -1], out=np.full(len(total), np.nan), where=defined)
+
+
+def class_table(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> list[dict]:
+    """``precision``, ``recall`` and ``f1`` of each class with intervals, and ``rows``, in the order of the classes."""
+    names = ("precision", "recall", "f1")
+    classes = np.arange(scores.shape[1])
+    *values, rows = precision_recall_fscore_support(truth, scores.argmax(axis=1), labels=classes, zero_division=0)
+    draws = Draws(scores, truth, groups, resamples)
+    bounds = [np.quantile(draws.per_class(name), [0.025, 0.975], axis=0) for name in names]
+    table: list[dict] = [{"rows": int(number)} for number in rows]
+    for name, value, (low, high) in zip(names, values, bounds, strict=True):
+        for c, line in enumerate(table):
+            line[name] = {"value": float(value[c]), "low": float(low[c]), "high": float(high[c])}
+    return table
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> Value:
     """Mean of the values of rows ``(n,)`` with its 95 % interval: ``value``, ``low``, ``high``."""
     _, group = np.unique(groups, return_inverse=True)
-    draw = draw_groups(group.max() + 1, resamples)
-    means = (draw @ np.bincount(group, values)) / (draw @ np.bincount(group))
-    low, high = np.quantile(means, [0.025, 0.975]).tolist()
-    return {"value": float(values.mean()), "low": low, "high": high}
+    drawn = draw_groups(group.max() + 1, resamples)
+    return with_interval(values.mean(), (drawn @ np.bincount(group, values)) / (drawn @ np.bincount(group)))
 
 
 def draw_groups(number: int, resamples: int) -> np.ndarray:
     """How often each group is in each draw with replacement ``(resamples, number)``; the same in every call."""
-    return np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=resamples)
+    rng, shares = np.random.default_rng(0), np.full(number, 1 / number)
+    return np.stack([rng.multinomial(number, shares).astype(np.int16) for _ in range(resamples)])

@@ -1,4 +1,4 @@
-"""Probabilities for many rows, with both inputs and without either, shared over processes."""
+"""Probabilities for many rows, with both inputs, without either, and with another row's, shared over processes."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from data import UNKNOWN, Collate, ImageBatchSampler, Rows, make_loader
 
-MODALITIES = ("image + text", "text only", "image only")
+MODALITIES = ("image + text", "text only", "image only", "images shuffled", "texts shuffled")
+"""What the model is given: the row's own image and text, one of them, or one of them with another row's other."""
 
 
 @dataclass
@@ -44,12 +45,14 @@ def predict(
 ) -> Predictions:
     """Probabilities for all rows, every row once however many processes share the work.
 
-    One pass of VGG16 an image serves all its texts and all ``modalities``.
+    One pass of VGG16 an image serves all its texts and all ``modalities``. The order is random (always the same one),
+    so that what shuffling takes from the same batch is of any row.
     """
     sampler = ImageBatchSampler(
         rows.image_keys,
         batch_size,
-        shuffle=False,
+        shuffle=True,
+        drop_last=False,
         max_texts_per_image=max_texts_per_image,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
@@ -76,11 +79,22 @@ def predict(
 
 
 def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:
-    """The batch once for each modality, without the image or the text; each is still encoded once."""
-    without = {"text only": "image_index", "image only": "text_index"}
+    """The batch once for each modality; each image and each text is still encoded once.
+
+    Shuffled images are those of the next image of the batch, shuffled texts those of the row half a batch away; a batch
+    of one image, or of one row, keeps its own.
+    """
+    images, texts = batch["image_index"], batch["text_index"]
+    other_images = torch.where(images < 0, images, (images + 1) % (images.max() + 1).clamp(min=1))
+    pairs = {
+        "image + text": (images, texts),
+        "text only": (torch.full_like(images, -1), texts),
+        "image only": (images, torch.full_like(texts, -1)),
+        "images shuffled": (other_images, texts),
+        "texts shuffled": (images, texts.roll(len(texts) // 2)),
+    }
+    chosen = [pairs[modality] for modality in modalities]
     return batch | {
-        name: torch.cat(
-            [torch.full_like(batch[name], -1) if without.get(way) == name else batch[name] for way in modalities]
-        )
-        for name in ("image_index", "text_index")
+        "image_index": torch.cat([image for image, _ in chosen]),
+        "text_index": torch.cat([text for _, text in chosen]),
     }

@@ -86,6 +86,10 @@ class Predictor:
             for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
 
+    def is_sure(self, answers: Sequence[dict[str, str | float]]) -> bool:
+        """Whether the best of a pair's answers reaches the probability that was chosen on the validation rows."""
+        return float(answers[0]["probability"]) >= self.model.config.threshold
+
     def explain(self, image: str | Path | bytes | Image.Image, text: str) -> Explanation:
         """Where it looked: one heat-map over the image for each word of the text."""
         if not (text or "").strip():

@@ -1,5 +1,6 @@
 """What a run says at its end: tables, curves, pictures and the model card."""
 
+import textwrap
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from models import ImageTextClassifier, ImageTextProcessor
 
 
 def score_table(figures: dict, source: str) -> str:
-    """Scores with intervals by system, then by slice, as text."""
+    """Scores with intervals by system, then by slice, and what they mean, as text."""
     lines = [f"{source}: {figures['rows']:,} rows, {figures['images']:,} images", ""]
     lines.append(f"{'':22}{'accuracy':>8}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by image)")
     for system, scores in figures["scores"].items():
@@ -24,6 +25,8 @@ def score_table(figures: dict, source: str) -> str:
     for column, values in figures["slices"].items():
         lines += ["", f"accuracy by {column}"]
         lines += [f"  {value:20}{format_interval(v['accuracy'])}{v['rows']:>9,} rows" for value, v in values.items()]
+    for told in (figures["inputs"]["verdict"], describe_calibration(figures["calibration"])):
+        lines += ["", *textwrap.wrap(told, 110)]
     if deletion := figures.get("deletion"):
         lines += ["", f"deletion check, {deletion['rows']} rows: probability lost beyond hiding at random, in points"]
         lines += [f"  hidden by {heat:10}{format_interval(drop)}" for heat, drop in deletion["drop"].items()]
@@ -35,6 +38,16 @@ def score_table(figures: dict, source: str) -> str:
             f"wrong, so no accuracy can exceed {figures['ceiling']:.1%}",
         ]
     return "\n".join(lines)
+
+
+def describe_calibration(figures: dict) -> str:
+    """How far probabilities are off, and how many answers are sure."""
+    ece = figures["ece"]
+    line = f"probabilities are off by {ece['after']:.1%} on average ({ece['before']:.1%} before calibration); "
+    if figures["risk"] is None:
+        return line + "no answer is sure: no threshold kept the errors on the validation rows within what is allowed"
+    sure, wrong = figures["coverage"]["value"], figures["risk"]["value"]
+    return line + f"sure, from {figures['threshold']:.0%} on, of {sure:.1%} of the rows, {wrong:.1%} of these wrong"
 
 
 def format_interval(interval: dict[str, float]) -> str:

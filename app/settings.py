@@ -94,6 +94,9 @@ class TrainSettings:
     """Stop after this many epochs without a better validation accuracy; 0 never does."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto is bf16 where the processor computes it natively, else float32."""
+    target_risk: ClosedUnitInterval = 0.05
+    """Share of wrong answers allowed among the sure ones: chooses on the validation rows, after training, the
+    probability below which the model is not sure."""
     seed: NonNegativeInt = 0
     """Seed of weights, order, dropout and the validation cut."""
     pictures: NonNegativeInt = 8

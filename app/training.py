@@ -1,6 +1,7 @@
 """What learns, and from which batches."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from app.checkpoint import Progress
 from app.feature_cache import FOLDER, FeatureCache
 from app.gradient_watch import GradientWatch
 from app.settings import Settings, TrainSettings
+from app.sharding import is_sharded
 from data import (
     Collate,
     ImageBatchSampler,
@@ -28,7 +30,7 @@ from data import (
     stream_loader,
 )
 from models import ImageTextClassifier, ImageTextProcessor
-from models.build import image_is_pretrained, text_is_pretrained
+from models.build import build_model, image_is_pretrained, text_is_pretrained
 from models.gradient_checkpointing import checkpoint_gradients
 from models.lora import add_lora
 from models.optimization import build_optimizer, build_schedule, parameter_groups
@@ -82,7 +84,7 @@ class Training:
             collate = with_features(collate, settings, data, model, processor, scales, accelerator)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
-        optimizer = build_optimizer(options.optimizer, groups)
+        optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
         schedule = build_schedule(
             optimizer,
             options.schedule,
@@ -105,6 +107,21 @@ class Training:
         return f"{self.steps_per_epoch} steps an epoch" + (
             f", full batches only: {left_out} images, others each time, wait for a later epoch" if left_out else ""
         )
+
+
+def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """The model for these data; it remembers how its rows were read."""
+    rows = data.splits["train"]
+    majority = Counter(rows.labels).most_common(1)[0][0]
+    return build_model(
+        settings.model,
+        data.label_names,
+        rows.texts.present(),
+        columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
+        normalize_labels=settings.data.normalize_labels,
+        allow_missing=settings.data.allow_missing,
+        majority_label=data.label_names.index(majority),
+    )
 
 
 def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:

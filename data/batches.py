@@ -20,13 +20,15 @@ class ImageBatchSampler(Sampler[list[int]]):
     """Batches of ``batch_size`` images, each with all its texts.
 
     The order depends on seed and epoch alone, not on what ran before, so any epoch can be made again. With several
-    processes each takes every n-th batch. When shuffled, batches are full (an epoch leaves out up to a batch of
-    images, others each time; small batches would upset batch norm) and every process gets as many.
+    processes each takes every n-th batch. For training batches are full (an epoch leaves out up to a batch of images,
+    others each time; small batches would upset batch norm) and every process gets as many; otherwise no image is left
+    out, and batches are as equal as can be.
 
     Args:
         image_keys: image of each row; rows without one (``None``) stand for themselves.
         batch_size: images a batch.
         shuffle: a new order each epoch; otherwise the order of the rows.
+        drop_last: full batches only; what ``shuffle`` is where not given.
         seed: of the order.
         max_texts_per_image: images with more texts travel as several.
         num_processes, process_index: this process's share.
@@ -38,6 +40,7 @@ class ImageBatchSampler(Sampler[list[int]]):
         batch_size: int,
         *,
         shuffle: bool,
+        drop_last: bool | None = None,
         seed: int = 0,
         max_texts_per_image: int = 64,
         num_processes: int = 1,
@@ -52,6 +55,7 @@ class ImageBatchSampler(Sampler[list[int]]):
         self.ends = np.cumsum(np.bincount(image_of_row))
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.drop_last = shuffle if drop_last is None else drop_last
         self.seed = seed
         self.epoch = self.start = 0
         self.max_texts_per_image = max_texts_per_image
@@ -74,9 +78,11 @@ class ImageBatchSampler(Sampler[list[int]]):
                 yield group[start : start + self.max_texts_per_image].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
-        units = self.units()
-        for number in range(self.num_batches):
-            batch = list(chain.from_iterable(islice(units, self.batch_size)))
+        units, total = self.units(), self.num_batches
+        smaller, larger = divmod(self.num_units, max(1, total))
+        for number in range(total):
+            size = self.batch_size if self.drop_last else smaller + (number < larger)
+            batch = list(chain.from_iterable(islice(units, size)))
             if number % self.num_processes == self.process_index and number // self.num_processes >= self.start:
                 yield batch
 
@@ -97,7 +103,7 @@ class ImageBatchSampler(Sampler[list[int]]):
     def num_batches(self) -> int:
         """Batches of all processes together."""
         num_units = self.num_units
-        if not self.shuffle:
+        if not self.drop_last:
             return math.ceil(num_units / self.batch_size)
         full = num_units // self.batch_size // self.num_processes * self.num_processes
         if full == 0 and self.num_processes > 1:

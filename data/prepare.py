@@ -9,7 +9,7 @@ from data.labels import build_vocabulary, similar_labels
 from data.rows import Rows, load_rows
 from data.scan import Look, scan_images
 from data.settings import DataSettings
-from data.splits import connect_groups, cut_validation
+from data.splits import connect_groups, cut_fold, cut_validation
 
 
 @dataclass
@@ -36,18 +36,18 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         source = getattr(settings, split)
         if source is not None:
             splits[split], looks[split] = scan_images(load_rows(source, split, settings), settings)
+    if settings.folds:
+        hold_out_fold(settings, splits, looks, decisions)
     if settings.validation is None and settings.streaming:
         raise ValueError(
             "A stream cannot be cut: with data.streaming, give validation rows with --data.validation FILE."
         )
     if settings.validation is None:
-        rows, seen = splits["train"], looks["train"]
-        keys = [rows.image_keys] + ([rows.column(settings.group)] if settings.group else [])
-        cut = cut_validation(rows.labels, connect_groups(*keys), settings.validation_fraction, seed)
-        for split, chosen in zip(("train", "validation"), cut, strict=True):
-            splits[split], looks[split] = rows.select(chosen.tolist()), [seen[i] for i in chosen]
-        by = f"image and {settings.group}" if settings.group else "image"
+        rows = splits["train"]
+        cut = cut_validation(rows.labels, row_groups(rows, settings.group), settings.validation_fraction, seed)
+        divide("validation", cut, splits, looks)
         share = len(splits["validation"]) / len(rows)
+        by = describe_groups(settings.group)
         decisions.append(f"validation was cut from train: {share:.1%} of the rows by {by}, stratified by label")
     label_names = build_vocabulary(splits["train"].labels, settings.top_k_labels)
     splits["train"] = leave_out_unknown(splits["train"], label_names, decisions)
@@ -55,6 +55,43 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
     decisions += describe_labels(splits, label_names) + describe_overlap(splits)
     return PreparedData(splits, label_names, decisions)
+
+
+def hold_out_fold(
+    settings: DataSettings, splits: dict[str, Rows], looks: dict[str, list[Look]], decisions: list[str]
+) -> None:
+    """Make one fold of the training rows the test rows; the folds are the same whatever the seed of the training.
+
+    Raises:
+        ValueError: there are test rows already, the rows are a stream, or they cannot be dealt so.
+    """
+    if settings.test is not None or settings.streaming:
+        raise ValueError("data.folds deals the training rows: leave out data.test, and data.streaming.")
+    rows = splits["train"]
+    cut = cut_fold(rows.labels, row_groups(rows, settings.group), settings.folds, settings.fold, seed=0)
+    divide("test", cut, splits, looks)
+    decisions.append(
+        f"test is fold {settings.fold} of {settings.folds} of train: {len(splits['test']) / len(rows):.1%} of the rows "
+        f"by {describe_groups(settings.group)}, stratified by label"
+    )
+
+
+def row_groups(rows: Rows, group: str | None) -> np.ndarray:
+    """Group of each row: rows of one image, or of one value of the column, belong together."""
+    return connect_groups(rows.image_keys, *([rows.column(group)] if group else []))
+
+
+def describe_groups(group: str | None) -> str:
+    return f"image and {group}" if group else "image"
+
+
+def divide(
+    split: str, cut: tuple[np.ndarray, np.ndarray], splits: dict[str, Rows], looks: dict[str, list[Look]]
+) -> None:
+    """Let the second part of the training rows be another split."""
+    rows, seen = splits["train"], looks["train"]
+    for name, chosen in zip(("train", split), cut, strict=True):
+        splits[name], looks[name] = rows.select(chosen.tolist()), [seen[i] for i in chosen]
 
 
 def leave_out_unknown(rows: Rows, label_names: list[str], decisions: list[str]) -> Rows:

@@ -29,6 +29,10 @@ class DataSettings:
     """Share of the training rows cut off for validation, by whole groups, with the labels' proportions kept."""
     group: str | None = None
     """Column, such as the patient, whose values must not stand on both sides of the cut. Images never do."""
+    folds: NonNegativeInt = 0
+    """Deal the training rows into this many folds, as validation_fraction cuts them, and hold one out as test rows."""
+    fold: NonNegativeInt = 0
+    """Which fold is held out, from 0; python -m app kfold trains with each."""
     normalize_labels: bool = False
     """Fold case and surplus spaces of labels."""
     top_k_labels: PositiveInt | None = None

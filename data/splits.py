@@ -52,9 +52,33 @@ def cut_validation(
             "larger data.validation_fraction, or more rows."
         )
     wanted = min(max(1, round(fraction * num_folds)), num_folds - 1)
+    validation = np.sort(np.concatenate(deal(labels, groups, num_folds, seed)[:wanted]))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def cut_fold(
+    labels: Sequence[str], groups: np.ndarray, num_folds: int, fold: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of all folds but one, and of that one.
+
+    Raises:
+        ValueError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
+    """
+    most = min(len(np.unique(groups)), max(Counter(labels).values()))
+    if not 2 <= num_folds <= most:
+        raise ValueError(
+            f"data.folds must be 2 to {most} (the groups of rows, or the rows of the most frequent label), got "
+            f"{num_folds}."
+        )
+    if fold >= num_folds:
+        raise ValueError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
+    held_out = deal(labels, groups, num_folds, seed)[fold]
+    return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
+
+
+def deal(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
+    """Row numbers of each fold; groups stay whole, labels are spread evenly."""
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # classes rarer than the folds are expected: they stay whole on one side
         warnings.simplefilter("ignore", UserWarning)
-        folds = [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
-    validation = np.sort(np.concatenate(folds[:wanted]))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]

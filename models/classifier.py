@@ -110,6 +110,9 @@ class ImageTextClassifier(PreTrainedModel):
     def _init_weights(self, module):
         """Nothing: every part initialises its own layers, and `from_pretrained` those that a file lacks."""
 
+    def get_input_embeddings(self) -> None:
+        """None of its own: the text encoder has them."""
+
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -124,6 +127,8 @@ class ImageTextClassifier(PreTrainedModel):
         features_level: int | None = None,
     ) -> ImageTextOutput:
         """Logits for B pairs of I images and T texts; each image and each text is encoded once.
+
+        In evaluation mode they are divided by ``config.temperature``, which calibrates their softmax.
 
         Shape:
             - pixel_values: ``(I, 3, image_size, image_size)``, or ``None``: no pair has an image
@@ -158,6 +163,8 @@ class ImageTextClassifier(PreTrainedModel):
         text_index = torch.where(has_text, text_index, len(contexts) - 1)
         feature_map, attentions, gates = self.fuse(feature_maps, contexts, image_index, text_index, output_attentions)
         logits, joint = self.classifier(feature_map)
+        if not self.training:
+            logits = logits / self.config.temperature
         return ImageTextOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,

@@ -33,6 +33,8 @@ class ImageTextConfig(PreTrainedConfig):
         classifier_dropout: in [0, 1).
         modality_dropout: share of training rows that lose their text, and as many that lose their image, so
             that the "no text" and "no image" tokens are learned; in [0, 0.5).
+        temperature: what logits are divided by in evaluation mode, fitted on the validation rows after training.
+        threshold: probability below which an answer is not sure, chosen on the validation rows.
         columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
         majority_label: number of the most frequent class of the training rows.
         normalize_labels: labels were lower-cased and stripped of surplus spaces.
@@ -66,6 +68,8 @@ class ImageTextConfig(PreTrainedConfig):
     classifier_hidden_size: int = 512
     classifier_dropout: float = 0.1
     modality_dropout: float = 0.05
+    temperature: float = 1.0
+    threshold: float = 0.0
     columns: dict | None = None
     majority_label: int = 0
     normalize_labels: bool = False

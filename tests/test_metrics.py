@@ -1,23 +1,45 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import precision_recall_fscore_support
 
-from app.metrics import METRICS, bootstrap, score
+from app.metrics import METRICS, Draws, class_table, draw_groups, mean_interval, score
 
-
-def test_figures_are_scikit_learns():
-    rng = np.random.default_rng(0)
-    truth, guess = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
-    figures = score(guess, truth, np.arange(300))
-    assert figures["accuracy"]["value"] == pytest.approx(accuracy_score(truth, guess))
-    assert figures["macro_f1"]["value"] == pytest.approx(f1_score(truth, guess, average="macro"))
+SURE = np.eye(4)
 
 
-def test_a_hand_computed_case_with_an_unknown_label():
-    figures = score(np.array([0, 0, 1, 1]), np.array([0, 1, 1, -100]), np.arange(4))
-    assert figures["accuracy"]["value"] == pytest.approx(2 / 4)
-    # class 0: precision 1/2, recall 1; class 1: precision 1/2, recall 1/2
-    assert figures["macro_f1"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+def random_case(rng: np.random.Generator, rows: int, classes: int, unknown: bool = False):
+    """Probabilities that know a little, true classes, groups; scores tie now and then."""
+    truth = rng.choice([*range(classes), -100] if unknown else range(classes), rows)
+    scores = rng.random((rows, classes)).round(1)
+    scores[truth >= 0, truth[truth >= 0]] += 0.3
+    return scores / scores.sum(axis=1, keepdims=True), truth, np.arange(rows) // 5 % (rows // 6)
+
+
+def test_hand_computed_figures_with_an_unknown_label():
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
+    figures = score(scores, np.array([0, 1, 1, -100]), np.arange(4))
+    values = {name: figure["value"] for name, figure in figures.items()}
+    # answers 0 0 1 1; class 0: precision 1/2, recall 1; class 1: precision 1/2, recall 1/2
+    assert values["accuracy"] == pytest.approx(2 / 4)
+    assert values["balanced_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
+    assert values["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert values["weighted_f1"] == pytest.approx((1 * 2 / 3 + 2 * 1 / 2 + 1 * 0) / 4)
+    # class 0 ranks the rows 1 2 3 4: its one is first; class 1 ranks them 4 3 2 1: its two are second and third
+    assert values["roc_auc"] == pytest.approx((1 + (1 / 2)) / 2)
+    assert values["average_precision"] == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert "top_5_accuracy" not in values, "with two classes it says nothing"
+
+
+def test_among_the_top_five_counts_from_six_classes_on():
+    scores = np.tile(np.array([0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05]), (3, 1))
+    figures = score(scores, np.array([0, 4, 5]), np.arange(3))
+    assert figures["top_5_accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+def test_metrics_that_the_rows_do_not_define_are_left_out():
+    figures = score(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 0]), np.arange(2))
+    assert "roc_auc" not in figures
+    assert figures["accuracy"]["value"] == 1
 
 
 def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
@@ -25,25 +47,48 @@ def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
     covered = 0
     for _ in range(200):
         right = (rng.random((60, 1)) < 0.3) | (rng.random((60, 5)) < 0.5)  # rows of a group are alike
-        guess = right.astype(int).ravel()
-        figures = score(guess, np.ones(300, dtype=int), np.repeat(np.arange(60), 5), resamples=300)
+        guess = np.eye(2)[right.astype(int).ravel()]
+        figures = score(guess, np.ones(300, dtype=int), np.repeat(np.arange(60), 5), 300, ["accuracy"])
         covered += figures["accuracy"]["low"] <= 0.65 <= figures["accuracy"]["high"]
     assert covered / 200 >= 0.88
 
 
+def test_the_interval_of_a_ranking_covers_the_true_area():
+    """Scores of the two classes are one deviation apart: the area under the ROC curve is Φ(1/√2)."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(100):
+        truth = np.arange(120) % 2
+        positive = rng.normal(truth, 1)
+        figures = score(np.stack([-positive, positive], axis=1), truth, np.arange(120), 200, ["roc_auc"])
+        covered += figures["roc_auc"]["low"] <= 0.7602 <= figures["roc_auc"]["high"]
+    assert covered >= 88
+
+
 def test_rows_of_one_image_widen_the_interval():
-    right = np.repeat(np.arange(40) % 2, 5)
+    right = np.eye(2)[np.repeat(np.arange(40) % 2, 5)]
     alone = score(right, np.ones(200, dtype=int), np.arange(200))["accuracy"]
     grouped = score(right, np.ones(200, dtype=int), np.repeat(np.arange(40), 5))["accuracy"]
     assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])
 
 
-def test_a_draw_gives_what_scikit_learn_gives_for_the_rows_drawn():
-    rng = np.random.default_rng(0)
-    truth, guess, groups = rng.choice([0, 1, 2, -100], 90), rng.integers(0, 3, 90), rng.integers(0, 12, 90)
-    draws = bootstrap(guess, truth, groups, resamples=20)
-    counts = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=20)
-    for i, count in enumerate(counts):
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_draw_gives_what_scikit_learn_gives_for_the_rows_drawn(name, unknown):
+    scores, truth, groups = random_case(np.random.default_rng(3), 90, 7, unknown)
+    draws = Draws(scores, truth, groups, 20).metric(name)
+    for found, count in zip(draws, draw_groups(groups.max() + 1, 20), strict=True):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), n) for g, n in enumerate(count)])
-        for name, function in METRICS.items():
-            assert draws[name][i] == pytest.approx(function(truth[rows], guess[rows])), name
+        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows])), name
+
+
+def test_the_table_of_classes_is_scikit_learns_with_intervals_around_it():
+    scores, truth, groups = random_case(np.random.default_rng(0), 200, 4)
+    expected = precision_recall_fscore_support(truth, scores.argmax(axis=1))
+    for number, line in enumerate(class_table(scores, truth, groups)):
+        found = [line[name]["value"] for name in ("precision", "recall", "f1")]
+        assert [*found, line["rows"]] == pytest.approx([values[number] for values in expected])
+        assert all(line[name]["low"] < line[name]["value"] < line[name]["high"] for name in ("precision", "recall"))
+
+
+def test_the_mean_of_equal_values_has_no_spread():
+    assert mean_interval(np.full(9, 0.25), np.arange(9)) == {"value": 0.25, "low": 0.25, "high": 0.25}

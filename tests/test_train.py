@@ -1,17 +1,14 @@
 """train.py from its command line: what a run leaves, how it goes on, what it refuses."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import NUM_TEST, ROOT, arguments
+from tiny import NUM_TEST, arguments, launch
 from transformers import AutoBackbone, ResNetConfig, ViTImageProcessor
 
 import eval as evaluation
@@ -130,25 +127,18 @@ def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
     assert [r["step"] for r in records if "epoch" in r] == [3, 6]
 
 
-def launch(processes: int, script: str, options: list[str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, script, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, tmp_path):
     options = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.epochs", "1")
     done = launch(2, "train.py", [*options, "--train.mixed_precision", "no"])
+    assert done.returncode == 0, done.stderr
     assert "on 2 × cpu" in done.stdout
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == 2, "21 images in batches of 4 are 5 full batches, 2 for each process"
     figures = json.loads((tmp_path / "run/evaluation/test/metrics.json").read_text())
     assert figures["rows"] == NUM_TEST
-    alone = evaluation.main([str(tmp_path / "run"), "--output_dir", str(tmp_path / "alone"), "--pictures", "0"])
+    alone = evaluation.main(
+        [str(tmp_path / "run"), "--output_dir", str(tmp_path / "alone"), "--pictures", "0", "--batch_size", "4"]
+    )
     assert alone["scores"] == figures["scores"]
 
 
@@ -161,7 +151,8 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder
     for processes, size in ((1, 6), (2, 3)):
         run_dir = tmp_path / str(processes)
         options = arguments(shapes_folder, run_dir, *common, "--train.batch_size", str(size))
-        launch(processes, "tests/plain_train.py", options)
+        done = launch(processes, "tests/launched_train.py", options, PLAIN="1")
+        assert done.returncode == 0, done.stderr
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
         records.append([json.loads(line) for line in lines])
         weights.append(load_file(run_dir / "model/model.safetensors"))

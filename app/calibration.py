@@ -1,0 +1,126 @@
+"""Can its probabilities be believed, and when should it rather say that it is not sure?"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from scipy.stats import beta
+
+from app.metrics import mean_interval
+from data import UNKNOWN
+
+BINS = 15
+"""Of confidence, of equal width, as in Guo et al. 2017."""
+CERTAINTY = 0.9
+"""That the share of wrong answers is within the allowed risk."""
+TEMPERATURES = (0.05, 20.0)
+"""The range in which a temperature is looked for."""
+
+
+def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature that makes the true classes most likely (Guo et al. 2017, section 4.2).
+
+    Args:
+        probabilities: ``(n, C)`` at temperature 1.
+        truth: class numbers ``(n,)``; rows of -100 do not count.
+
+    Returns:
+        what logits are to be divided by, above 1 where the model is too sure; 1 where no row has a known class.
+    """
+    is_known = truth != UNKNOWN
+    if not is_known.any():
+        return 1.0
+    logits, classes = np.log(np.maximum(probabilities[is_known].astype(np.float64), 1e-30)), truth[is_known]
+
+    def loss(log_temperature: float) -> float:
+        likely = log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(classes)), classes]
+        return -likely.mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """What probabilities become when their logits are divided by a temperature."""
+    return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature, axis=1)
+
+
+def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
+    """The lowest confidence from which on no more than a share ``risk`` of the answers is wrong, most likely.
+
+    That is, the upper end of a one-sided 90 % interval of the share (Clopper & Pearson 1934) is within the risk, as
+    Geifman & El-Yaniv (2017, section 3) ask for: a few right answers do not prove that the next one will be. For 5 %
+    it takes at least 45 answers, all right.
+
+    Args:
+        confidence: probability of each row's answer ``(n,)``.
+        right: whether it is right ``(n,)``.
+
+    Returns:
+        0 where all answers together are within the risk; above 1 where no threshold is.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked, number = confidence[order], np.arange(1, len(order) + 1)
+    wrong = np.cumsum(~right[order])
+    bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1)), 1)
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    allowed = np.flatnonzero((bounds <= risk) & last_of_tie)
+    if not len(allowed):
+        return float(np.nextafter(1, 2))
+    return 0.0 if allowed[-1] == len(order) - 1 else float(ranked[allowed[-1]])
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """Rows, mean confidence and accuracy of each bin of confidence that has rows."""
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "rows": int((number == b).sum()),
+            "confidence": float(confidence[number == b].mean()),
+            "accuracy": float(right[number == b].mean()),
+        }
+        for b in np.unique(number)
+    ]
+
+
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """Expected calibration error: mean gap between confidence and accuracy over the rows (Naeini et al. 2015)."""
+    rows = np.array([b["rows"] for b in bins])
+    gaps = np.array([abs(b["confidence"] - b["accuracy"]) for b in bins])
+    return float((rows * gaps).sum() / rows.sum())
+
+
+def risk_curve(confidence: np.ndarray, right: np.ndarray, points: int = 100) -> dict[str, list[float]]:
+    """Share of wrong answers among the surest, by the share of rows that are answered (Geifman & El-Yaniv 2017)."""
+    order = np.argsort(-confidence, kind="stable")
+    risks = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
+    places = np.unique(np.linspace(0, len(order) - 1, points).astype(int))
+    return {"coverage": ((places + 1) / len(order)).tolist(), "risk": risks[places].tolist()}
+
+
+def calibration_figures(
+    probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray, temperature: float, threshold: float
+) -> dict:
+    """What the temperature and the threshold of a model do on rows it was not fitted on.
+
+    Args:
+        probabilities: ``(n, C)`` as the model gives them, the temperature applied.
+
+    Returns:
+        ``temperature``, ``threshold``, ``ece`` (``before`` and ``after`` the temperature), ``bins`` (of `reliability`,
+        before and after), ``curve`` (of `risk_curve`), ``coverage`` (share of rows whose answer is sure enough) and
+        ``risk`` (share of wrong answers among them, ``None`` where there are none), with intervals.
+    """
+    ways = {"before": tempered(probabilities, 1 / temperature), "after": probabilities}
+    bins = {way: reliability(p.max(axis=1), p.argmax(axis=1) == truth) for way, p in ways.items()}
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    sure = confidence >= threshold
+    return {
+        "temperature": temperature,
+        "threshold": threshold,
+        "ece": {way: calibration_error(b) for way, b in bins.items()},
+        "bins": bins,
+        "curve": risk_curve(confidence, right),
+        "coverage": mean_interval(sure.astype(float), groups),
+        "risk": mean_interval((~right[sure]).astype(float), groups[sure]) if sure.any() else None,
+    }

@@ -1,0 +1,114 @@
+"""Is one model better than another? The difference on the same rows, with an interval and a test."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from app.metrics import mean_interval
+
+IDENTITY = ["row", "image_key", "text", "label"]
+"""Columns of predictions.parquet that tell which row it is."""
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Which runs, on which rows."""
+    parser = argparse.ArgumentParser(
+        "eval.py compare",
+        description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
+        "interval and a test, both by image. Evaluate them first: python eval.py RUN",
+    )
+    parser.add_argument("first", type=Path, help="a run folder, or a folder with predictions.parquet")
+    parser.add_argument("second", type=Path, help="another")
+    parser.add_argument("--rows", default="test", help="which evaluation of the runs, a folder's name (default: test)")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file too")
+    return parser.parse_args(argv)
+
+
+def load_predictions(path: Path, rows: str) -> pd.DataFrame:
+    """What eval.py wrote.
+
+    Raises:
+        ValueError: there are no such predictions.
+    """
+    for folder in (path / "evaluation" / rows, path):
+        if (file := folder / "predictions.parquet").is_file():
+            return pd.read_parquet(file).sort_values("row", ignore_index=True)
+    there = sorted(p.parent.name for p in path.glob("evaluation/*/predictions.parquet"))
+    hint = f"it has {', '.join(there)} (--rows)" if there else f"evaluate it first: python eval.py {path}"
+    raise ValueError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
+    """Second less first, on the rows of both.
+
+    The test flips the sign of each image's difference at random: how often is the sum as large as the one found, if
+    the models are alike (a permutation test by cluster, Good 2005, chapter 3)? Rows about one image stay together,
+    which McNemar's test would take for independent.
+
+    Returns:
+        ``rows``, ``images``, ``accuracy`` (of each), ``difference`` (value, low, high), ``p``, ``only_first`` and
+        ``only_second`` (rows that only this one answers rightly).
+
+    Raises:
+        ValueError: the rows are not the same.
+    """
+    if len(first) != len(second) or not first[IDENTITY].equals(second[IDENTITY]):
+        same = first[IDENTITY].merge(second[IDENTITY])
+        raise ValueError(
+            f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
+            "are the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
+        )
+    right = [table["correct"].to_numpy() for table in (first, second)]
+    gain = right[1].astype(float) - right[0]
+    groups = first["image_key"].fillna("row " + first["row"].astype(str)).to_numpy()
+    return {
+        "rows": len(first),
+        "images": int(first["image_key"].nunique()),
+        "accuracy": [float(r.mean()) for r in right],
+        "difference": mean_interval(gain, groups),
+        "p": sign_flip_test(gain, groups),
+        "only_first": int((gain < 0).sum()),
+        "only_second": int((gain > 0).sum()),
+    }
+
+
+def sign_flip_test(differences: np.ndarray, groups: np.ndarray, flips: int = 10_000) -> float:
+    """Two-sided p-value of a mean difference of zero; groups keep or change their sign as a whole."""
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], differences)
+    rng, found = np.random.default_rng(0), abs(sums.sum())
+    as_large = sum(
+        int((abs(rng.choice([-1.0, 1.0], (1000, len(sums))) @ sums) >= found - 1e-9).sum())
+        for _ in range(flips // 1000)
+    )
+    return (as_large + 1) / (flips + 1)
+
+
+def describe(figures: dict, names: tuple[str, str]) -> str:
+    """The comparison in words."""
+    one, two = figures["accuracy"]
+    difference, p = figures["difference"], figures["p"]
+    told = f"{100 * difference['value']:+.1f} points [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+    meaning = "the rows do not tell which is better"
+    if p < 0.05:
+        meaning = f"{names[difference['value'] > 0]} is better on rows like these"
+    return (
+        f"{figures['rows']:,} rows, {figures['images']:,} images\n\n"
+        f"{one:>8.1%}  {names[0]}\n{two:>8.1%}  {names[1]}\n\n"
+        f"difference {told}, p = {p:.4f}: {meaning}\n"
+        f"right in {names[0]} alone: {figures['only_first']:,} rows; in {names[1]} alone: {figures['only_second']:,}"
+    )
+
+
+def main(argv: list[str]) -> dict:
+    """``eval.py compare``; returns the figures."""
+    args = parse_args(argv)
+    figures = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
+    print(describe(figures, (str(args.first), str(args.second))))
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return figures

@@ -1,0 +1,259 @@
+"""A look at the data before any training: what is broken, what leaks, what a model could and could not learn."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from tqdm.auto import tqdm
+
+from app.checkpoint import Progress
+from app.epoch import train_epoch
+from app.hardware import choose_precision
+from app.settings import Settings
+from app.summary import describe_training
+from app.training import Training, build
+from data import PreparedData, Rows, decode_image, prepare_data
+from data.duplicates import near_duplicates, thumbnail
+
+SHOWN = 5
+"""Examples of a finding that are named; all are counted."""
+MAX_COMPARED = 20_000
+"""Different images among which near-duplicates are looked for."""
+TIMED_STEPS = 6
+"""Steps of training that are timed; the second half counts."""
+RARE = 5
+"""Rows below which a label is called rare."""
+
+Finding = tuple[str, str]
+"""How grave it is, one of `MARKS`, and what was found."""
+MARKS = {"ok": "✓", "note": "·", "warning": "!"}
+
+
+def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
+    """Read the data as training would, and look at it from all sides.
+
+    Images that cannot be read do not stop it: they are named and their rows left out.
+
+    Yields:
+        what was found under each heading, as it is found.
+
+    Raises:
+        ValueError: what training could not read either, but for images.
+    """
+    data = prepare_data(replace(settings.data, on_bad_image="skip", slice_by=[]), settings.train.seed)
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "rows": partial(check_rows, data),
+        "images": partial(check_images, data),
+        "texts": partial(check_texts, data),
+        "labels": partial(check_labels, data),
+        "leaks": partial(check_leaks, data, settings.data.group),
+        "without the image": partial(check_baselines, data),
+        "training": partial(check_cost, settings, data),
+    }
+    for heading, check in checks.items():
+        yield heading, check()
+
+
+def check_rows(data: PreparedData) -> list[Finding]:
+    """What was decided while reading, and rows that stand twice."""
+    found = [
+        ("warning" if line.startswith("warning") else "note", line.removeprefix("warning: ")) for line in data.decisions
+    ]
+    for split, rows in data.splits.items():
+        pairs = Counter(zip(rows.image_keys, rows.texts, rows.labels, strict=True))
+        if twice := sum(number - 1 for number in pairs.values()):
+            found.append(("note", f"{split}: {twice:,} rows repeat another: the same image, text and label"))
+    return found
+
+
+def check_images(data: PreparedData) -> list[Finding]:
+    """Near-duplicates across the splits."""
+    first: dict[str, tuple[str, int]] = {}
+    for split, rows in data.splits.items():
+        for place, key in enumerate(rows.image_keys):
+            if key is not None:
+                first.setdefault(key, (split, place))
+    places = list(first.values())[:MAX_COMPARED]
+    thumbnails = []
+    for split, place in tqdm(places, "comparing images", unit="image", leave=False):
+        image = data.splits[split][place].image
+        assert image is not None
+        thumbnails.append(thumbnail(decode_image(image)))
+    pairs = near_duplicates(np.stack(thumbnails)) if thumbnails else []
+    across = [pair for pair in pairs if places[pair[0]][0] != places[pair[1]][0]]
+    left_out = "" if len(first) <= MAX_COMPARED else f" (the first {MAX_COMPARED:,} of {len(first):,} were compared)"
+    if not pairs:
+        return [("ok", f"no two of the {len(places):,} different images are nearly the same{left_out}")]
+    named = "; ".join(
+        " and ".join(describe_place(data, *places[i]) for i in pair) for pair in (across or pairs)[:SHOWN]
+    )
+    return [
+        (
+            "warning" if across else "note",
+            f"{len(pairs):,} pairs of images are nearly the same{left_out}, {len(across):,} of them in two splits: "
+            f"{named}",
+        )
+    ]
+
+
+def describe_place(data: PreparedData, split: str, place: int) -> str:
+    """The name of an image in a table, or its row."""
+    example = data.splits[split][place]
+    name = f" {example.image.rpartition('/')[2]}" if isinstance(example.image, str) else ""
+    return f"{split} row {example.row}{name}"
+
+
+def check_texts(data: PreparedData) -> list[Finding]:
+    """How many different ones there are, and how long they are."""
+    found = []
+    for split, rows in data.splits.items():
+        words = np.array([len(text.split()) for text in rows.texts.present()])
+        if len(words):
+            long = np.quantile(words, 0.95)
+            different = len(set(rows.texts.present()))
+            found.append(
+                (
+                    "note",
+                    f"{split}: {different:,} different texts; half have up to {np.median(words):.0f} words, "
+                    f"19 of 20 up to {long:.0f}, the longest {words.max():,}",
+                )
+            )
+    return found
+
+
+def check_labels(data: PreparedData) -> list[Finding]:
+    """How often each is, and equal inputs that are labelled differently."""
+    rows = data.splits["train"]
+    counts = Counter(rows.labels).most_common()
+    found = [("note", f"{name}: {number:,} rows ({number / len(rows):.1%})") for name, number in counts[: 2 * SHOWN]]
+    if len(counts) > 2 * SHOWN:
+        found.append(("note", f"… and {len(counts) - 2 * SHOWN:,} more labels"))
+    if counts[0][1] > 10 * counts[-1][1]:
+        found.append(
+            (
+                "warning",
+                f"the most frequent label has {counts[0][1] / counts[-1][1]:.0f} times the rows of the rarest; "
+                "--train.class_weights balanced weighs them",
+            )
+        )
+    if rare := [name for name, number in counts if number < RARE]:
+        found.append(("warning", f"{len(rare):,} labels have fewer than {RARE} rows in train: {shorten(rare)}"))
+    for split, rows in data.splits.items():
+        noisy = contradictions(rows)
+        if noisy:
+            told = "; ".join(
+                f"rows {', '.join(map(str, numbers))}: {' / '.join(labels)}" for numbers, labels in noisy[:SHOWN]
+            )
+            found.append(
+                ("warning", f"{split}: {len(noisy):,} pairs of an image and a text have several labels: {told}")
+            )
+    return found
+
+
+def contradictions(rows: Rows) -> list[tuple[list[int], list[str]]]:
+    """Rows with the same image and text, and their labels, where these differ."""
+    places = defaultdict(list)
+    for place, pair in enumerate(zip(rows.image_keys, rows.texts, strict=True)):
+        places[pair].append(place)
+    found = []
+    for same in places.values():
+        labels = sorted({rows.labels[place] for place in same}) if len(same) > 1 else []
+        if len(labels) > 1:
+            found.append(([int(rows.numbers[place]) for place in same], labels))
+    return found
+
+
+def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
+    """What stands both in train and in held-out rows: pairs, and groups such as patients."""
+    train = data.splits["train"]
+    pairs = set(zip(train.image_keys, train.texts, strict=True))
+    found: list[Finding] = []
+    for split in ("validation", "test"):
+        if split not in data.splits:
+            continue
+        rows = data.splits[split]
+        same = sum(pair in pairs for pair in zip(rows.image_keys, rows.texts, strict=True))
+        if same:
+            found.append(("warning", f"{same:,} of the {len(rows):,} rows of {split} have an image and text of train"))
+        if group and group in rows.table.column_names:
+            shared = set(train.column(group)) & set(rows.column(group)) - {None}
+            if shared:
+                found.append(
+                    ("warning", f"{len(shared):,} values of {group} of {split} also occur in train: {shorten(shared)}")
+                )
+    return found or [
+        (
+            "ok",
+            "no pair of an image and a text"
+            + (f", and no {group}," if group else "")
+            + " is in train and in held-out rows",
+        )
+    ]
+
+
+def check_baselines(data: PreparedData) -> list[Finding]:
+    """What the majority answer and the text alone (bag of words, logistic regression) give on held-out rows."""
+    train = data.splits["train"]
+    majority = Counter(train.labels).most_common(1)[0][0]
+    found = []
+    for split in ("validation", "test"):
+        if split not in data.splits:
+            continue
+        rows = data.splits[split]
+        labels = np.array(list(rows.labels))
+        text = text_baseline(train, rows)
+        found.append(
+            (
+                "note",
+                f"{split}: always “{majority}” is right in {np.mean(labels == majority):.1%} of the rows, "
+                f"the text alone (bag of words, logistic regression) in {np.mean(text == labels):.1%}, "
+                f"{np.mean(np.isin(labels, data.label_names)):.1%} could be",
+            )
+        )
+    return found
+
+
+def text_baseline(train: Rows, held_out: Rows) -> np.ndarray:
+    """Answers from the words and pairs of words alone."""
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True),
+        LogisticRegression(C=10, max_iter=300),
+    )
+    model.fit([text or "" for text in train.texts], list(train.labels))
+    return model.predict([text or "" for text in held_out.texts])
+
+
+def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
+    """The model that would be trained: texts that it cuts, and how long the training takes on this machine."""
+    accelerator = Accelerator(mixed_precision=choose_precision(settings.train.mixed_precision))
+    set_seed(settings.train.seed)
+    model, processor = build(settings, data)
+    options = replace(settings.train, cache_features=False, epochs=1)
+    training = Training.set_up(replace(settings, train=options), data, model, processor, accelerator)
+    found = [("note", line) for line in describe_training(training, data, accelerator)]
+    ends = [time.perf_counter()]
+    training.start_epoch(Progress(), options.gradient_accumulation_steps)
+    steps = train_epoch(training, accelerator, options, Progress())
+    for _ in tqdm(islice(steps, TIMED_STEPS), "timing steps", TIMED_STEPS, unit="step", leave=False):
+        ends.append(time.perf_counter())
+    number = training.steps_per_epoch * settings.train.epochs
+    minutes = float(np.median(np.diff(ends)[-TIMED_STEPS // 2 :])) * number / 60
+    told = f"about {minutes:.0f} minutes" if minutes >= 1 else "under a minute"
+    return [*found, ("note", f"{number:,} steps of training take {told} on this machine, validation not counted")]
+
+
+def shorten(names: Sequence[str] | set[str]) -> str:
+    """The first few."""
+    shown = sorted(map(str, names))[:SHOWN]
+    return ", ".join(shown) + (", …" if len(names) > SHOWN else "")

@@ -1,0 +1,78 @@
+"""Cross-validation: every row held out once, from a model that was not trained on it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from app.compare import load_predictions
+from app.metrics import Value, score
+from app.run_dir import RunDir
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -> str:
+    """Train with each fold of the training rows held out, and score all rows together.
+
+    Folds that are done are not trained again, and one that was stopped goes on. Folds are stratified by label and keep
+    images, and values of ``data.group``, whole.
+
+    Args:
+        config: the configuration; its training rows are dealt, it must have no test rows.
+        options: further options of `train.py`.
+
+    Returns:
+        the result in words; with the figures it is in ``folder/kfold.json``, and every row's answer in
+        ``folder/predictions.parquet``.
+
+    Raises:
+        ValueError: no configuration, or a run that failed.
+    """
+    if not config.is_file():
+        raise ValueError(f"There is no configuration file {str(config)!r}; those that come along are in configs/.")
+    tables = []
+    for fold in range(folds):
+        run = RunDir(folder / f"fold_{fold}")
+        command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
+        if run.result() is None:
+            print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
+            done = subprocess.run([sys.executable, str(TRAIN), *command, "--run_dir", str(run.path)], check=False)
+            if done.returncode:
+                raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
+        tables.append(load_predictions(run.path, "test").assign(fold=fold))
+    rows = pd.concat(tables, ignore_index=True).sort_values("row", ignore_index=True)
+    rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
+    by_fold = [float(table["correct"].mean()) for table in tables]
+    figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows)}
+    (folder / "kfold.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return describe(figures)
+
+
+def pooled(rows: pd.DataFrame) -> dict[str, int | dict[str, Value]]:
+    """Accuracy and macro F1 of all rows, with intervals by image; labels by name, since each fold numbers its own."""
+    names = np.unique(np.concatenate([rows["label"], rows["prediction"]]).astype(str))
+    truth = np.searchsorted(names, rows["label"].to_numpy(dtype=names.dtype))
+    answers = np.searchsorted(names, rows["prediction"].to_numpy(dtype=names.dtype))
+    groups = rows["image_key"].fillna("row " + rows["row"].astype(str)).to_numpy(dtype=str)
+    scores = score(np.eye(len(names))[answers], truth, groups, names=["accuracy", "macro_f1"])
+    return {"rows": len(rows), "scores": scores}
+
+
+def describe(figures: dict) -> str:
+    """The result in words."""
+    lines = [f"{len(figures['folds'])} folds, {figures['rows']:,} rows, each held out once", ""]
+    for name, value in figures["scores"].items():
+        told = f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+        lines.append(f"{name.replace('_', ' '):10} {told}")
+    by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in figures["folds"])
+    spread = 100 * statistics.stdev(figures["folds"])
+    return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {spread:.1f} points"])

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import binomtest
+
+from app.calibration import (
+    calibration_error,
+    calibration_figures,
+    choose_threshold,
+    fit_temperature,
+    reliability,
+    risk_curve,
+    tempered,
+)
+
+
+def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Classes drawn from probabilities, and the same probabilities with logits multiplied by a temperature."""
+    rng = np.random.default_rng(0)
+    honest = softmax(rng.normal(size=(rows, 5)) * 2, axis=1)
+    truth = (honest.cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
+    return tempered(honest, 1 / temperature), truth
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_was_used_is_found(temperature):
+    assert fit_temperature(*overconfident(temperature)) == pytest.approx(temperature, rel=0.05)
+
+
+def test_calibration_takes_the_error_away_and_no_answer_changes():
+    probabilities, truth = overconfident(3.0)
+    calibrated = tempered(probabilities, 3.0)
+    figures = calibration_figures(calibrated, truth, np.arange(len(truth)), 3.0, 0.0)
+    assert figures["ece"]["before"] > 0.15
+    assert figures["ece"]["after"] < 0.02
+    assert (calibrated.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+
+
+def test_rows_whose_label_is_unknown_do_not_count():
+    probabilities, truth = overconfident(2.0, 2000)
+    more = np.concatenate([probabilities, np.full((500, 5), 0.2)])
+    assert fit_temperature(more, np.append(truth, [-100] * 500)) == pytest.approx(fit_temperature(probabilities, truth))
+    assert fit_temperature(probabilities[:3], np.full(3, -100)) == 1
+
+
+def test_a_hand_computed_calibration_error():
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    bins = reliability(confidence, np.array([True, True, True, False, True, False]))
+    assert [b["rows"] for b in bins] == [2, 4]
+    assert calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
+
+
+def bound(right: np.ndarray) -> float:
+    """The upper end of a one-sided 90 % interval of the share of wrong answers."""
+    found = binomtest(int((~right).sum()), len(right)).proportion_ci(0.8, "exact")
+    return found.high
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=80), st.sampled_from([0.05, 0.3, 1.0])
+)
+def test_sure_answers_are_most_likely_within_the_risk_and_no_lower_threshold_is(rows, risk):
+    confidence, right = np.array([c / 10 for c, _ in rows]), np.array([r for _, r in rows])
+    threshold = choose_threshold(confidence, right, risk)
+    sure = confidence >= threshold
+    assert not sure.any() or bound(right[sure]) <= risk + 1e-9
+    for lower in set(confidence[confidence < threshold]):
+        assert bound(right[confidence >= lower]) > risk
+
+
+def test_a_few_right_answers_do_not_make_the_next_one_sure():
+    assert choose_threshold(np.full(44, 0.9), np.full(44, True), 0.05) > 1
+    assert choose_threshold(np.full(45, 0.9), np.full(45, True), 0.05) == 0
+
+
+def test_the_curve_ends_with_all_rows_answered():
+    curve = risk_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]))
+    assert curve["coverage"] == [0.25, 0.5, 0.75, 1.0]
+    assert curve["risk"] == pytest.approx([0, 0, 1 / 3, 1 / 2])

@@ -1,0 +1,96 @@
+"""Two models on the same rows."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import NUM_TRAIN, TINY
+
+import eval as evaluation
+import train
+from app.__main__ import main as app
+from app.compare import compare, sign_flip_test
+
+
+def table(right: np.ndarray, images: np.ndarray) -> pd.DataFrame:
+    rows = np.arange(len(right))
+    texts = [f"text {row}" for row in rows]
+    keys = [f"image {i}" for i in images]
+    return pd.DataFrame({"row": rows, "image_key": keys, "text": texts, "label": "x", "correct": right})
+
+
+def test_a_hand_computed_difference():
+    images = np.repeat(np.arange(10), 2)
+    first, second = np.zeros(20, dtype=bool), np.zeros(20, dtype=bool)
+    first[:4], second[2:10] = True, True
+    found = compare(table(first, images), table(second, images))
+    assert found["accuracy"] == [0.2, 0.4]
+    assert found["difference"]["value"] == pytest.approx(0.2)
+    assert (found["only_first"], found["only_second"]) == (2, 6)
+    # by image: one image -2, three images +2; as large a sum in 8 of the 16 ways to choose four signs, and 2 extremes
+    assert found["p"] == pytest.approx(10 / 16, abs=0.02)
+
+
+def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many():
+    rng = np.random.default_rng(0)
+    images = np.repeat(np.arange(30), 10)
+    found = [sign_flip_test(np.repeat(rng.choice([-1, 0, 1], 30), 10).astype(float), images, 1000) for _ in range(200)]
+    assert np.mean(np.array(found) < 0.05) < 0.1
+
+
+@pytest.mark.slow
+def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
+    command = ["kfold", str(tmp_path / "c.yaml"), "--folds", "2", "--output", str(tmp_path / "out")]
+    command += ["--", *TINY, "--train.epochs", "1"]
+    app(command)
+    rows = pd.read_parquet(tmp_path / "out/predictions.parquet")
+    assert rows["row"].tolist() == list(range(NUM_TRAIN))
+    assert rows.groupby("image_key")["fold"].nunique().max() == 1, "an image stays in one fold"
+    figures = json.loads((tmp_path / "out/kfold.json").read_text())
+    assert figures["scores"]["accuracy"]["value"] == pytest.approx(rows["correct"].mean())
+    assert f"2 folds, {NUM_TRAIN:,} rows, each held out once" in capsys.readouterr().out
+    before = (tmp_path / "out/fold_0/summary.txt").stat().st_mtime
+    app(command)
+    assert (tmp_path / "out/fold_0/summary.txt").stat().st_mtime == before, "what is done is not trained again"
+    assert evaluation.main([str(tmp_path / "out/fold_1"), "--pictures", "0"])["rows"] == (rows["fold"] == 1).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.folds", "1"], "data.folds must be 2 to"),
+        (["--data.folds", "3", "--data.fold", "3"], "data.fold must be below data.folds, 3"),
+        (["--data.folds", "3", "--data.test", "t.csv"], "leave out data.test"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(shapes_folder, tmp_path, capsys, options, message):
+    (tmp_path / "t.csv").write_bytes((shapes_folder / "test.csv").read_bytes())
+    options = [str(tmp_path / o) if o == "t.csv" else o for o in options]
+    root = ["--data.image_root", str(shapes_folder)]
+    with pytest.raises(SystemExit):
+        train.main(
+            ["--data.train", str(shapes_folder / "train.csv"), *root, *options, "--run_dir", str(tmp_path / "r")]
+        )
+    assert message in capsys.readouterr().err
+
+
+def test_other_rows_are_refused():
+    one = table(np.ones(4, dtype=bool), np.arange(4))
+    with pytest.raises(ValueError, match="different rows: 4 and 3, of which 3 are the same"):
+        compare(one, one[:3])
+
+
+def test_the_command_compares_two_runs(run_dir, tmp_path, capsys):
+    shutil.copytree(run_dir / "evaluation", tmp_path / "other/evaluation")
+    path = tmp_path / "other/evaluation/test/predictions.parquet"
+    pd.read_parquet(path).assign(correct=False).to_parquet(path)
+    found = evaluation.main(["compare", str(run_dir), str(tmp_path / "other"), "--output", str(tmp_path / "f.json")])
+    assert found["accuracy"][1] == 0
+    assert json.loads((tmp_path / "f.json").read_text()) == found
+    assert "difference -" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        evaluation.main(["compare", str(run_dir), str(tmp_path / "other"), "--rows", "elsewhere"])
+    assert "it has test (--rows)" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""The look at the data: each fault that was put in is found and named."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from app.__main__ import main as app
+from app.doctor import contradictions
+from data import DataSettings, prepare_data
+from data.duplicates import near_duplicates, thumbnail
+
+TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
+
+
+def draw(number: int, size: int = 64) -> Image.Image:
+    """A picture unlike the others."""
+    rng = np.random.default_rng(number)
+    image = Image.new("RGB", (size, size), tuple(rng.integers(0, 255, 3).tolist()))
+    canvas = ImageDraw.Draw(image)
+    for _ in range(4):
+        corner = rng.integers(0, size // 2, 2)
+        canvas.ellipse([*corner.tolist(), *(corner + size // 3).tolist()], tuple(rng.integers(0, 255, 3).tolist()))
+    return image
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    """As it comes back from another program: smaller, and as a JPEG."""
+    buffer = io.BytesIO()
+    image.resize((48, 48)).save(buffer, "JPEG", quality=70)
+    return Image.open(buffer).convert("RGB")
+
+
+@pytest.fixture
+def sick(tmp_path):
+    """Training and held-out rows with one fault of each kind."""
+    for number in range(24):
+        draw(number).save(tmp_path / f"{number}.png")
+    recompressed(draw(3)).save(tmp_path / "3_again.jpg")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    train = [(f"{n}.png", f"is it number {n % 4}?", "yes" if n % 2 else "no", f"patient {n}") for n in range(20)]
+    train += [("5.png", "is it number 1?", "no", "patient 5"), ("6.png", "what?", "Yes", "patient 6")]
+    train += [("broken.png", "what?", "no", "patient 7"), ("7.png", "is it number 3?", "yes", "patient 7")]
+    test = [(f"{n}.png", f"is it number {n % 4}?", "yes" if n % 2 else "no", f"patient {n}") for n in range(19, 24)]
+    test += [("3_again.jpg", "is it?", "perhaps", "patient 99")]
+    columns = ["image", "text", "label", "patient"]
+    pd.DataFrame(train, columns=columns).to_csv(tmp_path / "train.csv", index=False)
+    pd.DataFrame(test, columns=columns).to_csv(tmp_path / "test.csv", index=False)
+    return tmp_path
+
+
+def test_every_fault_is_found_and_named(sick, capsys):
+    options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
+    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    said = capsys.readouterr().out
+    for finding in (
+        "broken.png: not a readable JPEG",
+        "1 rows repeat another: the same image, text and label",
+        "train row 3 3.png and test row 5 3_again.jpg",
+        "1 of the 6 rows of test have an image and text of train",
+        "values of patient of test also occur in train: patient 19",
+        "labels that differ by case or spaces alone: [['Yes', 'yes']]",
+        "pairs of an image and a text have several labels: rows 5, 20: no / yes",
+        "perhaps",
+        "always “",
+        "the text alone (bag of words, logistic regression)",
+        "steps of training take",
+        "warnings. Train with: python train.py --data.train",
+    ):
+        assert finding in said, f"{finding}\n\n{said}"
+
+
+def test_sound_data_raise_no_warning(shapes_folder, capsys):
+    app(["doctor", str(shapes_folder / "train.csv"), str(shapes_folder / "test.csv"), "--", *TINY])
+    said = capsys.readouterr().out
+    assert "✓ no pair of an image and a text is in train and in held-out rows" in said
+    assert "have several labels" not in said
+
+
+def test_a_configuration_is_examined_like_files(shapes_folder, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
+    app(["doctor", str(tmp_path / "c.yaml"), "--", *TINY])
+    assert f"Train with: python train.py {tmp_path / 'c.yaml'}" in capsys.readouterr().out
+
+
+def test_more_files_than_it_takes_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        app(["doctor", "a.csv", "b.csv", "c.csv"])
+    assert "training rows and held-out rows, got 3 sources" in capsys.readouterr().err
+
+
+def test_near_duplicates_are_pictures_that_differ_by_size_and_compression_alone():
+    pictures = [draw(n) for n in range(30)] + [recompressed(draw(7)), recompressed(draw(20))]
+    assert near_duplicates(np.stack([thumbnail(p) for p in pictures])) == [(7, 30), (20, 31)]
+
+
+def test_contradictions_are_rows_of_one_image_and_text_with_several_labels(sick):
+    settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
+    rows = prepare_data(settings, 0).splits["train"]
+    assert all(len(labels) > 1 for _, labels in contradictions(rows))

@@ -1,0 +1,53 @@
+"""What the evaluation says of a model whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from app.evaluation import input_figures
+from app.predictions import MODALITIES, Predictions, for_modalities
+
+
+def guesses(right: np.ndarray) -> np.ndarray:
+    """Probabilities of two classes for rows of class 1."""
+    return np.eye(2)[right.astype(int)]
+
+
+def predictions(**right) -> Predictions:
+    """Rows of class 1; for each way of asking the share that is answered rightly."""
+    order = np.random.default_rng(0).permutation(400)
+    ways = dict(zip(MODALITIES, right.values(), strict=True))
+    return Predictions({way: guesses(order < 400 * share) for way, share in ways.items()}, np.ones(400, dtype=int))
+
+
+def test_a_model_that_needs_both_inputs_is_said_to_use_both():
+    found = input_figures(
+        predictions(both=0.9, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3), np.arange(400)
+    )
+    assert found["lost"]["text only"]["value"] == pytest.approx(0.4)
+    assert found["lost"]["texts shuffled"]["value"] == pytest.approx(0.6)
+    assert "It uses the image: accuracy loses 40.0 points" in found["verdict"]
+    assert "It uses the text: accuracy loses 50.0 points" in found["verdict"]
+
+
+def test_a_model_that_answers_from_the_text_is_not_said_to_use_the_image():
+    found = input_figures(
+        predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.5, texts_shuffled=0.2), np.arange(400)
+    )
+    assert "It is not shown to use the image: accuracy loses 0.0 points" in found["verdict"]
+    assert "It uses the text" in found["verdict"]
+
+
+def test_a_model_that_is_led_astray_by_the_image_is_not_said_to_gain_by_it():
+    found = input_figures(
+        predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.3, texts_shuffled=0.2), np.arange(400)
+    )
+    assert "It reads the image, but is not shown to gain by it" in found["verdict"]
+
+
+def test_shuffled_inputs_are_those_of_other_rows():
+    batch = {"image_index": torch.tensor([0, 0, 1, 2, -1]), "text_index": torch.tensor([3, 1, 0, 2, -1])}
+    asked = for_modalities(batch, MODALITIES)
+    images, texts = (asked[name].view(len(MODALITIES), 5).tolist() for name in ("image_index", "text_index"))
+    assert images == [[0, 0, 1, 2, -1], [-1] * 5, [0, 0, 1, 2, -1], [1, 1, 2, 0, -1], [0, 0, 1, 2, -1]]
+    assert texts == [[3, 1, 0, 2, -1], [3, 1, 0, 2, -1], [-1] * 5, [3, 1, 0, 2, -1], [2, -1, 3, 1, 0]]
