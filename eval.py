@@ -73,9 +73,11 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:
     """The rows to score: those named, or a split of the run's own data; read as the training rows were."""
-    reading = {name: getattr(config, name) for name in ("normalize_labels", "allow_missing")}
+    reading = {
+        name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
+    }
     data = replace(run.data, **(config.columns or {}), **reading)
-    names = ("test", "image_root", "image", "text", "label", "slice_by", "on_bad_image", "allow_missing")
+    names = ("test", "image_root", "image", "text", "label", "group", "slice_by", "on_bad_image", "allow_missing")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     data = replace(data, **given)
     source = data.test if args.test is not None else getattr(data, args.split)
@@ -92,7 +94,8 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         if absent := [name for name in data.slice_by if name not in there]:
             print(f"{source} has no column {', '.join(absent)}: accuracy is not told apart by it")
         data = replace(data, slice_by=there)
-    require_columns(rows.table.column_names, {"slice_by": data.slice_by}, rows.source)
+    wanted = {"slice_by": data.slice_by} | ({"group": [args.group]} if args.group else {})
+    require_columns(rows.table.column_names, wanted, rows.source)
     return rows, data
 
 

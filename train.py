@@ -36,7 +36,8 @@ from app.settings import Settings, TrainSettings, flat, parse_settings
 from app.sharding import sharding_plugin, whole_model
 from app.summary import describe_training, next_commands
 from app.training import Training, build
-from data import Collate, DataSettings, PreparedData, Rows, prepare_data
+from app.truth import confidence
+from data import Collate, DataSettings, LabelFormat, PreparedData, Rows, prepare_data
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16
 from models.lora import merge_lora
@@ -250,13 +251,13 @@ def calibrate(
 ) -> None:
     """Fit the model's temperature, and the probability from which it is sure, on the validation rows."""
     model.config.temperature = 1.0
-    collate = Collate(processor, model.config.label2id, data.max_pixels)
+    collate = Collate(processor, model.config.label2id, LabelFormat.of(model.config), data.max_pixels)
     found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
-    probabilities = found.probabilities[MODALITIES[0]]
-    model.config.temperature = fit_temperature(probabilities, found.labels)
-    probabilities = tempered(probabilities, model.config.temperature)
-    right = probabilities.argmax(axis=1) == found.labels
-    model.config.threshold = choose_threshold(probabilities.max(axis=1), right, options.target_risk)
+    probabilities, label_type = found.probabilities[MODALITIES[0]], found.truth.label_type
+    model.config.temperature = fit_temperature(probabilities, found.truth)
+    probabilities = tempered(probabilities, model.config.temperature, label_type)
+    sure = confidence(probabilities, label_type)
+    model.config.threshold = choose_threshold(sure, found.truth.right(probabilities), options.target_risk)
 
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:

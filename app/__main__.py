@@ -87,10 +87,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def run_predict(args: argparse.Namespace) -> None:
     predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    answers = predictor(args.image, args.text, args.top_k)
-    for answer in answers:
-        print(f"{answer['probability']:7.1%}  {answer['label']}")
-    if not predictor.is_sure(answers):
+    prediction = predictor.predict([(args.image, args.text)], args.top_k)[0]
+    for answer in prediction.answers:
+        applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
+        print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
+    if not prediction.is_sure:
         threshold = min(1, predictor.model.config.threshold)
         print(f"not sure: below {threshold:.1%}, from which on the validation rows were seldom wrong")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, logit, softmax
 from scipy.stats import beta
 
 from app.metrics import mean_interval
-from data import UNKNOWN
+from app.truth import Truth
+from app.truth import confidence as confidence_of
 
 BINS = 15
 """Of confidence, of equal width, as in Guo et al. 2017."""
@@ -18,30 +19,31 @@ TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is looked for."""
 
 
-def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature that makes the true classes most likely (Guo et al. 2017, section 4.2).
+def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
+    """The temperature that makes the labels most likely (Guo et al. 2017, section 4.2).
 
     Args:
         probabilities: ``(n, C)`` at temperature 1.
-        truth: class numbers ``(n,)``; rows of -100 do not count.
+        truth: the labels; rows whose label is not known do not count.
 
     Returns:
-        what logits are to be divided by, above 1 where the model is too sure; 1 where no row has a known class.
+        what logits are to be divided by, above 1 where the model is too sure; 1 where no row has a known label.
     """
-    is_known = truth != UNKNOWN
+    is_known = ~np.isnan(truth.loss(probabilities))
     if not is_known.any():
         return 1.0
-    logits, classes = np.log(np.maximum(probabilities[is_known].astype(np.float64), 1e-30)), truth[is_known]
+    probabilities, truth = probabilities[is_known], truth.select(is_known)
 
     def loss(log_temperature: float) -> float:
-        likely = log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(classes)), classes]
-        return -likely.mean()
+        return truth.loss(tempered(probabilities, np.exp(log_temperature), truth.label_type)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def tempered(probabilities: np.ndarray, temperature: float, label_type: str = "single") -> np.ndarray:
     """What probabilities become when their logits are divided by a temperature."""
+    if label_type == "multi":
+        return expit(logit(np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)) / temperature)
     return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature, axis=1)
 
 
@@ -54,15 +56,15 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float) -> 
 
     Args:
         confidence: probability of each row's answer ``(n,)``.
-        right: whether it is right ``(n,)``.
+        right: how right it is, in [0, 1] ``(n,)``.
 
     Returns:
         0 where all answers together are within the risk; above 1 where no threshold is.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, number = confidence[order], np.arange(1, len(order) + 1)
-    wrong = np.cumsum(~right[order])
-    bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1)), 1)
+    wrong = np.cumsum(1 - right[order])
+    bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1e-9)), 1)
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     allowed = np.flatnonzero((bounds <= risk) & last_of_tie)
     if not len(allowed):
@@ -93,13 +95,13 @@ def calibration_error(bins: list[dict[str, float]]) -> float:
 def risk_curve(confidence: np.ndarray, right: np.ndarray, points: int = 100) -> dict[str, list[float]]:
     """Share of wrong answers among the surest, by the share of rows that are answered (Geifman & El-Yaniv 2017)."""
     order = np.argsort(-confidence, kind="stable")
-    risks = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
+    risks = np.cumsum(1 - right[order]) / np.arange(1, len(order) + 1)
     places = np.unique(np.linspace(0, len(order) - 1, points).astype(int))
     return {"coverage": ((places + 1) / len(order)).tolist(), "risk": risks[places].tolist()}
 
 
 def calibration_figures(
-    probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray, temperature: float, threshold: float
+    probabilities: np.ndarray, truth: Truth, groups: np.ndarray, temperature: float, threshold: float
 ) -> dict:
     """What the temperature and the threshold of a model do on rows it was not fitted on.
 
@@ -111,9 +113,9 @@ def calibration_figures(
         before and after), ``curve`` (of `risk_curve`), ``coverage`` (share of rows whose answer is sure enough) and
         ``risk`` (share of wrong answers among them, ``None`` where there are none), with intervals.
     """
-    ways = {"before": tempered(probabilities, 1 / temperature), "after": probabilities}
-    bins = {way: reliability(p.max(axis=1), p.argmax(axis=1) == truth) for way, p in ways.items()}
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    ways = {"before": tempered(probabilities, 1 / temperature, truth.label_type), "after": probabilities}
+    bins = {way: reliability(confidence_of(p, truth.label_type), truth.right(p)) for way, p in ways.items()}
+    confidence, right = confidence_of(probabilities, truth.label_type), truth.right(probabilities)
     sure = confidence >= threshold
     return {
         "temperature": temperature,
@@ -122,5 +124,5 @@ def calibration_figures(
         "bins": bins,
         "curve": risk_curve(confidence, right),
         "coverage": mean_interval(sure.astype(float), groups),
-        "risk": mean_interval((~right[sure]).astype(float), groups[sure]) if sure.any() else None,
+        "risk": mean_interval(1 - right[sure], groups[sure]) if sure.any() else None,
     }

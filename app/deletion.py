@@ -71,7 +71,7 @@ def curves_of(
     pictures = [hide(image, order < fraction * order.size) for order in orders.values() for fraction in FRACTIONS[1:-1]]
     pictures += [image, hide(image, np.ones(shape, dtype=bool))]
     inputs = processor(pictures, [text] * len(pictures)).to(model.device)
-    probabilities = model(**inputs).logits.float().softmax(dim=1)
+    probabilities = model.probabilities(model(**inputs).logits)
     of_answer = probabilities[:, probabilities[-2].argmax()].cpu().numpy()
     inner = of_answer[:-2].reshape(len(orders), -1)
     curves = {

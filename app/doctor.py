@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
 
@@ -23,7 +24,8 @@ from app.hardware import choose_precision
 from app.settings import Settings
 from app.summary import describe_training
 from app.training import Training, build
-from data import PreparedData, Rows, decode_image, prepare_data
+from app.truth import Truth
+from data import LabelFormat, PreparedData, Rows, decode_image, prepare_data
 from data.duplicates import near_duplicates, thumbnail
 
 SHOWN = 5
@@ -52,13 +54,14 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
         ValueError: what training could not read either, but for images.
     """
     data = prepare_data(replace(settings.data, on_bad_image="skip", slice_by=[]), settings.train.seed)
+    form = LabelFormat.of(settings.data)
     checks: dict[str, Callable[[], list[Finding]]] = {
         "rows": partial(check_rows, data),
         "images": partial(check_images, data),
         "texts": partial(check_texts, data),
-        "labels": partial(check_labels, data),
+        "labels": partial(check_labels, data, form),
         "leaks": partial(check_leaks, data, settings.data.group),
-        "without the image": partial(check_baselines, data),
+        "without the image": partial(check_baselines, data, form),
         "training": partial(check_cost, settings, data),
     }
     for heading, check in checks.items():
@@ -132,10 +135,10 @@ def check_texts(data: PreparedData) -> list[Finding]:
     return found
 
 
-def check_labels(data: PreparedData) -> list[Finding]:
+def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """How often each is, and equal inputs that are labelled differently."""
     rows = data.splits["train"]
-    counts = Counter(rows.labels).most_common()
+    counts = form.count(rows.labels).most_common()
     found = [("note", f"{name}: {number:,} rows ({number / len(rows):.1%})") for name, number in counts[: 2 * SHOWN]]
     if len(counts) > 2 * SHOWN:
         found.append(("note", f"… and {len(counts) - 2 * SHOWN:,} more labels"))
@@ -202,36 +205,45 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
     ]
 
 
-def check_baselines(data: PreparedData) -> list[Finding]:
+def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """What the majority answer and the text alone (bag of words, logistic regression) give on held-out rows."""
-    train = data.splits["train"]
-    majority = Counter(train.labels).most_common(1)[0][0]
+    train, label2id = data.splits["train"], {name: number for number, name in enumerate(data.label_names)}
+    counts = form.count(train.labels)
+    majority = max(label2id, key=counts.__getitem__)
     found = []
     for split in ("validation", "test"):
         if split not in data.splits:
             continue
         rows = data.splits[split]
-        labels = np.array(list(rows.labels))
-        text = text_baseline(train, rows)
+        truth = Truth.of(rows.labels, label2id, form)
+        always = np.eye(len(label2id))[np.full(len(rows), label2id[majority])]
+        text = text_baseline(train, rows, label2id, form)
         found.append(
             (
                 "note",
-                f"{split}: always “{majority}” is right in {np.mean(labels == majority):.1%} of the rows, "
-                f"the text alone (bag of words, logistic regression) in {np.mean(text == labels):.1%}, "
-                f"{np.mean(np.isin(labels, data.label_names)):.1%} could be",
+                f"{split}: always “{majority}” is right in {truth.right(always).mean():.1%} of the rows, "
+                f"the text alone (bag of words, logistic regression) in {truth.right(text).mean():.1%}, "
+                f"{truth.best().mean():.1%} could be",
             )
         )
     return found
 
 
-def text_baseline(train: Rows, held_out: Rows) -> np.ndarray:
-    """Answers from the words and pairs of words alone."""
+def text_baseline(train: Rows, held_out: Rows, label2id: dict[str, int], form: LabelFormat) -> np.ndarray:
+    """Probabilities ``(n, C)`` from the words and pairs of words alone."""
+    classes = Truth.of(train.labels, label2id, form).classes()
+    classifier = LogisticRegression(C=10, max_iter=300)
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True),
-        LogisticRegression(C=10, max_iter=300),
+        OneVsRestClassifier(classifier) if form.type == "multi" else classifier,
     )
-    model.fit([text or "" for text in train.texts], list(train.labels))
-    return model.predict([text or "" for text in held_out.texts])
+    texts = ([text or "" for text in rows.texts] for rows in (train, held_out))
+    if form.type == "multi":
+        return model.fit(next(texts), classes[:, :-1]).predict_proba(next(texts))
+    found = model.fit(next(texts), classes).predict_proba(next(texts))
+    probabilities = np.zeros((len(held_out), len(label2id)))
+    probabilities[:, model.classes_] = found
+    return probabilities
 
 
 def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:

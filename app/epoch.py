@@ -57,16 +57,16 @@ def train_step(
     """
     model, optimizer, loss_function = training.model, training.optimizer, training.loss_function
     rows = torch.cat([batch["rows"] for batch in group])
-    weights = [weight_of(batch["labels"], loss_function.weight) for batch in group]
-    total = accelerator.reduce(torch.stack(weights).sum().to(accelerator.device), "sum")
+    counts = torch.stack([loss_function.count(batch["labels"], batch["weights"]) for batch in group])
+    total = accelerator.reduce(counts.sum().to(accelerator.device), "sum").clamp(min=1e-9)
     losses = []
     for number, batch in enumerate(group, start=1):
         inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
         del inputs["rows"]
-        labels = inputs.pop("labels")
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
             output = model(**inputs, output_attentions=options.attention_penalty > 0)
-            share = loss_function(output.logits.float(), labels) * (accelerator.num_processes / total)
+            share = loss_function(output.logits.float(), labels, weights) * (accelerator.num_processes / total)
             loss = share + penalty(output, options) / len(group)
             accelerator.backward(loss)
         losses.append(loss.detach())
@@ -79,11 +79,6 @@ def train_step(
     training.schedule.step()
     optimizer.zero_grad()
     return loss, norm
-
-
-def weight_of(labels: Tensor, weight: Tensor | None) -> Tensor:
-    """What the labels of a batch count together: their number, or the sum of their classes' weights."""
-    return torch.tensor(float(len(labels))) if weight is None else weight.cpu()[labels].sum()
 
 
 def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:

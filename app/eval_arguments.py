@@ -29,6 +29,12 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
     parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
     parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
     parser.add_argument(
+        "--data.group",
+        dest="group",
+        metavar="COLUMN",
+        help="column, such as the patient, whose values intervals are resampled by, besides images",
+    )
+    parser.add_argument(
         "--data.slice_by",
         dest="slice_by",
         metavar="COLUMN",

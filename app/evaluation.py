@@ -1,7 +1,7 @@
 """What held-out rows say of a model: figures with intervals, what it used, how sure it may be, where it looked."""
 
 import json
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from app.metrics import Value, class_table, mean_interval, score
 from app.page import write_report
 from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, spread
-from data import UNKNOWN, Collate, DataSettings, Rows
+from app.truth import Truth, confidence, give_answers
+from data import Collate, DataSettings, LabelFormat, Rows
+from data.prepare import row_groups
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 
 BOTH, TEXT_ONLY, IMAGE_ONLY, IMAGES_SHUFFLED, TEXTS_SHUFFLED = MODALITIES
@@ -22,38 +24,51 @@ BRIEF = ("accuracy", "macro_f1")
 """Metrics of what is only compared: baselines and slices."""
 
 
-def evaluate(predictions: Predictions, rows: Rows, config: ImageTextConfig, slice_by: list[str]) -> dict:
+def evaluate(
+    predictions: Predictions,
+    rows: Rows,
+    config: ImageTextConfig,
+    slice_by: Sequence[str] = (),
+    group: str | None = None,
+) -> dict:
     """Figures with 95 % intervals, by what the model was given, for the majority answer, and by slices of the rows.
 
     Args:
         slice_by: columns by whose values the accuracy is told apart.
+        group: column, such as the patient, whose values intervals are resampled by, besides images.
 
     Returns:
-        What ``metrics.json`` holds: ``rows``, ``images``, ``ceiling`` (share of rows whose label is known),
+        What ``metrics.json`` holds: ``rows``, ``images``, ``resampled_by``, ``label_type``, ``ceiling`` (how right the
+        best answers would be; less than 1 where labels are not known or annotators disagree),
         ``unknown_labels`` (label → rows), ``scores`` (system → metric → value, low, high), ``inputs`` (what each input
         is worth, see `input_figures`), ``classes`` (label → rows, precision, recall, f1), ``slices`` (column → value →
         rows and metrics), ``calibration`` (see `app.calibration.calibration_figures`).
     """
-    truth = predictions.labels
-    groups = row_groups(rows)
+    truth, form = predictions.truth, LabelFormat.of(config)
+    group = group if group in rows.table.column_names else None
+    groups = row_groups(rows, group)
     majority = np.eye(config.num_labels, dtype=np.float32)[np.full(len(truth), config.majority_label)]
     systems = predictions.probabilities | {"majority answer": majority}
     probabilities = systems[BOTH]
-    scores = {system: score(p, truth, groups, names=BRIEF) for system, p in systems.items() if system != BOTH}
-    table = class_table(probabilities, truth, groups)
+    scores = {system: scores_of(p, truth, groups, None if system == BOTH else BRIEF) for system, p in systems.items()}
+    table = class_table(probabilities, truth.classes(), groups)
     slices: dict[str, dict] = {}
     for column in slice_by:
         values = np.array([str(value) for value in rows.column(column)])
         for value in sorted(set(values)):
             chosen = values == value
-            figures = score(probabilities[chosen], truth[chosen], groups[chosen], names=BRIEF)
+            figures = scores_of(probabilities[chosen], truth.select(chosen), groups[chosen], BRIEF)
             slices.setdefault(column, {})[value] = {"rows": int(chosen.sum()), **figures}
     return {
         "rows": len(rows),
         "images": len(set(rows.image_keys) - {None}),
-        "ceiling": float((truth != UNKNOWN).mean()),
-        "unknown_labels": dict(Counter(np.array(rows.labels)[truth == UNKNOWN].tolist()).most_common()),
-        "scores": {BOTH: score(probabilities, truth, groups), **scores},
+        "resampled_by": f"image and {group}" if group else "image",
+        "label_type": form.type,
+        "ceiling": float(truth.best().mean()),
+        "unknown_labels": {
+            name: number for name, number in form.count(rows.labels).most_common() if name not in config.label2id
+        },
+        "scores": scores,
         "inputs": input_figures(predictions, groups),
         "classes": {config.id2label[c]: line for c, line in enumerate(table) if line["rows"]},
         "slices": slices,
@@ -61,9 +76,15 @@ def evaluate(predictions: Predictions, rows: Rows, config: ImageTextConfig, slic
     }
 
 
-def row_groups(rows: Rows) -> np.ndarray:
-    """The image of each row, by which intervals are resampled; rows without one stand for themselves."""
-    return np.array([key or f"row {number}" for number, key in zip(rows.numbers, rows.image_keys, strict=True)])
+def scores_of(
+    probabilities: np.ndarray, truth: Truth, groups: np.ndarray, names: Sequence[str] | None
+) -> dict[str, Value]:
+    """Metrics with intervals; the accuracy of annotators' answers is what they earn (VQA accuracy), their other metrics
+    are those of the most frequent answer."""
+    scores = score(probabilities, truth.classes(), groups, names=names)
+    if truth.label_type == "annotators":
+        scores["accuracy"] = mean_interval(truth.right(probabilities), groups)
+    return scores
 
 
 def input_figures(predictions: Predictions, groups: np.ndarray) -> dict:
@@ -73,10 +94,8 @@ def input_figures(predictions: Predictions, groups: np.ndarray) -> dict:
         ``lost`` (system → accuracy with both less accuracy of the system: value, low, high) and ``verdict``, a
         sentence.
     """
-    right = {way: p.argmax(axis=1) == predictions.labels for way, p in predictions.probabilities.items()}
-    lost = {
-        way: mean_interval(right[BOTH].astype(float) - right[way], groups) for way in MODALITIES[1:] if way in right
-    }
+    right = {way: predictions.right(way) for way in predictions.probabilities}
+    lost = {way: mean_interval(right[BOTH] - right[way], groups) for way in MODALITIES[1:] if way in right}
     return {"lost": lost, "verdict": verdict(lost)}
 
 
@@ -119,41 +138,38 @@ def evaluate_to(
     ``where_it_looked.png`` as many rows word by word; with ``num_deletion`` rows for the deletion check its figures.
     """
     config = accelerator.unwrap_model(model).config
-    collate = Collate(processor, config.label2id, settings.max_pixels)
+    collate = Collate(processor, config.label2id, LabelFormat.of(config), settings.max_pixels)
     workers, texts = settings.num_workers, settings.max_texts_per_image
     predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
     if not accelerator.is_main_process:
         return {}
-    figures = evaluate(predictions, rows, config, settings.slice_by)
+    figures = evaluate(predictions, rows, config, settings.slice_by, settings.group)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
     if chosen := spread(rows, num_deletion):
         with accelerator.autocast():
             figures["deletion"] = deletion_figures(plain, processor, rows, chosen)
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
-    prediction_table(predictions, rows, config.id2label).to_parquet(folder / "predictions.parquet")
+    prediction_table(predictions, rows, config).to_parquet(folder / "predictions.parquet")
     if num_pictures:
-        probabilities = predictions.probabilities[BOTH]
-        draw_examples(
-            folder / "where_it_looked.png", plain, processor, rows, probabilities, predictions.labels, num_pictures
-        )
+        draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, num_pictures)
     write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures)
     return figures
 
 
-def prediction_table(predictions: Predictions, rows: Rows, id2label: dict[int, str]) -> pd.DataFrame:
-    """One line a row: what it was, what was answered, how surely, and whether that was right."""
-    probabilities = predictions.probabilities[BOTH]
-    best = probabilities.argmax(axis=1)
+def prediction_table(predictions: Predictions, rows: Rows, config: ImageTextConfig) -> pd.DataFrame:
+    """One line a row: what it was, what was answered, how surely, and how right that was."""
+    probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
+    chosen = give_answers(probabilities, form.type)
     return pd.DataFrame(
         {
             "row": rows.numbers,
             "image_key": list(rows.image_keys),
             "text": list(rows.texts),
             "label": list(rows.labels),
-            "prediction": [id2label[i] for i in best.tolist()],
-            "probability": probabilities.max(axis=1),
-            "correct": best == predictions.labels,
+            "prediction": [form.join(config.id2label[c] for c in np.flatnonzero(row).tolist()) for row in chosen],
+            "probability": confidence(probabilities, form.type),
+            "correct": predictions.right(),
             "probabilities": list(probabilities),
         }
     )

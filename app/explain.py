@@ -137,9 +137,10 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     masks = batch["attention_mask"].repeat(len(spans), 1)
     for row, (_, tokens) in enumerate(spans):
         masks[row, tokens] = 0
-    whole = answer_map(output, answer)
+    whole = answer_map(model, output, answer)
     without = [
         answer_map(
+            model,
             model(
                 pixel_values=batch["pixel_values"],
                 input_ids=batch["input_ids"].expand(len(mask), -1),
@@ -166,11 +167,11 @@ def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Im
     )
 
 
-def answer_map(output: ImageTextOutput, answer: int) -> torch.Tensor:
+def answer_map(model: ImageTextClassifier, output: ImageTextOutput, answer: int) -> torch.Tensor:
     """Probability of an answer that comes from each position ``(B, h, w)``."""
     assert output.logits is not None
     assert output.position_weights is not None
-    probability = output.logits.float().softmax(dim=1)[:, answer, None, None]
+    probability = model.probabilities(output.logits)[:, answer, None, None]
     return output.position_weights[:, answer].float() * probability
 
 

@@ -14,8 +14,12 @@ import numpy as np
 import pandas as pd
 
 from app.compare import load_predictions
-from app.metrics import Value, score
+from app.evaluation import BRIEF, scores_of
+from app.metrics import Value
 from app.run_dir import RunDir
+from app.settings import parse_settings
+from app.truth import Truth
+from data import LabelFormat
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 
@@ -39,7 +43,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     """
     if not config.is_file():
         raise ValueError(f"There is no configuration file {str(config)!r}; those that come along are in configs/.")
-    tables = []
+    form, tables = LabelFormat.of(parse_settings([str(config), *options]).data), []
     for fold in range(folds):
         run = RunDir(folder / f"fold_{fold}")
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
@@ -52,19 +56,20 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     rows = pd.concat(tables, ignore_index=True).sort_values("row", ignore_index=True)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(table["correct"].mean()) for table in tables]
-    figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows)}
+    figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows, form)}
     (folder / "kfold.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return describe(figures)
 
 
-def pooled(rows: pd.DataFrame) -> dict[str, int | dict[str, Value]]:
+def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, Value]]:
     """Accuracy and macro F1 of all rows, with intervals by image; labels by name, since each fold numbers its own."""
-    names = np.unique(np.concatenate([rows["label"], rows["prediction"]]).astype(str))
-    truth = np.searchsorted(names, rows["label"].to_numpy(dtype=names.dtype))
-    answers = np.searchsorted(names, rows["prediction"].to_numpy(dtype=names.dtype))
+    label2id = {name: number for number, name in enumerate(form.count([*rows["label"], *rows["prediction"]]))}
+    truth = Truth.of(rows["label"].tolist(), label2id, form)
+    answers = np.zeros((len(rows), len(label2id)))
+    for row, prediction in enumerate(rows["prediction"]):
+        answers[row, [label2id[name] for name in form.names(prediction)]] = 1
     groups = rows["image_key"].fillna("row " + rows["row"].astype(str)).to_numpy(dtype=str)
-    scores = score(np.eye(len(names))[answers], truth, groups, names=["accuracy", "macro_f1"])
-    return {"rows": len(rows), "scores": scores}
+    return {"rows": len(rows), "scores": scores_of(answers, truth, groups, BRIEF)}
 
 
 def describe(figures: dict) -> str:

@@ -22,6 +22,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from app.truth import give_answers
 from data import UNKNOWN
 
 TOP_K = 5
@@ -37,8 +38,14 @@ Value = dict[str, float]
 
 def by_class(metric: Callable, truth: np.ndarray, scores: np.ndarray) -> float:
     """Mean of a ranking metric over the classes that some rows have and others do not; one class against the rest."""
-    classes = [c for c in range(scores.shape[1]) if 0 < (truth == c).sum() < len(truth)]
-    return float(np.mean([metric(truth == c, scores[:, c]) for c in classes])) if classes else float("nan")
+    there = [is_class(truth, c) for c in range(scores.shape[1])]
+    values = [metric(t, scores[:, c]) for c, t in enumerate(there) if 0 < t.sum() < len(t)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def is_class(truth: np.ndarray, number: int) -> np.ndarray:
+    """Which rows are of a class ``(n,)``."""
+    return truth == number if truth.ndim == 1 else truth[:, number] == 1
 
 
 def top_k_accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -51,38 +58,63 @@ def in_top_k(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def known(truth: np.ndarray) -> list[int]:
-    """The classes that occur."""
+    """The classes that occur, of those that the model knows."""
+    if truth.ndim == 2:
+        return np.flatnonzero(truth[:, :-1].any(axis=0)).tolist()
     return sorted(set(truth.tolist()) - {UNKNOWN})
 
 
+def answers(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Answers in the form of the truth: class numbers ``(n,)``, or sets of classes ``(n, C + 1)``."""
+    if truth.ndim == 1:
+        return scores.argmax(axis=1)
+    return np.pad(give_answers(scores, "multi"), ((0, 0), (0, 1))).astype(int)
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": lambda truth, scores: accuracy_score(truth, scores.argmax(axis=1)),
+    "accuracy": lambda truth, scores: accuracy_score(truth, answers(truth, scores)),
     "balanced_accuracy": lambda truth, scores: recall_score(
-        truth, scores.argmax(axis=1), labels=known(truth), average="macro", zero_division=0
+        truth, answers(truth, scores), labels=known(truth), average="macro", zero_division=0
     ),
+    "micro_f1": lambda truth, scores: f1_score(truth, answers(truth, scores), average="micro", zero_division=0),
     "macro_f1": lambda truth, scores: f1_score(
-        truth, scores.argmax(axis=1), labels=known(truth), average="macro", zero_division=0
+        truth, answers(truth, scores), labels=known(truth), average="macro", zero_division=0
     ),
     "weighted_f1": lambda truth, scores: f1_score(
-        truth, scores.argmax(axis=1), labels=np.unique(truth), average="weighted", zero_division=0
+        truth,
+        answers(truth, scores),
+        labels=np.unique(truth) if truth.ndim == 1 else None,
+        average="weighted",
+        zero_division=0,
     ),
     "top_5_accuracy": top_k_accuracy,
     "roc_auc": lambda truth, scores: by_class(roc_auc_score, truth, scores),
     "average_precision": lambda truth, scores: by_class(average_precision_score, truth, scores),
 }
-"""From true classes ``(n,)`` and probabilities ``(n, C)``. A class of -100 is none that the model knows: such a row is
-wrong, and a negative example of every class."""
+"""From true classes ``(n,)`` or sets of classes ``(n, C + 1)`` and probabilities ``(n, C)``. A class of -100, or the
+last column of the sets, is none that the model knows: such a row is wrong, and a negative example of every class. The
+accuracy of sets counts a row as right where the whole set is."""
+
+
+def defined(truth: np.ndarray, scores: np.ndarray) -> tuple[str, ...]:
+    """Which of `METRICS` say something of one class a row, or of several."""
+    if truth.ndim == 2:
+        return ("accuracy", "micro_f1", "macro_f1", "weighted_f1", "roc_auc", "average_precision")
+    return tuple(n for n in METRICS if n != "micro_f1" and (n != "top_5_accuracy" or scores.shape[1] > TOP_K))
 
 
 class SklearnMetrics(evaluate.Metric):
     """One of `METRICS` as `evaluate` knows metrics; ``evaluate.load`` would fetch a script from the Hub."""
 
     def _info(self) -> evaluate.MetricInfo:
-        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+        probabilities, number = datasets.Sequence(datasets.Value("float32")), datasets.Value("int64")
         return evaluate.MetricInfo(
-            description=f"{self.config_name} by scikit-learn, from probabilities and class numbers",
+            description=f"{self.config_name} by scikit-learn, from probabilities and classes",
             citation="Pedregosa et al. 2011, Scikit-learn: Machine Learning in Python",
-            features=datasets.Features(features),
+            features=[
+                datasets.Features({"predictions": probabilities, "references": references})
+                for references in (number, datasets.Sequence(number))
+            ],
         )
 
     def _compute(self, predictions, references) -> dict[str, float]:
@@ -94,7 +126,7 @@ def score(
     truth: np.ndarray,
     groups: np.ndarray,
     resamples: int = 1000,
-    names: Sequence[str] = tuple(METRICS),
+    names: Sequence[str] | None = None,
 ) -> dict[str, Value]:
     """Metrics with a 95 % percentile interval (Efron & Tibshirani 1993, section 13.3).
 
@@ -102,17 +134,16 @@ def score(
 
     Args:
         scores: probabilities ``(n, C)``.
-        truth: class numbers ``(n,)``, -100 for labels that are not among the C.
+        truth: class numbers ``(n,)``, -100 for labels that are not among the C; or sets of classes ``(n, C + 1)``, in
+            the last column 1 for such labels.
         groups: group of each row ``(n,)``, most often its image.
-        names: which of `METRICS`.
+        names: which of `METRICS`; all that say something where not given.
 
     Returns:
         metric → ``value``, ``low``, ``high``, each in [0, 1]; without those that the rows do not define (a ROC curve of
         one class), and without ``top_5_accuracy`` where there are no more than five classes.
     """
-    metrics = [
-        SklearnMetrics(config_name=name) for name in names if name != "top_5_accuracy" or scores.shape[1] > TOP_K
-    ]
+    metrics = [SklearnMetrics(config_name=name) for name in names or defined(truth, scores)]
     values = evaluate.combine(metrics).compute(predictions=scores, references=truth)
     draws = Draws(scores, truth, groups, resamples)
     return {name: with_interval(value, draws.metric(name)) for name, value in values.items() if not np.isnan(value)}
@@ -148,12 +179,17 @@ class Draws:
             return self.ranking(name)
         rows = self.sums(np.ones(len(self.truth)))
         if name == "accuracy":
-            return self.counts["hits"].sum(axis=1) / rows
+            right = answers(self.truth, self.scores) == self.truth
+            return self.sums((right if right.ndim == 1 else right.all(axis=1)).astype(float)) / rows
         if name == "top_5_accuracy":
             return self.sums(in_top_k(self.truth, self.scores).astype(float)) / rows
         truths, occurs = self.counts["truths"], self.counts["truths"] > 0
+        labels = rows if self.truth.ndim == 1 else truths.sum(axis=1) + self.sums(self.truth[:, -1].astype(float))
+        if name == "micro_f1":
+            hits, guesses = self.counts["hits"].sum(axis=1), self.counts["guesses"].sum(axis=1)
+            return 2 * hits / np.maximum(guesses + labels, 1)
         if name == "weighted_f1":
-            return (self.per_class("f1") * truths).sum(axis=1) / rows
+            return (self.per_class("f1") * truths).sum(axis=1) / np.maximum(labels, 1)
         values = self.per_class({"balanced_accuracy": "recall", "macro_f1": "f1"}[name])
         return (values * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
 
@@ -167,16 +203,18 @@ class Draws:
     @cached_property
     def counts(self) -> dict[str, np.ndarray]:
         """Right answers, answers and truths by class in each draw, ``(resamples, C)`` each."""
-        guesses = self.scores.argmax(axis=1)
-        right, is_known = guesses == self.truth, self.truth != UNKNOWN
-        everything = np.ones(len(guesses), dtype=bool)
-        chosen = {"hits": (guesses, right), "guesses": (guesses, everything), "truths": (self.truth, is_known)}
-        return {kind: self.drawn @ self.count(*rows) for kind, rows in chosen.items()}
+        truth, guesses = (self.as_sets(labels) for labels in (self.truth, answers(self.truth, self.scores)))
+        number = len(self.truth)
+        member = csr_matrix((np.ones(number), (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
+        chosen = {"hits": truth.multiply(guesses), "guesses": guesses, "truths": truth}
+        return {kind: self.drawn @ (member @ rows) for kind, rows in chosen.items()}
 
-    def count(self, classes: np.ndarray, rows: np.ndarray) -> csr_matrix:
-        """How often each class stands in the chosen rows of each group ``(groups, C)``."""
-        places = (self.group[rows], classes[rows])
-        return csr_matrix((np.ones(rows.sum()), places), shape=(self.drawn.shape[1], self.num_classes))
+    def as_sets(self, labels: np.ndarray) -> csr_matrix:
+        """Classes of rows as 1 where they are ``(n, C)``; those that are not known are left out."""
+        if labels.ndim == 2:
+            return csr_matrix(labels[:, : self.num_classes].astype(float))
+        rows = np.flatnonzero(labels != UNKNOWN)
+        return csr_matrix((np.ones(len(rows)), (rows, labels[rows])), shape=(len(labels), self.num_classes))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum over the rows of each draw of a number each row has ``(resamples,)``."""
@@ -204,7 +242,7 @@ class Draws:
             order = np.argsort(-self.scores[:, number], kind="stable")
             ranked = self.scores[order, number]
             starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of rows that tie
-            positive = self.truth[order] == number
+            positive = is_class(self.truth, number)[order]
             weighed = weights[:, order]
             positives = np.add.reduceat(weighed * positive, starts, axis=1)
             negatives = np.add.reduceat(weighed * ~positive, starts, axis=1)
@@ -232,7 +270,8 @@ def class_table(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resam
     """``precision``, ``recall`` and ``f1`` of each class with intervals, and ``rows``, in the order of the classes."""
     names = ("precision", "recall", "f1")
     classes = np.arange(scores.shape[1])
-    *values, rows = precision_recall_fscore_support(truth, scores.argmax(axis=1), labels=classes, zero_division=0)
+    guesses = answers(truth, scores)
+    *values, rows = precision_recall_fscore_support(truth, guesses, labels=classes, zero_division=0)
     draws = Draws(scores, truth, groups, resamples)
     bounds = [np.quantile(draws.per_class(name), [0.025, 0.975], axis=0) for name in names]
     table: list[dict] = [{"rows": int(number)} for number in rows]

@@ -16,6 +16,7 @@ from PIL import Image
 from app import charts
 from app.explain import explain, lay_over
 from app.predictions import MODALITIES, Predictions
+from app.truth import confidence
 from data import Rows, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 
@@ -128,8 +129,9 @@ def draw_charts(figures: dict, predictions: Predictions, names: list[str]) -> di
         "inputs": charts.draw_inputs(figures["scores"]),
         "reliability": charts.draw_reliability(figures["calibration"]["bins"]),
         "risk": charts.draw_risk(figures["calibration"]),
-        "confusion": confusion_chart(predictions, names),
     }
+    if predictions.truth.label_type != "multi":
+        found["confusion"] = confusion_chart(predictions, names)
     if "deletion" in figures:
         found["deletion"] = charts.draw_deletion(figures["deletion"])
     return found
@@ -137,7 +139,7 @@ def draw_charts(figures: dict, predictions: Predictions, names: list[str]) -> di
 
 def confusion_chart(predictions: Predictions, names: list[str]) -> str:
     """Of the most frequent labels; what is answered beyond them is one column."""
-    truth, answers = predictions.labels, predictions.probabilities[MODALITIES[0]].argmax(axis=1)
+    truth, answers = predictions.truth.classes(), predictions.probabilities[MODALITIES[0]].argmax(axis=1)
     frequency = np.bincount(truth[truth >= 0], minlength=len(names))
     shown = np.sort(np.argsort(-frequency, kind="stable")[:SHOWN_CLASSES])
     shown = shown[frequency[shown] > 0]
@@ -153,10 +155,10 @@ def galleries(
 ) -> list[Gallery]:
     """The surest wrong answers, the surest right ones, the least sure, and rows at even distances."""
     probabilities = predictions.probabilities[MODALITIES[0]]
-    right = probabilities.argmax(axis=1) == predictions.labels
-    confidence = probabilities.max(axis=1)
+    right = predictions.right() == 1
+    sure = confidence(probabilities, predictions.truth.label_type)
     with_both = np.array([bool(t) and k is not None for t, k in zip(rows.texts, rows.image_keys, strict=True)])
-    ranked = np.argsort(-confidence, kind="stable")
+    ranked = np.argsort(-sure, kind="stable")
     wrong_first, right_first = ranked[(~right & with_both)[ranked]], ranked[(right & with_both)[ranked]]
     unsure = ranked[with_both[ranked]][::-1]
     even = np.flatnonzero(with_both)
@@ -184,6 +186,8 @@ def make_card(
     picture = decode_image(example.image)
     explanation = explain(model, processor, picture, example.text)
     best = np.argsort(-probabilities, kind="stable")[:3]
+    label_type = predictions.truth.label_type
+    how_right = predictions.truth.select(np.array([index])).right(probabilities[None])[0]
     seen = as_seen(processor, picture)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     heat = lay_over(picture, explanation.answer_weights, explanation.answer_weights.max())
@@ -193,8 +197,8 @@ def make_card(
         example.text,
         example.label,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
-        bool(best[0] == predictions.labels[index]),
-        bool(probabilities[best[0]] >= model.config.threshold),
+        bool(how_right == 1),
+        bool(confidence(probabilities[None], label_type)[0] >= model.config.threshold),
         as_address(picture),
         as_address(seen),
         as_address(heat),

@@ -9,7 +9,9 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from data import UNKNOWN, Collate, ImageBatchSampler, Rows, make_loader
+from app.truth import Truth
+from data import Collate, ImageBatchSampler, Rows, make_loader
+from models import ImageTextClassifier
 
 MODALITIES = ("image + text", "text only", "image only", "images shuffled", "texts shuffled")
 """What the model is given: the row's own image and text, one of them, or one of them with another row's other."""
@@ -17,19 +19,23 @@ MODALITIES = ("image + text", "text only", "image only", "images shuffled", "tex
 
 @dataclass
 class Predictions:
-    """Probabilities ``(n, C)`` by what the model was given, and the true class numbers ``(n,)``, -100 if unknown."""
+    """Probabilities ``(n, C)`` by what the model was given, and what would have been right."""
 
     probabilities: dict[str, np.ndarray]
-    labels: np.ndarray
+    truth: Truth
+
+    def right(self, modality: str = MODALITIES[0]) -> np.ndarray:
+        """How right each answer is, in [0, 1] ``(n,)``."""
+        return self.truth.right(self.probabilities[modality])
 
     def accuracy(self, modality: str = MODALITIES[0]) -> float:
-        return float((self.probabilities[modality].argmax(axis=1) == self.labels).mean())
+        return float(self.right(modality).mean())
 
     def loss(self, modality: str = MODALITIES[0]) -> float:
-        """Mean negative log-likelihood of the true class over the rows whose class is known."""
-        known = self.labels != UNKNOWN
-        likely = self.probabilities[modality][known, self.labels[known]]
-        return float(-np.log(np.maximum(likely, 1e-12)).mean()) if known.any() else float("nan")
+        """Mean cross-entropy over the rows whose label is known."""
+        losses = self.truth.loss(self.probabilities[modality])
+        known = losses[~np.isnan(losses)]
+        return float(known.mean()) if len(known) else float("nan")
 
 
 @torch.inference_mode()
@@ -58,24 +64,25 @@ def predict(
         process_index=accelerator.process_index,
     )
     loader = make_loader(rows, sampler, collate, num_workers)
-    model = accelerator.unwrap_model(model)  # processes may have unequal numbers of batches: none waits for another
-    was_training = model.training
-    model.eval()
+    plain: ImageTextClassifier = accelerator.unwrap_model(
+        model
+    )  # processes may have unequal numbers of batches: none waits for another
+    was_training = plain.training
+    plain.eval()
     found = []
     bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
     for indices, batch in zip(sampler, bar, strict=True):
         batch = send_to_device(batch, accelerator.device)
-        labels, _ = batch.pop("labels").tolist(), batch.pop("rows")
+        batch = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
         with accelerator.autocast():
-            logits = model(**for_modalities(batch, modalities)).logits
-        probabilities = logits.float().softmax(dim=-1).unflatten(0, (len(modalities), -1)).transpose(0, 1)
-        found += list(zip(indices, labels, probabilities.cpu().numpy(), strict=True))
-    model.train(was_training)
+            logits = plain(**for_modalities(batch, modalities)).logits
+        probabilities = plain.probabilities(logits).unflatten(0, (len(modalities), -1)).transpose(0, 1)
+        found += list(zip(indices, probabilities.cpu().numpy(), strict=True))
+    plain.train(was_training)
     found = sorted(gather_object(found), key=lambda item: item[0])
-    stacked = np.stack([probabilities for _, _, probabilities in found])
-    return Predictions(
-        {modality: stacked[:, i] for i, modality in enumerate(modalities)}, np.array([label for _, label, _ in found])
-    )
+    stacked = np.stack([probabilities for _, probabilities in found])
+    truth = Truth.of(rows.labels, collate.label2id, collate.label_format)
+    return Predictions({modality: stacked[:, i] for i, modality in enumerate(modalities)}, truth)
 
 
 def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:

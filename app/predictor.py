@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from app.explain import Explanation, explain
 from app.model_folder import load_model
-from data import BadImageError, Collate, Example, decode_image
+from app.truth import confidence, give_answers
+from data import BadImageError, Collate, Example, LabelFormat, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 
 ImageInput = str | Path | bytes | Image.Image | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one pair.
+
+    Attributes:
+        labels: the most probable label, or all that apply where each does by itself.
+        confidence: how probable it is that these, and no others, are right.
+        is_sure: whether that reaches the probability chosen on the validation rows.
+        answers: the most probable labels, ``{"label", "probability"}``, best first.
+    """
+
+    labels: list[str]
+    confidence: float
+    is_sure: bool
+    answers: list[dict[str, str | float]]
 
 
 class Predictor:
@@ -34,6 +54,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.processor = processor
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.label_format = LabelFormat.of(model.config)
 
     @classmethod
     def from_pretrained(
@@ -51,17 +72,16 @@ class Predictor:
             top_k: how many labels.
 
         Returns:
-            ``[{"label": …, "probability": …}, …]``; the probabilities of all labels add up to 1.
+            ``[{"label": …, "probability": …}, …]``; the probabilities of all labels add up to 1, unless each applies by
+            itself.
 
         Raises:
             ValueError: an image that cannot be read, or neither image nor text.
         """
-        return self.predict([(image, text)], top_k)[0]
+        return self.predict([(image, text)], top_k)[0].answers
 
     @torch.inference_mode()
-    def predict(
-        self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3
-    ) -> list[list[dict[str, str | float]]]:
+    def predict(self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3) -> list[Prediction]:
         """Answers for several pairs at once; pairs with the same image object or path share one pass of VGG16."""
         if not pairs:
             return []
@@ -78,17 +98,25 @@ class Predictor:
                 decoded[key] = decode_named(image)
             examples.append(Example(number, decoded.get(key), text, label="", image_key=key))
         batch = Collate(self.processor, self.model.config.label2id)(examples)
-        del batch["labels"], batch["rows"]
+        del batch["labels"], batch["weights"], batch["rows"]
         logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
-        top = logits.softmax(dim=-1).topk(min(top_k, len(self.labels)))
-        return [
-            [{"label": self.labels[i], "probability": p} for p, i in zip(*row, strict=True)]
-            for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
+        return self.describe(self.model.probabilities(logits).cpu().numpy(), top_k)
 
-    def is_sure(self, answers: Sequence[dict[str, str | float]]) -> bool:
-        """Whether the best of a pair's answers reaches the probability that was chosen on the validation rows."""
-        return float(answers[0]["probability"]) >= self.model.config.threshold
+    def describe(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
+        """What probabilities ``(n, C)`` say in words."""
+        sure, chosen = (
+            confidence(probabilities, self.label_format.type),
+            give_answers(probabilities, self.label_format.type),
+        )
+        return [
+            Prediction(
+                [self.labels[c] for c in np.flatnonzero(chosen[row])],
+                float(sure[row]),
+                bool(sure[row] >= self.model.config.threshold),
+                [{"label": self.labels[c], "probability": float(probabilities[row, c])} for c in best[:top_k]],
+            )
+            for row, best in enumerate(np.argsort(-probabilities, axis=1, kind="stable"))
+        ]
 
     def explain(self, image: str | Path | bytes | Image.Image, text: str) -> Explanation:
         """Where it looked: one heat-map over the image for each word of the text."""

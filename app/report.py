@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from app.explain import explain
+from app.predictions import MODALITIES, Predictions
 from data import Rows, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 
@@ -19,7 +20,10 @@ from models import ImageTextClassifier, ImageTextProcessor
 def score_table(figures: dict, source: str) -> str:
     """Scores with intervals by system, then by slice, and what they mean, as text."""
     lines = [f"{source}: {figures['rows']:,} rows, {figures['images']:,} images", ""]
-    lines.append(f"{'':22}{'accuracy':>8}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by image)")
+    counted = {"multi": "whole sets", "annotators": "VQA accuracy"}.get(figures["label_type"], "accuracy")
+    lines.append(
+        f"{'':18}{counted:>12}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by {figures['resampled_by']})"
+    )
     for system, scores in figures["scores"].items():
         lines.append(f"{system:22}{format_interval(scores['accuracy'])}    {format_interval(scores['macro_f1'])}")
     for column, values in figures["slices"].items():
@@ -32,11 +36,10 @@ def score_table(figures: dict, source: str) -> str:
         lines += [f"  hidden by {heat:10}{format_interval(drop)}" for heat, drop in deletion["drop"].items()]
     if unknown := figures["unknown_labels"]:
         names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
-        lines += [
-            "",
-            f"{sum(unknown.values())} rows have labels that training did not know ({names}); they count as "
-            f"wrong, so no accuracy can exceed {figures['ceiling']:.1%}",
-        ]
+        number = sum(unknown.values())
+        lines += ["", f"{number} labels of these rows were not known in training ({names}) and count as wrong"]
+    if figures["ceiling"] < 1:
+        lines += ["", f"no accuracy can exceed {figures['ceiling']:.1%} on these rows"]
     return "\n".join(lines)
 
 
@@ -80,18 +83,18 @@ def draw_examples(
     model: ImageTextClassifier,
     processor: ImageTextProcessor,
     rows: Rows,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+    predictions: Predictions,
     number: int,
 ) -> None:
     """Heat-maps per word for rows spread over the held-out set, right and wrong answers marked."""
     pictures: list[Image.Image] = []
+    right, probabilities = predictions.right(), predictions.probabilities[MODALITIES[0]]
     for i in spread(rows, number):
         example = rows[i]
         assert example.image is not None
         assert example.text is not None
         best = int(probabilities[i].argmax())
-        mark = "right" if best == labels[i] else f"wrong, it is “{example.label}”"
+        mark = "right" if right[i] == 1 else f"wrong, it is “{example.label}”"
         title = f"{example.text}\n→ {model.config.id2label[best]} ({probabilities[i, best]:.0%}, {mark})"
         figure = explain(model, processor, decode_image(example.image), example.text).figure(title)
         buffer = BytesIO()

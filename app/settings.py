@@ -84,7 +84,10 @@ class TrainSettings:
     label_smoothing: ClosedUnitInterval = 0.0
     """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced weighs each class by the inverse of its frequency."""
+    """balanced weighs each class by the inverse of its frequency; where several may apply, the rows to which one does
+    by how many more there are to which it does not."""
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """shuffle takes every image once an epoch; balanced draws as many images, those with rare labels more often."""
     attention_penalty: NonNegativeFloat = 0.0
     """Weight in the loss of the mean squared length of the attention weights of a position, from 1/49 where they are
     spread over all slots to 1 where they are on one."""

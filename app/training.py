@@ -1,15 +1,10 @@
 """What learns, and from which batches."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,11 +13,13 @@ from torch.utils.data import DataLoader
 from app.checkpoint import Progress
 from app.feature_cache import FOLDER, FeatureCache
 from app.gradient_watch import GradientWatch
+from app.loss import RowLoss, balancing_weights, build_loss
 from app.settings import Settings, TrainSettings
 from app.sharding import is_sharded
 from data import (
     Collate,
     ImageBatchSampler,
+    LabelFormat,
     PreparedData,
     Rows,
     StreamedBatches,
@@ -48,7 +45,7 @@ class Training:
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    loss_function: nn.CrossEntropyLoss
+    loss_function: RowLoss
     processor: ImageTextProcessor
     collate: Collate
     sampler: ImageBatchSampler | StreamedBatches
@@ -78,7 +75,8 @@ class Training:
         if options.gradient_checkpointing:
             checkpoint_gradients(model)
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
-        collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
+        form = LabelFormat.of(settings.data)
+        collate = Collate(processor, model.config.label2id, form, settings.data.max_pixels)
         if options.cache_features and not rows.is_stream:
             model = model.to(accelerator.device)
             collate = with_features(collate, settings, data, model, processor, scales, accelerator)
@@ -94,7 +92,7 @@ class Training:
             options.step_epochs,
             options.step_gamma,
         )
-        loss_function = build_loss(options, collate.label2id, rows.labels).to(accelerator.device)
+        loss_function = build_loss(options, collate.label2id, rows.labels, form).to(accelerator.device)
         model, optimizer = accelerator.prepare(model, optimizer)
         return cls(model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch)
 
@@ -111,13 +109,16 @@ class Training:
 
 def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
     """The model for these data; it remembers how its rows were read."""
-    rows = data.splits["train"]
-    majority = Counter(rows.labels).most_common(1)[0][0]
+    rows, known = data.splits["train"], set(data.label_names)
+    names = LabelFormat.of(settings.data).count(rows.labels)
+    majority = max((name for name in names if name in known), key=names.__getitem__)
     return build_model(
         settings.model,
         data.label_names,
         rows.texts.present(),
         columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
+        label_type=settings.data.label_type,
+        label_separator=settings.data.label_separator,
         normalize_labels=settings.data.normalize_labels,
         allow_missing=settings.data.allow_missing,
         majority_label=data.label_names.index(majority),
@@ -158,7 +159,7 @@ def with_features(
     level = cached_level(settings, model, scales)
     images = cache.images(splits, collate, level) if level else None
     texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
-    return Collate(processor, collate.label2id, collate.max_pixels, images, texts, level)
+    return Collate(processor, collate.label2id, collate.label_format, collate.max_pixels, images, texts, level)
 
 
 def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
@@ -174,18 +175,15 @@ def training_batches(
     size, seed = settings.train.batch_size, settings.train.seed
     share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
     texts = settings.data.max_texts_per_image
+    if rows.is_stream and settings.train.sampling == "balanced":
+        raise ValueError("--train.sampling balanced draws any row at any time, which a stream cannot give.")
     if rows.is_stream:
         batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, texts, **share)
         return batches, stream_loader(batches, collate)
-    sampler = ImageBatchSampler(rows.image_keys, size, shuffle=True, seed=seed, max_texts_per_image=texts, **share)
+    weights = None
+    if settings.train.sampling == "balanced":
+        weights = balancing_weights(rows.labels, collate.label2id, collate.label_format)
+    sampler = ImageBatchSampler(
+        rows.image_keys, size, shuffle=True, weights=weights, seed=seed, max_texts_per_image=texts, **share
+    )
     return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
-
-
-def build_loss(options: TrainSettings, label2id: dict[str, int], labels: Iterable[str]) -> nn.CrossEntropyLoss:
-    """Cross-entropy, summed over the rows, with label smoothing and class weights as chosen."""
-    weight = None
-    if options.class_weights == "balanced":
-        numbers = np.array([label2id[label] for label in labels])
-        balanced = compute_class_weight("balanced", classes=np.arange(len(label2id)), y=numbers)
-        weight = torch.tensor(balanced, dtype=torch.float32)
-    return nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing, reduction="sum")

@@ -36,7 +36,7 @@ def main() -> None:
         parser.error(f"the model in {run_dir} has no gates; train one with --model.gated true")
     settings = load_settings(run_dir / "config.yaml")
     rows = prepare_data(settings.data, settings.train.seed).splits["test"]
-    collate = Collate(processor, model.config.label2id, settings.data.max_pixels)
+    collate = Collate(processor, model.config.label2id, max_pixels=settings.data.max_pixels)
     sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
     batches = list(make_loader(rows, sampler, collate, 0))
     print(f"{run_dir}: {len(rows):,} test rows, medians of {ROUNDS} paired rounds, {torch.get_num_threads()} threads\n")
@@ -83,7 +83,7 @@ def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tup
     right, gates = [], []
     precision = choose_precision("auto")
     for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(**inputs)
         right.append(output.logits.argmax(dim=1) == batch["labels"])

@@ -187,9 +187,10 @@ def overhead(bench: Bench, size: int) -> Iterator[str]:
 
 def only_model(bench: Bench, training: Training, batch: dict[str, Tensor]) -> None:
     """Forward and backward of one batch that is there already."""
-    inputs = {name: value for name, value in batch.items() if name not in ("rows", "labels")}
+    inputs = {name: value for name, value in batch.items() if name not in ("rows", "labels", "weights")}
     output = training.model(**send_to_device(inputs, DEVICE))
-    loss = training.loss_function(output.logits.float(), batch["labels"].to(DEVICE)) / len(batch["labels"])
+    labels, weights = batch["labels"].to(DEVICE), batch["weights"].to(DEVICE)
+    loss = training.loss_function(output.logits.float(), labels, weights) / len(labels)
     bench.accelerator.backward(loss)
     for parameter in training.model.parameters():
         parameter.grad = None

@@ -11,6 +11,7 @@ from data.scan import scan_images
 from data.settings import DataSettings
 from data.sources import require_columns
 from data.stream import StreamedBatches, stream_loader
+from data.targets import LabelFormat
 
 __all__ = [
     "UNKNOWN",
@@ -20,6 +21,7 @@ __all__ = [
     "Example",
     "FeatureStore",
     "ImageBatchSampler",
+    "LabelFormat",
     "PreparedData",
     "Rows",
     "StreamedBatches",

@@ -1,7 +1,7 @@
 """Batches: all texts of an image travel together, so that VGG16 sees the image once; equal texts are read once."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from data.features import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
-from data.labels import UNKNOWN
 from data.rows import Example, Rows
+from data.targets import SINGLE, LabelFormat
 
 
 class ImageBatchSampler(Sampler[list[int]]):
@@ -28,6 +28,8 @@ class ImageBatchSampler(Sampler[list[int]]):
         image_keys: image of each row; rows without one (``None``) stand for themselves.
         batch_size: images a batch.
         shuffle: a new order each epoch; otherwise the order of the rows.
+        weights: of each row; where given, an epoch's images are drawn with replacement, each as often as its rows weigh
+            on average.
         drop_last: full batches only; what ``shuffle`` is where not given.
         seed: of the order.
         max_texts_per_image: images with more texts travel as several.
@@ -40,6 +42,7 @@ class ImageBatchSampler(Sampler[list[int]]):
         batch_size: int,
         *,
         shuffle: bool,
+        weights: np.ndarray | None = None,
         drop_last: bool | None = None,
         seed: int = 0,
         max_texts_per_image: int = 64,
@@ -53,6 +56,9 @@ class ImageBatchSampler(Sampler[list[int]]):
         )
         self.rows = np.argsort(image_of_row, kind="stable")  # those of each image beside each other
         self.ends = np.cumsum(np.bincount(image_of_row))
+        self.weights: torch.Tensor | None = None
+        if weights is not None:
+            self.weights = torch.from_numpy(np.bincount(image_of_row, weights) / np.bincount(image_of_row))
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = shuffle if drop_last is None else drop_last
@@ -69,13 +75,19 @@ class ImageBatchSampler(Sampler[list[int]]):
     def units(self) -> Iterator[list[int]]:
         """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        number = len(self.ends)
-        for image in torch.randperm(number, generator=generator).numpy() if self.shuffle else range(number):
+        for image in self.order(generator):
             group = self.rows[self.ends[image - 1] if image else 0 : self.ends[image]]
             if self.shuffle:
                 group = group[torch.randperm(len(group), generator=generator).numpy()]
             for start in range(0, len(group), self.max_texts_per_image):
                 yield group[start : start + self.max_texts_per_image].tolist()
+
+    def order(self, generator: torch.Generator) -> Iterable[int]:
+        """Numbers of the images of an epoch; drawn ones are at least as many units as there are."""
+        number = len(self.ends)
+        if self.weights is not None:
+            return torch.multinomial(self.weights, self.num_units, replacement=True, generator=generator).numpy()
+        return torch.randperm(number, generator=generator).numpy() if self.shuffle else range(number)
 
     def __iter__(self) -> Iterator[list[int]]:
         units, total = self.units(), self.num_batches
@@ -124,7 +136,8 @@ class Collate:
 
     Args:
         processor: called with lists of decoded images and of texts (``None`` where missing).
-        label2id: known labels; others become `data.labels.UNKNOWN`.
+        label2id: known labels.
+        label_format: how labels are written.
         max_pixels: larger images are refused.
         image_features, text_features: what frozen encoders made of all images, or of all texts; these are then not
             read.
@@ -132,7 +145,9 @@ class Collate:
 
     Returns:
         ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(T, L)``, and ``image_index``,
-        ``text_index``, ``labels`` and ``rows`` (their numbers in the source) ``(B,)``; without ``pixel_values`` where
+        ``text_index``, ``labels``, ``weights`` and ``rows`` (their numbers in the source) ``(B,)``; ``labels`` are
+        class numbers, `data.labels.UNKNOWN` where not known, or for other formats than ``single`` the target of each
+        class ``(B, C)``: 0 or 1, or the share of the annotators' scores; without ``pixel_values`` where
         no row has an image, without ``input_ids`` where none has a text. Features come as ``image_features
         (I, D, h, w)`` and ``context_features (T, hidden, L)`` in their place.
     """
@@ -141,6 +156,7 @@ class Collate:
         self,
         processor: Callable,
         label2id: dict[str, int],
+        label_format: LabelFormat = SINGLE,
         max_pixels: int = MAX_PIXELS,
         image_features: FeatureStore | None = None,
         text_features: FeatureStore | None = None,
@@ -148,6 +164,7 @@ class Collate:
     ):
         self.processor = processor
         self.label2id = label2id
+        self.label_format = label_format
         self.max_pixels = max_pixels
         self.image_features = image_features
         self.text_features = text_features
@@ -168,9 +185,19 @@ class Collate:
         batch = self.read(images, list(texts))
         batch["image_index"] = torch.tensor(image_index)
         batch["text_index"] = torch.tensor(text_index)
-        batch["labels"] = torch.tensor([self.label2id.get(example.label, UNKNOWN) for example in examples])
+        batch["labels"] = self.targets([example.label for example in examples])
+        batch["weights"] = torch.tensor([example.weight for example in examples])
         batch["rows"] = torch.tensor([example.row for example in examples])
         return batch
+
+    def targets(self, labels: Sequence[str]) -> torch.Tensor:
+        """What the loss compares logits with."""
+        values = torch.from_numpy(self.label_format.encode(labels, self.label2id))
+        if self.label_format.type == "multi":
+            return values[:, :-1]
+        if self.label_format.type == "annotators":
+            return values / values.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        return values
 
     def read(self, images: dict[str, Example], texts: list[str]) -> dict[str, torch.Tensor]:
         """The different images, by key an example of each, and the different texts, as the classifier takes them."""

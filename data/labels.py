@@ -13,13 +13,12 @@ def normalize_label(label: str) -> str:
     return re.sub(r"\s+", " ", label).strip().casefold()
 
 
-def build_vocabulary(labels: Iterable[str], top_k: int | None = None) -> list[str]:
+def build_vocabulary(counts: Counter[str], top_k: int | None = None) -> list[str]:
     """Label names in order: numbers by value, other names by alphabet; with ``top_k`` the most frequent ones.
 
     Raises:
         ValueError: fewer than two labels.
     """
-    counts = Counter(labels)
     if len(counts) < 2:
         raise ValueError(
             f"The training rows have only one class, {list(counts)}: there is nothing to learn. Check the label column."

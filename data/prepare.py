@@ -10,6 +10,7 @@ from data.rows import Rows, load_rows
 from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation
+from data.targets import LabelFormat
 
 
 @dataclass
@@ -44,16 +45,19 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         )
     if settings.validation is None:
         rows = splits["train"]
-        cut = cut_validation(rows.labels, row_groups(rows, settings.group), settings.validation_fraction, seed)
+        cut = cut_validation(
+            strata(rows, settings), row_groups(rows, settings.group), settings.validation_fraction, seed
+        )
         divide("validation", cut, splits, looks)
         share = len(splits["validation"]) / len(rows)
         by = describe_groups(settings.group)
         decisions.append(f"validation was cut from train: {share:.1%} of the rows by {by}, stratified by label")
-    label_names = build_vocabulary(splits["train"].labels, settings.top_k_labels)
-    splits["train"] = leave_out_unknown(splits["train"], label_names, decisions)
+    form = LabelFormat.of(settings)
+    label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
+    splits["train"] = leave_out_unknown(splits["train"], label_names, form, decisions)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
-    decisions += describe_labels(splits, label_names) + describe_overlap(splits)
+    decisions += describe_labels(splits, label_names, form) + describe_overlap(splits)
     return PreparedData(splits, label_names, decisions)
 
 
@@ -68,12 +72,20 @@ def hold_out_fold(
     if settings.test is not None or settings.streaming:
         raise ValueError("data.folds deals the training rows: leave out data.test, and data.streaming.")
     rows = splits["train"]
-    cut = cut_fold(rows.labels, row_groups(rows, settings.group), settings.folds, settings.fold, seed=0)
+    cut = cut_fold(strata(rows, settings), row_groups(rows, settings.group), settings.folds, settings.fold, seed=0)
     divide("test", cut, splits, looks)
     decisions.append(
         f"test is fold {settings.fold} of {settings.folds} of train: {len(splits['test']) / len(rows):.1%} of the rows "
         f"by {describe_groups(settings.group)}, stratified by label"
     )
+
+
+def strata(rows: Rows, settings: DataSettings) -> list[str]:
+    """What is spread evenly over the parts of a cut: the label, the annotators' most frequent answer, or of several
+    labels the rarest, as iterative stratification takes it first (Sechidis et al. 2011)."""
+    form = LabelFormat.of(settings)
+    counts = form.count(rows.labels)
+    return [min(form.main(label), key=lambda name: (counts[name], name), default="") for label in rows.labels]
 
 
 def row_groups(rows: Rows, group: str | None) -> np.ndarray:
@@ -94,12 +106,12 @@ def divide(
         splits[name], looks[name] = rows.select(chosen.tolist()), [seen[i] for i in chosen]
 
 
-def leave_out_unknown(rows: Rows, label_names: list[str], decisions: list[str]) -> Rows:
+def leave_out_unknown(rows: Rows, label_names: list[str], form: LabelFormat, decisions: list[str]) -> Rows:
     """Training rows whose label is not among the ``top_k_labels`` teach nothing; they are left out and counted."""
     known = set(label_names)
-    kept = [i for i, label in enumerate(rows.labels) if label in known]
+    kept = [i for i, label in enumerate(rows.labels) if form.known(label, known)]
     if len(kept) < len(rows):
-        left_out = set(rows.labels) - known
+        left_out = form.count(rows.labels).keys() - known
         decisions.append(
             f"{len(rows) - len(kept)} training rows left out: their {len(left_out)} labels are not among the "
             f"{len(label_names)} most frequent"
@@ -122,21 +134,28 @@ def describe_split(split: str, rows: Rows, looks: list[Look]) -> str:
     return line + (f"; {missing[0]} without text, {missing[1]} without image" if any(missing) else "")
 
 
-def describe_labels(splits: dict[str, Rows], label_names: list[str]) -> list[str]:
+def describe_labels(splits: dict[str, Rows], label_names: list[str], form: LabelFormat) -> list[str]:
     """The vocabulary, what of the held-out labels it covers, and labels that look like one class written twice."""
-    counts = Counter(splits["train"].labels)
+    counts = form.count(splits["train"].labels)
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
     lines = [f"{len(label_names)} labels; most frequent in train: {common}"]
     known = set(label_names)
     for split in ("validation", "test"):
         if split in splits:
-            unknown = Counter(label for label in splits[split].labels if label not in known)
-            if unknown:
-                covered = 1 - unknown.total() / len(splits[split])
+            labels = splits[split].labels
+            unknown = Counter({name: number for name, number in form.count(labels).items() if name not in known})
+            if unknown and form.type == "single":
+                covered = 1 - unknown.total() / len(labels)
                 names = ", ".join(name for name, _ in unknown.most_common(5))
                 lines.append(
                     f"{split}: {covered:.1%} of the rows have a known label, the ceiling of any accuracy; "
                     f"{unknown.total()} rows with {len(unknown)} unknown labels count as wrong ({names}, …)"
+                )
+            elif unknown:
+                names = ", ".join(name for name, _ in unknown.most_common(5))
+                lines.append(
+                    f"{split}: {unknown.total()} of the {form.count(labels).total()} names in labels are not known "
+                    f"and cannot be answered ({names}, …)"
                 )
     if similar := similar_labels(label_names):
         lines.append(

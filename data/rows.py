@@ -17,6 +17,7 @@ from data.columns import StringColumn, write_columns
 from data.labels import normalize_label
 from data.settings import DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
+from data.targets import LabelFormat
 
 SHOWN = 5
 """Faults of one kind that a message lists; it counts them all."""
@@ -34,6 +35,7 @@ class Example:
     text: str | None
     label: str
     image_key: str | None = None
+    weight: float = 1.0
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Rows(torch.utils.data.Dataset[Example]):
     """A table as a sequence of `Example`; images stay where they are until a batch asks for them, the rest on the disk.
 
     ``numbers`` are the rows of ``table`` this sequence consists of, in order; the columns go with them. Where the
-    table is a stream, rows come by iteration only, in the order of the stream.
+    table is a stream, rows come by iteration only, in the order of the stream. ``weights`` is what each row of
+    ``table`` counts in the loss, where that differs.
     """
 
     source: str
@@ -52,6 +55,7 @@ class Rows(torch.utils.data.Dataset[Example]):
     texts: StringColumn[str | None]
     labels: StringColumn[str]
     image_keys: StringColumn[str | None]
+    weights: np.ndarray | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -86,7 +90,8 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     def example(self, index: int, image: StoredImage) -> Example:
         number, label = int(self.numbers[index]), self.labels[index]
-        return Example(number, image, self.texts[index], label, self.image_keys[index])
+        weight = 1.0 if self.weights is None else float(self.weights[number])
+        return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
 
     def read_image(self, number: int) -> StoredImage:
         """The image of one row of the table; its path made absolute."""
@@ -139,8 +144,31 @@ def make_text(row: Mapping, text: str) -> str | None:
     return (text.format_map(values) if "{" in text else values[text]).strip()
 
 
-def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
-    """The name of a label; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label".
+def make_label(value, names: list[str] | None, normalize: bool, form: LabelFormat) -> str | None:
+    """A label as one string, see `make_name`; ``None`` where there is none.
+
+    A row of none of the classes has the label ``""``, from an empty list or the separator alone.
+    """
+    if form.type == "single":
+        return make_name(value, names, normalize)
+    if isinstance(value, str):
+        values = value.split(form.separator) if value.strip() else None
+    else:
+        values = list(value) if isinstance(value, list | tuple | np.ndarray) else value if value is None else [value]
+    if values is None:
+        return None
+    found = [make_name(part, names, normalize) for part in values]
+    if torn := [name for name in found if name and form.separator in name]:
+        raise ValueError(
+            f"The label {torn[0]!r} holds the separator {form.separator!r}; choose --data.label_separator."
+        )
+    if form.type == "annotators" and not any(found):
+        return None
+    return form.join(name for name in found if name)
+
+
+def make_name(value, names: list[str] | None, normalize: bool) -> str | None:
+    """The name of a class; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label".
 
     Raises:
         ValueError: neither a string nor an integer.
@@ -148,7 +176,10 @@ def make_label(value, names: list[str] | None, normalize: bool) -> str | None:
     if names is not None and value is not None:
         value = names[value] if value >= 0 else None
     if not (value is None or isinstance(value, str | int)) or isinstance(value, bool):
-        raise ValueError(f"Labels must be strings or integers, got {value!r}; write the names of the classes.")
+        raise ValueError(
+            f"Labels must be strings or integers, got {value!r}; write the names of the classes. Lists of names want "
+            "--data.label_type multi or annotators."
+        )
     label = "" if value is None else str(value)
     return (normalize_label(label) if normalize else label.strip()) or None
 
@@ -195,18 +226,22 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
+    if settings.weight and split == "train":
+        wanted["weight"] = [settings.weight]
     if split == scored_split(settings):
         wanted["slice_by"] = settings.slice_by
     require_columns(list(first), wanted, source)
     feature = (table.features or {}).get(settings.label)
+    feature = getattr(feature, "feature", feature)  # of a list of classes
     names = feature.names if isinstance(feature, ClassLabel) else None
+    form = LabelFormat.of(settings)
     faults = Faults([], [], [])
     values = table.select_columns(list(dict.fromkeys([*wanted["text"], settings.label])))
     texts, labels = write_columns(
         (
             (
                 faults.check_text(number, make_text(row, settings.text)),
-                faults.check_label(number, make_label(row[settings.label], names, settings.normalize_labels)),
+                faults.check_label(number, make_label(row[settings.label], names, settings.normalize_labels, form)),
             )
             for number, row in enumerate(values)
         ),
@@ -214,7 +249,24 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     )
     faults.refuse(source, settings)
     root = Path(settings.image_root) if settings.image_root else folder
-    return Rows(source, table, settings.image, root, np.arange(len(texts)), texts, labels, write_columns([], 1)[0])
+    numbers, keys = np.arange(len(texts)), write_columns([], 1)[0]
+    weights = read_weights(table, settings.weight, source) if settings.weight and split == "train" else None
+    return Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights)
+
+
+def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> np.ndarray:
+    """What each row counts in the loss.
+
+    Raises:
+        ValueError: weights that are no numbers of 0 or more, by row, or that are all 0.
+    """
+    found = [row[column] for row in table.select_columns([column])]
+    weights = np.array([value if isinstance(value, int | float) else np.nan for value in found], dtype=np.float32)
+    faulty = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))).tolist()
+    refuse(faulty, source, f"have no weight of 0 or more in column {column!r}", "Correct them.")
+    if not weights.any():
+        raise ValueError(f"All weights in column {column!r} of {source} are 0: there is nothing to learn.")
+    return weights
 
 
 def scored_split(settings: DataSettings) -> str:
@@ -253,7 +305,12 @@ class Faults:
             self.no_label,
             source,
             f"have no label in column {settings.label!r}",
-            "Fill them in or delete these rows.",
+            "Fill them in or delete these rows."
+            + (
+                f" A row of none of the classes has {settings.label_separator!r} or an empty list."
+                if settings.label_type == "multi"
+                else ""
+            ),
         )
         if not settings.allow_missing:
             refuse(

@@ -23,6 +23,13 @@ class DataSettings:
     """Column with the text, or a template of several, such as "{question} {report}"."""
     label: str = "label"
     """Column with the label, a string or an integer."""
+    label_type: Literal["single", "multi", "annotators"] = "single"
+    """single (one class a row), multi (any number of classes, as "a|b" or a list; "|" or [] for none of them) or
+    annotators (the answers of several people, "yes|yes|no" or a list, of which some may disagree)."""
+    label_separator: str = "|"
+    """What stands between the names of one label."""
+    weight: str | None = None
+    """Column with what each training row counts in the loss, 0 or more; all as much when not given."""
     image_root: str | None = None
     """Folder that image paths are relative to and may not leave; the folder of the table when not given."""
     validation_fraction: OpenUnitInterval = 0.1

@@ -33,7 +33,8 @@ class ImageTextOutput(ModelOutput):
     """Output of `ImageTextClassifier`.
 
     Attributes:
-        loss: mean cross-entropy over the rows whose label is not -100, where labels were given.
+        loss: where labels were given, the mean cross-entropy over the rows whose label is not -100, or over rows and
+            classes where each class applies by itself.
         logits: ``(B, C)``.
         attentions: weights of image positions over context slots ``(B, H, N, 49)``, one a level, on request; they
             add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
@@ -85,7 +86,11 @@ class ImageTextClassifier(PreTrainedModel):
         self.levels = check_levels(config.levels)
         self.fusions = nn.ModuleDict({str(level): self.build_fusion(level) for level in self.levels})
         self.classifier = PositionClassifier(
-            self.image_encoder.width(LAST), config.classifier_hidden_size, config.num_labels, config.classifier_dropout
+            self.image_encoder.width(LAST),
+            config.classifier_hidden_size,
+            config.num_labels,
+            config.classifier_dropout,
+            config.label_type == "multi",
         )
         self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
         self.no_image = nn.Parameter(torch.randn(1, self.image_encoder.width(self.levels[0]), 1, 1) * 0.02)
@@ -128,14 +133,16 @@ class ImageTextClassifier(PreTrainedModel):
     ) -> ImageTextOutput:
         """Logits for B pairs of I images and T texts; each image and each text is encoded once.
 
-        In evaluation mode they are divided by ``config.temperature``, which calibrates their softmax.
+        `probabilities` makes of them what they say. In evaluation mode they are divided by ``config.temperature``,
+        which calibrates these.
 
         Shape:
             - pixel_values: ``(I, 3, image_size, image_size)``, or ``None``: no pair has an image
             - input_ids, attention_mask: ``(T, L)``, or ``None``: no pair has a text
             - image_index, text_index: ``(B,)`` int64, the rows of ``pixel_values`` and of ``input_ids`` that each pair
               is made of, -1 where it has none; ``None`` where pair b is of row b
-            - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count
+            - labels: ``(B,)`` int64 in [0, C), or -100 for rows that do not count; or ``(B, C)`` float in [0, 1], the
+              target of each class
             - context_features: ``(T, hidden, …)`` in place of ``input_ids``, as wide as what the text encoder gives, or
               as ``context_hidden_size``; L is what the last dimensions multiply to
             - image_features: ``(I, D, h, w)`` in place of ``pixel_values``: what the image encoder gives after block
@@ -166,13 +173,23 @@ class ImageTextClassifier(PreTrainedModel):
         if not self.training:
             logits = logits / self.config.temperature
         return ImageTextOutput(
-            loss=None if labels is None else F.cross_entropy(logits, labels),
+            loss=None if labels is None else self.loss(logits, labels),
             logits=logits,
             attentions=attentions,
             gates=gates,
             token_weights=token_weights[text_index] if output_attentions else None,
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.label_type == "multi":
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        return F.cross_entropy(logits, labels)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(B, C)`` float32: of classes that exclude each other, or of each by itself."""
+        logits = logits.float()
+        return logits.sigmoid() if self.config.label_type == "multi" else logits.softmax(dim=-1)
 
     def check_context(self, input_ids: Tensor | None, context_features: Tensor | None) -> None:
         """Stop at texts where features are expected, at features where texts are, and at features of another width."""

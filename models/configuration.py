@@ -37,6 +37,10 @@ class ImageTextConfig(PreTrainedConfig):
         threshold: probability below which an answer is not sure, chosen on the validation rows.
         columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
         majority_label: number of the most frequent class of the training rows.
+        label_type: ``single``: the classes exclude each other, and their probabilities add up to 1; ``multi``: each
+            applies or not, with a probability of its own; ``annotators``: as ``single``, learnt from several people's
+            answers.
+        label_separator: between the names of one label.
         normalize_labels: labels were lower-cased and stripped of surplus spaces.
         allow_missing: rows without an image or without a text were let through.
     """
@@ -72,5 +76,7 @@ class ImageTextConfig(PreTrainedConfig):
     threshold: float = 0.0
     columns: dict | None = None
     majority_label: int = 0
+    label_type: str = "single"
+    label_separator: str = "|"
     normalize_labels: bool = False
     allow_missing: bool = False

@@ -14,14 +14,15 @@ from app.calibration import (
     risk_curve,
     tempered,
 )
+from app.truth import Truth
 
 
-def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, Truth]:
     """Classes drawn from probabilities, and the same probabilities with logits multiplied by a temperature."""
     rng = np.random.default_rng(0)
     honest = softmax(rng.normal(size=(rows, 5)) * 2, axis=1)
     truth = (honest.cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
-    return tempered(honest, 1 / temperature), truth
+    return tempered(honest, 1 / temperature), Truth("single", truth)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -41,8 +42,10 @@ def test_calibration_takes_the_error_away_and_no_answer_changes():
 def test_rows_whose_label_is_unknown_do_not_count():
     probabilities, truth = overconfident(2.0, 2000)
     more = np.concatenate([probabilities, np.full((500, 5), 0.2)])
-    assert fit_temperature(more, np.append(truth, [-100] * 500)) == pytest.approx(fit_temperature(probabilities, truth))
-    assert fit_temperature(probabilities[:3], np.full(3, -100)) == 1
+    assert fit_temperature(more, Truth("single", np.append(truth.values, [-100] * 500))) == pytest.approx(
+        fit_temperature(probabilities, truth)
+    )
+    assert fit_temperature(probabilities[:3], Truth("single", np.full(3, -100))) == 1
 
 
 def test_a_hand_computed_calibration_error():

@@ -23,6 +23,9 @@ class LooksAtOneCell:
         self.heat = torch.full((4, 4), 0.01)
         self.heat[marked] = 1
 
+    def probabilities(self, logits):
+        return logits.softmax(dim=-1)
+
     def __call__(self, pixel_values, output_attentions=False, image_index=None, **texts):
         pixel_values = pixel_values[image_index] if image_index is not None else pixel_values
         red = pixel_values[:, 0, :8, :8].mean(dim=(1, 2)) - pixel_values[:, 1, :8, :8].mean(dim=(1, 2))

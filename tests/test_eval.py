@@ -115,3 +115,12 @@ def test_eval_without_held_out_rows_says_how_to_give_some(run_dir, capsys):
     with pytest.raises(SystemExit):
         evaluation.main([str(run_dir / "model")])
     assert "names no test data; give rows with --data.test FILE" in capsys.readouterr().err
+
+
+def test_intervals_are_resampled_by_patient_where_a_column_names_them(run_dir, tmp_path):
+    options = [str(run_dir), "--pictures", "0", "--data.slice_by", "--output_dir", str(tmp_path)]
+    by_image, by_kind = (evaluation.main([*options, *more]) for more in ([], ["--data.group", "kind"]))
+    assert (by_image["resampled_by"], by_kind["resampled_by"]) == ("image", "image and kind")
+    accuracy = [figures["scores"]["image + text"]["accuracy"] for figures in (by_image, by_kind)]
+    assert accuracy[0]["value"] == accuracy[1]["value"]
+    assert accuracy[0] != accuracy[1], "rows that share a kind are one group with all that share their images"

@@ -6,6 +6,7 @@ import torch
 
 from app.evaluation import input_figures
 from app.predictions import MODALITIES, Predictions, for_modalities
+from app.truth import Truth
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -17,7 +18,9 @@ def predictions(**right) -> Predictions:
     """Rows of class 1; for each way of asking the share that is answered rightly."""
     order = np.random.default_rng(0).permutation(400)
     ways = dict(zip(MODALITIES, right.values(), strict=True))
-    return Predictions({way: guesses(order < 400 * share) for way, share in ways.items()}, np.ones(400, dtype=int))
+    return Predictions(
+        {way: guesses(order < 400 * share) for way, share in ways.items()}, Truth("single", np.ones(400, dtype=int))
+    )
 
 
 def test_a_model_that_needs_both_inputs_is_said_to_use_both():

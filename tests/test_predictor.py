@@ -18,11 +18,11 @@ def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_f
     image = shapes_folder / "images" / "test" / "0.png"
     pairs = [(image, "count the shapes."), (image, "where is the circle?"), (None, "count the shapes."), (image, None)]
     together = predictor.predict(pairs, top_k=2)
-    for pair, answers in zip(pairs, together, strict=True):
-        assert [a["label"] for a in predictor(*pair, top_k=2)] == [a["label"] for a in answers]
-        assert [a["probability"] for a in answers] == pytest.approx(
-            [a["probability"] for a in predictor(*pair, top_k=2)], abs=1e-4
-        )
+    for pair, prediction in zip(pairs, together, strict=True):
+        alone, answers = predictor(*pair, top_k=2), prediction.answers
+        assert [a["label"] for a in answers] == [a["label"] for a in alone]
+        assert [a["probability"] for a in answers] == pytest.approx([a["probability"] for a in alone], abs=1e-4)
+        assert prediction.labels == [answers[0]["label"]]
 
 
 @pytest.mark.parametrize(

@@ -91,15 +91,15 @@ def test_normalising_twice_changes_nothing_more(text):
 
 
 def test_names_are_in_order_and_numbers_by_value():
-    assert build_vocabulary(["b", "a", "a"]) == ["a", "b"]
-    assert build_vocabulary(["10", "9", "-1"]) == ["-1", "9", "10"]
+    assert build_vocabulary(Counter(["b", "a", "a"])) == ["a", "b"]
+    assert build_vocabulary(Counter(["10", "9", "-1"])) == ["-1", "9", "10"]
 
 
 def test_top_k_keeps_the_most_frequent_and_tells_the_ceiling(shapes_folder):
     labels = ["a"] * 5 + ["b"] * 3 + ["c"]
-    assert build_vocabulary(labels, top_k=2) == ["a", "b"]
+    assert build_vocabulary(Counter(labels), top_k=2) == ["a", "b"]
     with pytest.raises(ValueError, match="leaves one class"):
-        build_vocabulary(labels, top_k=1)
+        build_vocabulary(Counter(labels), top_k=1)
     settings = DataSettings(
         train=str(shapes_folder / "train.csv"), test=str(shapes_folder / "test.csv"), top_k_labels=2
     )

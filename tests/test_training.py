@@ -12,9 +12,11 @@ from torch import nn
 import train
 from app.checkpoint import Checkpoints, Progress
 from app.epoch import penalty, train_epoch
+from app.loss import RowLoss, build_loss
 from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
-from app.training import Training, build_loss, learning_rate_scales
+from app.training import Training, learning_rate_scales
+from data.targets import SINGLE
 from models import ImageTextOutput
 from models.settings import ModelSettings
 
@@ -37,10 +39,15 @@ def training(numbers: list[float]) -> Training:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     loader = [
-        {"number": torch.tensor([number]), "labels": torch.tensor([0]), "rows": torch.tensor([0])} for number in numbers
+        {
+            "number": torch.tensor([number]),
+            "labels": torch.tensor([0]),
+            "weights": torch.ones(1),
+            "rows": torch.tensor([0]),
+        }
+        for number in numbers
     ]
-    loss = nn.CrossEntropyLoss(reduction="sum")
-    return Training(model, optimizer, schedule, loss, None, None, None, loader, len(loader))
+    return Training(model, optimizer, schedule, RowLoss(), None, None, None, loader, len(loader))
 
 
 def run(numbers: list[float], **options) -> torch.Tensor:
@@ -64,11 +71,14 @@ def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
             {
                 "number": torch.tensor(numbers),
                 "labels": torch.arange(len(numbers)) % 2,
+                "weights": torch.ones(len(numbers)),
                 "rows": torch.arange(len(numbers)),
             }
             for numbers in batches
         ]
-        made.loss_function = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "b"])
+        made.loss_function = build_loss(
+            TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "b"], SINGLE
+        )
         options = TrainSettings(gradient_accumulation_steps=2, max_grad_norm=1e9)
         records = list(train_epoch(replace(made, steps_per_epoch=1), Accelerator(cpu=True), options, Progress()))
         return torch.cat([made.model.scores.detach(), torch.tensor([records[-1]["loss"]])])
@@ -92,15 +102,15 @@ def test_gradients_are_clipped_to_the_norm():
 
 
 def test_balanced_class_weights_make_rare_classes_count_as_much_as_common_ones():
-    loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a", "b"])
-    torch.testing.assert_close(loss.weight, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
-    assert build_loss(TrainSettings(), {"a": 0, "b": 1}, ["a", "b"]).weight is None
+    loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a", "b"], SINGLE)
+    torch.testing.assert_close(loss.class_weight, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
+    assert build_loss(TrainSettings(), {"a": 0, "b": 1}, ["a", "b"], SINGLE).class_weight is None
 
 
 def test_label_smoothing_spreads_its_share_over_all_classes():
-    loss = build_loss(TrainSettings(label_smoothing=0.2), {"a": 0, "b": 1}, ["a", "b"])
+    loss = build_loss(TrainSettings(label_smoothing=0.2), {"a": 0, "b": 1}, ["a", "b"], SINGLE)
     log_p = torch.tensor([[0.9, 0.1]]).log()
-    torch.testing.assert_close(loss(log_p, torch.tensor([0])), -(0.9 * log_p[0, 0] + 0.1 * log_p[0, 1]))
+    torch.testing.assert_close(loss(log_p, torch.tensor([0]), torch.ones(1)), -(0.9 * log_p[0, 0] + 0.1 * log_p[0, 1]))
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 5), (2, 4)])

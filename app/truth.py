@@ -1,0 +1,91 @@
+"""What is right, for each type of label: which answers probabilities give, whether they are, how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data import UNKNOWN, LabelFormat
+
+CUT = 0.5
+"""Probability from which a class applies, where each has its own."""
+
+
+def give_answers(probabilities: np.ndarray, label_type: str) -> np.ndarray:
+    """Which classes are answered ``(n, C)``: the most probable one, or each that applies."""
+    if label_type == "multi":
+        return probabilities >= CUT
+    answers = np.zeros(probabilities.shape, dtype=bool)
+    answers[np.arange(len(answers)), probabilities.argmax(axis=1)] = True
+    return answers
+
+
+def confidence(probabilities: np.ndarray, label_type: str) -> np.ndarray:
+    """How probable the answer is, for ``multi`` the whole set of classes ``(n,)``."""
+    if label_type == "multi":
+        return np.maximum(probabilities, 1 - probabilities).prod(axis=1)
+    return probabilities.max(axis=1)
+
+
+@dataclass
+class Truth:
+    """The labels of n rows.
+
+    Args:
+        label_type: see `data.LabelFormat`.
+        values: the labels as it encodes them.
+    """
+
+    label_type: str
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> Truth:
+        return cls(form.type, form.encode(labels, label2id))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, rows: np.ndarray) -> Truth:
+        """Some of the rows, by number or as a mask."""
+        return Truth(self.label_type, self.values[rows])
+
+    def right(self, probabilities: np.ndarray) -> np.ndarray:
+        """How right each answer is, in [0, 1] ``(n,)``: the class, the whole set, or what annotators' answers earn."""
+        best = probabilities.argmax(axis=1)
+        if self.label_type == "single":
+            return (best == self.values).astype(float)
+        if self.label_type == "annotators":
+            return self.values[np.arange(len(best)), best].astype(float)
+        answers = np.pad(give_answers(probabilities, "multi"), ((0, 0), (0, 1)))  # none of those that are not known
+        return (answers == self.values).all(axis=1).astype(float)
+
+    def best(self) -> np.ndarray:
+        """How right the best possible answer would be ``(n,)``; less than 1 where a label is not known."""
+        if self.label_type == "single":
+            return (self.values != UNKNOWN).astype(float)
+        if self.label_type == "annotators":
+            return self.values.max(axis=1).astype(float)
+        return 1.0 - self.values[:, -1]
+
+    def classes(self) -> np.ndarray:
+        """What metrics that count classes compare with: class numbers ``(n,)``, the annotators' most frequent answer,
+        or for ``multi`` the sets ``(n, C + 1)``."""
+        if self.label_type != "annotators":
+            return self.values.astype(np.int64)
+        return np.where(self.values.any(axis=1), self.values.argmax(axis=1), UNKNOWN)
+
+    def loss(self, probabilities: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row, over classes on average for ``multi`` ``(n,)``; NaN where no label is known."""
+        likely = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+        if self.label_type == "multi":
+            target = self.values[:, :-1]
+            unlikely = np.log(np.maximum(1 - probabilities.astype(np.float64), 1e-12))
+            return -(target * likely + (1 - target) * unlikely).mean(axis=1)
+        if self.label_type == "single":
+            return np.where(self.values == UNKNOWN, np.nan, -likely[np.arange(len(likely)), np.maximum(self.values, 0)])
+        total = self.values.sum(axis=1)
+        weighed = -(self.values * likely).sum(axis=1)
+        return np.divide(weighed, total, out=np.full(len(total), np.nan), where=total > 0)

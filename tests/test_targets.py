@@ -1,0 +1,213 @@
+"""Several labels a row, several annotators a row, rows and classes that count differently: from table to figures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score
+from tiny import TINY
+
+import eval
+import train
+from app import Predictor
+from app.calibration import fit_temperature, tempered
+from app.loss import RowLoss, balancing_weights, build_loss
+from app.metrics import score
+from app.settings import TrainSettings
+from app.truth import Truth, confidence
+from data import Collate, DataSettings, Example, ImageBatchSampler, LabelFormat, prepare_data
+from data.targets import annotator_score
+from models.pooling import PositionClassifier
+
+MULTI, ANNOTATORS = LabelFormat("multi"), LabelFormat("annotators")
+IDS = {"a": 0, "b": 1, "c": 2}
+
+
+def vqa_accuracy(answer: str, answers: list[str]) -> float:
+    """As the VQA challenge defines it: over all ways to leave one annotator out."""
+    others = [answers[:i] + answers[i + 1 :] for i in range(len(answers))]
+    return float(np.mean([min(rest.count(answer) / 3, 1) for rest in others]))
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=4, max_size=12))
+def test_an_answer_earns_what_the_vqa_challenge_gives_it(answers):
+    for answer in "abc":
+        assert annotator_score(answers.count(answer), len(answers)) == pytest.approx(vqa_accuracy(answer, answers))
+
+
+@pytest.mark.parametrize(
+    ("count", "annotators", "earned"), [(1, 1, 1), (2, 2, 1), (1, 2, 0.5), (3, 3, 1), (2, 3, 2 / 3)]
+)
+def test_with_few_annotators_full_agreement_is_worth_all(count, annotators, earned):
+    assert annotator_score(count, annotators) == pytest.approx(earned)
+
+
+def test_labels_become_sets_or_scores_and_what_is_not_known_is_kept_apart():
+    assert MULTI.encode(["a|c", "", "b|x"], IDS).tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]]
+    scores = ANNOTATORS.encode(["a|a|a|b", "x|x|x|x"], IDS)
+    assert scores == pytest.approx(np.array([[0.75, 0.25, 0], [0, 0, 0]]))
+
+
+def test_a_set_is_right_as_a_whole_and_never_with_an_unknown_label():
+    truth = Truth.of(["a|c", "", "b|x", "b"], IDS, MULTI)
+    answers = np.array([[0.9, 0.2, 0.6], [0.1, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.9, 0.5]])
+    assert truth.right(answers).tolist() == [1, 1, 0, 0]
+    assert truth.best().tolist() == [1, 1, 0, 1]
+    assert confidence(answers, "multi")[0] == pytest.approx(0.9 * 0.8 * 0.6)
+
+
+def test_annotators_answers_are_right_by_what_they_earn():
+    truth = Truth.of(["a|a|a|b", "c|c|x|x"], IDS, ANNOTATORS)
+    answers = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    assert truth.right(answers) == pytest.approx([0.25, 0.5])
+    assert truth.classes().tolist() == [0, 2]
+
+
+def test_metrics_of_sets_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    truth = np.pad(rng.random((200, 4)) < 0.3, ((0, 0), (0, 1))).astype(int)
+    scores = np.clip(truth[:, :4] * 0.3 + rng.random((200, 4)) * 0.7, 0, 1)
+    figures = {name: figure["value"] for name, figure in score(scores, truth, np.arange(200), 50).items()}
+    known, answers = truth[:, :4], scores >= 0.5
+    assert figures["accuracy"] == pytest.approx((answers == known).all(axis=1).mean())
+    for average in ("micro", "macro", "weighted"):
+        assert figures[f"{average}_f1"] == pytest.approx(f1_score(known, answers, average=average))
+    assert figures["average_precision"] == pytest.approx(average_precision_score(known, scores, average="macro"))
+    truth[:, 4] = 1
+    assert score(scores, truth, np.arange(200), 50)["accuracy"]["value"] == 0
+
+
+def test_the_temperature_of_sets_is_found():
+    rng = np.random.default_rng(0)
+    honest = rng.random((20_000, 3))
+    truth = Truth("multi", np.pad(rng.random((20_000, 3)) < honest, ((0, 0), (0, 1))).astype(np.float32))
+    assert fit_temperature(tempered(honest, 1 / 2.5, "multi"), truth) == pytest.approx(2.5, rel=0.05)
+
+
+def test_a_class_by_itself_has_the_mixture_of_what_positions_give_it():
+    classifier = PositionClassifier(8, 16, 3, 0.0, multi_label=True).eval()
+    logits, joint = classifier(torch.randn(2, 8, 4, 4))
+    torch.testing.assert_close(logits.sigmoid(), joint.flatten(2).exp().sum(dim=2))
+    assert not torch.allclose(logits.sigmoid().sum(dim=1), torch.ones(2))
+
+
+def test_a_row_counts_what_it_weighs():
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    loss = RowLoss()
+    each = torch.stack([loss(logits[i : i + 1], labels[i : i + 1], torch.ones(1)) for i in range(3)])
+    weights = torch.tensor([2.0, 0.0, 0.5])
+    torch.testing.assert_close(loss(logits, labels, weights), (each * weights).sum())
+    assert loss.count(labels, weights) == 2.5
+    sets = RowLoss(multi_label=True)
+    targets = torch.tensor([[1.0, 0, 1, 0]])
+    expected = torch.nn.functional.binary_cross_entropy(logits[:1].sigmoid(), targets)
+    torch.testing.assert_close(sets(logits[:1], targets, torch.tensor([3.0])), 3 * expected)
+
+
+def test_rare_classes_of_sets_weigh_more_where_they_apply():
+    loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a|b", "a"], MULTI)
+    assert loss.class_weight.tolist() == pytest.approx([1e-3, 3])
+    with pytest.raises(ValueError, match="annotators"):
+        build_loss(TrainSettings(class_weights="balanced"), {"a": 0}, ["a|a"], ANNOTATORS)
+
+
+def test_balanced_sampling_meets_every_class_as_often():
+    labels = ["common"] * 90 + ["rare"] * 10
+    weights = balancing_weights(labels, {"common": 0, "rare": 1}, LabelFormat())
+    sampler = ImageBatchSampler([None] * 100, 10, shuffle=True, weights=weights)
+    drawn = []
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        drawn += [labels[row] for batch in sampler for row in batch]
+    assert len(drawn) == 40 * 100
+    assert drawn.count("rare") / len(drawn) == pytest.approx(0.5, abs=0.03)
+
+
+def test_targets_of_annotators_add_up_to_one(processor):
+    batch = Collate(processor, IDS, ANNOTATORS)([Example(0, None, "red", "a|a|b", weight=0.5)])
+    assert batch["labels"].sum().item() == pytest.approx(1)
+    assert batch["weights"].tolist() == [0.5]
+
+
+@pytest.fixture
+def table(shapes_folder):
+    """Training rows of the built-in data, to be labelled anew."""
+    rows = pd.read_csv(shapes_folder / "train.csv", keep_default_na=False)
+    return rows.assign(image=[str(shapes_folder / name) for name in rows["image"]])
+
+
+def write(table: pd.DataFrame, labels: list, path) -> str:
+    table.assign(label=labels).to_json(path, orient="records", lines=True)
+    return str(path)
+
+
+def read(source: str, **settings):
+    return prepare_data(DataSettings(train=source, image_root="/", **settings), 0)
+
+
+def test_lists_and_separated_names_are_one_label(table, tmp_path):
+    labels = (["red|round", ["round", "red"], "|", [], "red"] * len(table))[: len(table)]
+    rows = read(write(table, labels, tmp_path / "t.jsonl"), label_type="multi")
+    assert rows.label_names == ["red", "round"]
+    assert {label for split in rows.splits.values() for label in split.labels} == {"red|round", "", "red"}
+
+
+def test_an_empty_cell_is_no_empty_set(table, tmp_path):
+    source = write(table[:30], ["red", "", "blue"] * 10, tmp_path / "t.jsonl")
+    with pytest.raises(ValueError, match=r"10 rows .* have no label .*'\|' or an empty list"):
+        read(source, label_type="multi")
+
+
+def test_a_list_wants_a_label_type(table, tmp_path):
+    with pytest.raises(ValueError, match=r"--data.label_type multi or annotators"):
+        read(write(table[:6], [["red"], ["blue"]] * 3, tmp_path / "t.jsonl"))
+
+
+@pytest.mark.parametrize(("weight", "message"), [(-1, "row 0, 1, 2"), ("much", "row 0, 1, 2"), (0, "are 0")])
+def test_weights_are_numbers_of_0_or_more(table, tmp_path, weight, message):
+    table = table.assign(trust=weight)
+    with pytest.raises(ValueError, match=f"column 'trust'.*{message}"):
+        read(write(table, table["label"].tolist(), tmp_path / "t.jsonl"), weight="trust")
+
+
+def run(source: str, tmp_path, *options: str) -> dict:
+    data = ["--data.train", source, "--data.test", source, "--data.image_root", "/"]
+    run_dir = train.main([*data, *TINY, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", *options])
+    return json.loads((run_dir / "evaluation/test/metrics.json").read_text())
+
+
+def test_rows_of_several_labels_are_learnt_scored_and_answered(table, tmp_path, capsys):
+    labels = [f"{label}|any" if number % 3 else "|" for number, label in enumerate(table["label"])]
+    source = write(table, labels, tmp_path / "t.jsonl")
+    figures = run(source, tmp_path, "--data.label_type", "multi", "--train.class_weights", "balanced")
+    assert {"accuracy", "micro_f1", "average_precision"} <= figures["scores"]["image + text"].keys()
+    assert figures["label_type"] == "multi"
+    predictor = Predictor.from_pretrained(tmp_path / "run")
+    prediction = predictor.predict([(None, "is there a red circle?")], top_k=50)[0]
+    assert prediction.labels == sorted(a["label"] for a in prediction.answers if a["probability"] >= 0.5)
+    again = eval.main([str(tmp_path / "run"), "--pictures", "0"])
+    assert again["scores"]["image + text"]["accuracy"] == figures["scores"]["image + text"]["accuracy"]
+    assert "whole sets" in capsys.readouterr().out
+
+
+def test_annotators_answers_and_weights_are_learnt_and_scored(table, tmp_path, capsys):
+    table = table.assign(trust=np.arange(len(table)) % 3 / 2)
+    labels = [[label, label, "none of it"] for label in table["label"]]
+    source = write(table, labels, tmp_path / "t.jsonl")
+    options = ["--data.label_type", "annotators", "--data.weight", "trust", "--train.sampling", "balanced"]
+    figures = run(source, tmp_path, *options)
+    assert figures["ceiling"] == pytest.approx(2 / 3)
+    assert "VQA accuracy" in capsys.readouterr().out
+
+
+def test_rows_without_weight_teach_nothing(table, tmp_path):
+    """With the weight of every row of a class at 0 its probability falls below that of the classes with weight."""
+    table = table.assign(trust=(table["label"] == "yes").astype(float))
+    source = write(table, table["label"].tolist(), tmp_path / "t.jsonl")
+    run(source, tmp_path, "--data.weight", "trust", "--train.learning_rate", "0.01")
+    answers = Predictor.from_pretrained(tmp_path / "run")(None, "is there a red circle?", top_k=1)
+    assert answers[0]["label"] == "yes"
