@@ -3,7 +3,9 @@
 python -m app doctor train.csv test.csv
 python -m app doctor configs/quickstart.yaml
 python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
+python -m app predict runs/quickstart --rows test.csv --output answers.parquet
 python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
+python -m app serve runs/quickstart
 python -m app kfold configs/quickstart.yaml
 python -m app ablate configs/quickstart.yaml
 python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.image_size 64" -- --train.epochs 5
@@ -12,14 +14,19 @@ python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.imag
 import argparse
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
 from app.eval_arguments import at_least
 from app.kfold import kfold
 from app.predictor import Predictor
+from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import parse_settings
+from app.tables import answer_table
 
 
 def main(argv: list[str]) -> None:
@@ -39,6 +46,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     predict = commands.add_parser("predict", help="the most probable labels of an image and a text")
     predict.add_argument("--top_k", type=int, default=3, help="how many labels (default: 3)")
+    predict.add_argument("--rows", metavar="SOURCE", help="instead of one pair: a table, or a folder of images")
+    predict.add_argument("--image_root", type=Path, help="folder that image paths of the rows are relative to")
+    predict.add_argument(
+        "--output", type=Path, default=Path("answers.parquet"), help="file for the answers to rows: .parquet or .csv"
+    )
     predict.set_defaults(run=run_predict)
     explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
     explain.add_argument("--output", type=Path, default=Path("where_it_looked.png"), help="file to write")
@@ -52,6 +64,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
         )
+    serving = commands.add_parser(
+        "serve",
+        help="a page for people and an API for programs",
+        description=f"Serve a trained model. With a key in the environment variable {KEY_VARIABLE} programs must send "
+        "it, and it is the page's password.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    serving.add_argument("model", nargs="?", default="runs/quickstart", help="a run folder, a model folder or a Hub id")
+    serving.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
+    add_settings(serving, ServeSettings)
+    serving.set_defaults(run=run_serve)
     doctor = commands.add_parser(
         "doctor",
         help="look at data before training: broken and double images, leaks, labels, baselines, cost",
@@ -85,8 +108,24 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
 
 
+def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
+    """An option for each field of a dataclass, with its help."""
+    for field in fields(settings):
+        kind = type(field.default)
+        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        parser.add_argument(f"--{field.name}", default=field.default, help=field.metadata["help"], **options)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    chosen = {field.name: getattr(args, field.name) for field in fields(ServeSettings)}
+    serve(args.model, ServeSettings(**chosen), args.trust_custom_encoder)
+
+
 def run_predict(args: argparse.Namespace) -> None:
     predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
+    if args.rows:
+        predict_rows(predictor, args)
+        return
     prediction = predictor.predict([(args.image, args.text)], args.top_k)[0]
     for answer in prediction.answers:
         applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
@@ -94,6 +133,23 @@ def run_predict(args: argparse.Namespace) -> None:
     if not prediction.is_sure:
         threshold = min(1, predictor.model.config.threshold)
         print(f"not sure: below {threshold:.1%}, from which on the validation rows were seldom wrong")
+
+
+def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
+    if args.output.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"--output must end in .parquet or .csv, got {args.output}.")
+    with tqdm(desc="answering", unit="row") as bar:
+        table = answer_table(
+            predictor, args.rows, args.text, args.image_root, told=lambda rows: bar.update(rows - bar.n)
+        )
+    if args.output.suffix == ".csv":
+        table.to_csv(args.output, index=False)
+    else:
+        table.to_parquet(args.output, index=False)
+    faulty = table[table["error"].notna()]
+    for row, error in faulty[["row", "error"]].head(5).itertuples(index=False):
+        print(f"row {row}: {error}", file=sys.stderr)
+    print(f"{len(table) - len(faulty):,} of {len(table):,} rows answered, {len(faulty):,} not; wrote {args.output}")
 
 
 def run_explain(args: argparse.Namespace) -> None:

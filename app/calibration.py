@@ -59,7 +59,8 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float) -> 
         right: how right it is, in [0, 1] ``(n,)``.
 
     Returns:
-        0 where all answers together are within the risk; above 1 where no threshold is.
+        the lowest confidence of all where all answers together are within the risk: of what is less sure than
+        anything in these rows they say nothing; above 1 where no threshold is.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, number = confidence[order], np.arange(1, len(order) + 1)
@@ -69,7 +70,7 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float) -> 
     allowed = np.flatnonzero((bounds <= risk) & last_of_tie)
     if not len(allowed):
         return float(np.nextafter(1, 2))
-    return 0.0 if allowed[-1] == len(order) - 1 else float(ranked[allowed[-1]])
+    return float(ranked[allowed[-1]])
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:

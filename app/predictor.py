@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 from app.explain import Explanation, explain
+from app.hardware import choose_precision
 from app.model_folder import load_model
 from app.truth import confidence, give_answers
 from data import BadImageError, Collate, Example, LabelFormat, decode_image
+from data.images import MAX_PIXELS, content_key
+from data.rows import is_clean
 from models import ImageTextClassifier, ImageTextProcessor
 
 ImageInput = str | Path | bytes | Image.Image | None
@@ -42,6 +45,8 @@ class Predictor:
     Args:
         model, processor: a trained classifier.
         device: where to compute; a GPU where there is one.
+        precision: ``no`` is float32; ``auto`` is bf16 where the processor computes it natively, as in training.
+        max_pixels: larger images are refused.
     """
 
     def __init__(
@@ -49,7 +54,11 @@ class Predictor:
         model: ImageTextClassifier,
         processor: ImageTextProcessor,
         device: str | torch.device | None = None,
+        precision: str = "auto",
+        max_pixels: int = MAX_PIXELS,
     ):
+        self.precision = choose_precision(precision)
+        self.max_pixels = max_pixels
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
         self.processor = processor
@@ -58,10 +67,14 @@ class Predictor:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str | torch.device | None = None, trust_custom_encoder: bool = False
+        cls, path: str | Path, device: str | torch.device | None = None, trust_custom_encoder: bool = False, **options
     ) -> Predictor:
-        """Load from a run folder, a model folder or a Hub id; `load_model` says what can go wrong."""
-        return cls(*load_model(path, trust_custom_encoder), device)
+        """Load from a run folder, a model folder or a Hub id; `load_model` says what can go wrong.
+
+        Args:
+            options: precision and limits, as the class takes them.
+        """
+        return cls(*load_model(path, trust_custom_encoder), device, **options)
 
     def __call__(self, image: ImageInput, text: str | None, top_k: int = 3) -> list[dict[str, str | float]]:
         """The most probable labels of one pair, best first.
@@ -80,27 +93,57 @@ class Predictor:
         """
         return self.predict([(image, text)], top_k)[0].answers
 
-    @torch.inference_mode()
     def predict(self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3) -> list[Prediction]:
-        """Answers for several pairs at once; pairs with the same image object or path share one pass of VGG16."""
-        if not pairs:
-            return []
+        """Answers for several pairs at once; equal images share one pass of VGG16."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        for image, text in pairs:
-            if image is None and not (text or "").strip():
-                raise ValueError("Give an image, a text or both; a pair has neither.")
-        decoded: dict[str, Image.Image] = {}
         examples = []
+        for example in self.prepare(pairs):
+            if isinstance(example, ValueError):
+                raise example
+            examples.append(example)
+        return self.describe(self.probabilities(examples), top_k) if examples else []
+
+    def prepare(self, pairs: Iterable[tuple[ImageInput | ValueError, str | None]]) -> list[Example | ValueError]:
+        """Each pair with its image decoded, one that several share once; in the place of a faulty pair its fault: an
+        image that cannot be read (or a fault found before), a text that is none, or neither image nor text."""
+        found: list[Example | ValueError] = []
+        known: dict[str, Image.Image] = {}
         for number, (image, text) in enumerate(pairs):
-            key = str(image) if isinstance(image, str | Path) else str(id(image))
-            if image is not None and key not in decoded:
-                decoded[key] = decode_named(image)
-            examples.append(Example(number, decoded.get(key), text, label="", image_key=key))
+            try:
+                if isinstance(image, ValueError):
+                    raise image
+                key = image_name(image)
+                example = self.prepare_one(known.get(key, image), text, number, key)
+            except ValueError as error:
+                found.append(error)
+                continue
+            found.append(example)
+            if isinstance(example.image, Image.Image):
+                known[key] = example.image
+        return found
+
+    def prepare_one(self, image: ImageInput, text: str | None, number: int, key: str) -> Example:
+        text = (text or "").strip() or None
+        if image is None and text is None:
+            raise ValueError("Give an image, a text or both; a pair has neither.")
+        if text is not None and not is_clean(text):
+            raise ValueError("The text has NUL characters or lone surrogates, which no tokenizer can read.")
+        decoded = None if image is None else decode_named(image, self.max_pixels)
+        return Example(number, decoded, text, label="", image_key=key)
+
+    @torch.inference_mode()
+    def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
+        """Of each class for prepared pairs, in one batch ``(n, C)``."""
         batch = Collate(self.processor, self.model.config.label2id)(examples)
         del batch["labels"], batch["weights"], batch["rows"]
-        logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
-        return self.describe(self.model.probabilities(logits).cpu().numpy(), top_k)
+        with self.autocast():
+            logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
+        return self.model.probabilities(logits).cpu().numpy()
+
+    def autocast(self) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def describe(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
         """What probabilities ``(n, C)`` say in words."""
@@ -122,15 +165,23 @@ class Predictor:
         """Where it looked: one heat-map over the image for each word of the text."""
         if not (text or "").strip():
             raise ValueError("The text is empty: there is no word to show the attention of.")
-        return explain(self.model, self.processor, decode_named(image), text)
+        with self.autocast():
+            return explain(self.model, self.processor, decode_named(image, self.max_pixels), text)
 
 
-def decode_named(image: str | Path | bytes | Image.Image) -> Image.Image:
+def image_name(image: ImageInput) -> str:
+    """What makes images the same: the path, the bytes, or being the same object."""
+    if isinstance(image, bytes):
+        return content_key(image)
+    return str(image) if isinstance(image, str | Path) else str(id(image))
+
+
+def decode_named(image: str | Path | bytes | Image.Image, max_pixels: int) -> Image.Image:
     """The decoded picture; an error names the file."""
     if not isinstance(image, str | Path | bytes | Image.Image):
         raise ValueError(f"An image is a file, its bytes or a PIL image, got {type(image).__name__}.")
     try:
-        return decode_image(image)
+        return decode_image(image, max_pixels)
     except BadImageError as error:
         name = f"The image {image}" if isinstance(image, str | Path) else "The image"
         raise BadImageError(f"{name} cannot be read: {error}") from error

@@ -75,7 +75,7 @@ def test_sure_answers_are_most_likely_within_the_risk_and_no_lower_threshold_is(
 
 def test_a_few_right_answers_do_not_make_the_next_one_sure():
     assert choose_threshold(np.full(44, 0.9), np.full(44, True), 0.05) > 1
-    assert choose_threshold(np.full(45, 0.9), np.full(45, True), 0.05) == 0
+    assert choose_threshold(np.full(45, 0.9), np.full(45, True), 0.05) == 0.9
 
 
 def test_the_curve_ends_with_all_rows_answered():

@@ -1,0 +1,1 @@
+"""The trained model as a page for people and an API for programs, in one process."""

@@ -1,0 +1,112 @@
+"""Tables, folders and archives of pairs."""
+
+import zipfile
+
+import pandas as pd
+import pytest
+
+from app import Predictor
+from app.__main__ import main as app
+from app.tables import answer_table, unpacked
+
+
+@pytest.fixture(scope="module")
+def predictor(run_dir):
+    return Predictor.from_pretrained(run_dir, precision="no")
+
+
+@pytest.fixture
+def archive(shapes_folder, tmp_path):
+    """A function that zips files; without arguments the held-out table with its pictures."""
+
+    def write(files: dict[str, bytes] | None = None):
+        path = tmp_path / "rows.zip"
+        if files is None:
+            pictures = sorted((shapes_folder / "images/test").iterdir())
+            files = {str(file.relative_to(shapes_folder)): file.read_bytes() for file in pictures}
+            files["test.csv"] = (shapes_folder / "test.csv").read_bytes()
+        with zipfile.ZipFile(path, "w") as opened:
+            for name, data in files.items():
+                opened.writestr(name, data)
+        return path
+
+    return write
+
+
+def test_a_table_is_answered_as_its_rows_are_one_by_one(predictor, shapes_folder):
+    table = pd.read_csv(shapes_folder / "test.csv", keep_default_na=False)
+    answers = answer_table(predictor, shapes_folder / "test.csv", batch_size=7)
+    assert len(answers) == len(table)
+    assert answers["error"].isna().all()
+    for row in (0, 9, len(table) - 1):
+        alone = predictor(shapes_folder / table["image"][row], table["text"][row], top_k=1)[0]
+        assert answers["prediction"][row] == alone["label"]
+        assert answers["probability"][row] == pytest.approx(alone["probability"], abs=1e-4)
+
+
+def test_faulty_rows_are_told_and_the_others_answered(predictor, shapes_folder, tmp_path):
+    image = next((shapes_folder / "images/test").iterdir())
+    (tmp_path / "good.png").write_bytes(image.read_bytes())
+    (tmp_path / "broken.png").write_bytes(image.read_bytes()[:60])
+    rows = [("good.png", "x"), ("broken.png", "x"), ("../secret.png", "x"), ("", ""), ("nowhere.png", "x"), ("", "x")]
+    pd.DataFrame(rows, columns=["image", "text"]).to_csv(tmp_path / "rows.csv", index=False)
+    answers = answer_table(predictor, tmp_path / "rows.csv")
+    assert answers["prediction"].notna().tolist() == [True, False, False, False, False, True]
+    for row, told in ((1, "not a readable"), (2, "leads out of"), (3, "has neither"), (4, "cannot open the file")):
+        assert told in answers["error"][row]
+
+
+def test_a_folder_of_images_is_asked_one_text(predictor, shapes_folder):
+    answers = answer_table(predictor, shapes_folder / "images/test", text="how many shapes are there?")
+    assert len(answers) == 8
+    assert answers["error"].isna().all()
+
+
+def test_a_source_without_the_columns_says_which(predictor, tmp_path):
+    (tmp_path / "rows.csv").write_text("picture,question\na.png,what?\n")
+    with pytest.raises(ValueError, match=r"neither the column of images, 'image', nor that of texts, 'text'"):
+        answer_table(predictor, tmp_path / "rows.csv")
+
+
+def test_an_archive_is_answered_with_its_pictures(predictor, archive):
+    with unpacked(archive()) as table:
+        answers = answer_table(predictor, table)
+        folder = table.parent
+    assert answers["error"].isna().all()
+    assert not folder.exists(), "nothing of an archive is kept"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"../rows.csv": b"text\nx\n"}, "outside itself"),
+        ({"/etc/rows.csv": b"text\nx\n"}, "outside itself"),
+        ({"a.csv": b"text\nx\n", "b.csv": b"text\nx\n"}, "found 2"),
+        ({"a.png": b""}, "found 0"),
+        ({f"{i}.png": b"" for i in range(21)}, "holds 21 files; 20 are"),
+        ({"rows.csv": b"text\n" + b"x" * 20_000}, "more than is allowed"),
+    ],
+)
+def test_a_hostile_archive_is_refused(archive, files, message):
+    with pytest.raises(ValueError, match=message), unpacked(archive(files), max_files=20, max_bytes=10_000):
+        pass
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "rows.zip").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ValueError, match="cannot be unpacked"), unpacked(tmp_path / "rows.zip"):
+        pass
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_command_line_answers_a_table(run_dir, shapes_folder, tmp_path, capsys, ending):
+    output = tmp_path / f"answers.{ending}"
+    app(["predict", str(run_dir), "--rows", str(shapes_folder / "test.csv"), "--output", str(output)])
+    answers = pd.read_csv(output) if ending == "csv" else pd.read_parquet(output)
+    assert f"{len(answers):,} of {len(answers):,} rows answered" in capsys.readouterr().out
+
+
+def test_another_ending_is_refused_before_any_work(run_dir, shapes_folder, capsys):
+    with pytest.raises(SystemExit):
+        app(["predict", str(run_dir), "--rows", str(shapes_folder / "test.csv"), "--output", "answers.xlsx"])
+    assert ".parquet or .csv" in capsys.readouterr().err
