@@ -297,7 +297,11 @@ def describe_invalid(error: ValidationError) -> tuple[int, str, str]:
     if first["type"] == "json_invalid":
         return 400, "invalid_json", f"The body is not JSON: {first['msg']}."
     place = ".".join(str(part) for part in first["loc"])
-    return 422, "invalid_request", f"{place or 'body'}: {first['msg']}."[:300]
+    return (
+        422,
+        "invalid_request",
+        f"{f'The field {place}' if place else 'The body'} is not as expected: {first['msg']}."[:300],
+    )
 
 
 def add_error_handlers(api: FastAPI) -> None:

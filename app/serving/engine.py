@@ -85,7 +85,10 @@ class Engine:
             raise RefusedError(503, "stopping", "The server is stopping; ask another, or later.", 5)
         if self.waiting + len(examples) > self.max_waiting:
             raise RefusedError(
-                429, "too_many_requests", f"{self.waiting} pairs are waiting, which is all that may; try again.", 1
+                429,
+                "too_many_requests",
+                f"The queue is full: {self.waiting} of {self.max_waiting} pairs wait; try again.",
+                1,
             )
         self.waiting += len(examples)
         work = asyncio.ensure_future(self.batches(list(examples)))
