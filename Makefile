@@ -37,8 +37,11 @@ style: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-app: $(STAMP)    ## Ask the trained quick start about one of its held-out pictures
-	$(BIN)/python -m app predict runs/quickstart --image docs/images/example.png --text "what color is the circle?"
+app: runs/quickstart/summary.txt  ## Open the trained quick start in the browser, and its API; train it first if need be
+	$(BIN)/python -m app serve runs/quickstart
+
+runs/quickstart/summary.txt: | $(STAMP)
+	$(BIN)/python train.py configs/quickstart.yaml
 
 bench: $(STAMP)  ## Measure, on easy_vqa in the folder EASY_VQA; figures go to docs/
 	$(BIN)/python -m benchmarks.kernels

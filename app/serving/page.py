@@ -67,14 +67,14 @@ def build_page(engine: Engine, run: Path) -> gr.Blocks:
         gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(told)}</p></header>')
         with gr.Tab("Ask"):
             image, text = ask_tab(engine, run)
-        with gr.Tab("Many at once"):
+        with gr.Tab("Batch"):
             many_tab(predictor)
-        with gr.Tab("How good is it?"):
+        with gr.Tab("Evaluation"):
             report = run / "evaluation" / "test" / "report.html"
             gr.HTML(report_frame(report))
         with gr.Tab("Training") as training:
             training_tab(run, training)
-        with gr.Tab("Use it from code") as code:
+        with gr.Tab("Code") as code:
             code_tab(image, text, code, run)
     return page
 

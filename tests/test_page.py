@@ -1,0 +1,181 @@
+"""The page in a real browser, and to programs that speak gradio."""
+
+import time
+
+import gradio_client
+import httpx
+import pytest
+from browser import browser, contrast
+from live import live
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from app.serving.page import code_lines, held_out_examples
+from app.serving.server import ServeSettings, build_app
+
+SETTINGS = ServeSettings(precision="no")
+
+
+@pytest.fixture(scope="module")
+def address(run_dir):
+    with live(build_app(str(run_dir), SETTINGS)[0]) as address:
+        yield address
+
+
+def wait_for(chrome, condition):
+    return WebDriverWait(chrome, 30).until(condition)
+
+
+def find(chrome, selector):
+    return wait_for(
+        chrome, lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
+    )
+
+
+def open_page(chrome, address):
+    chrome.get(address)
+    find(chrome, "#ask")
+    find(chrome, "#examples button img")
+    time.sleep(1)  # until gradio has bound its events
+
+
+def ask_example(chrome, address):
+    """Take an example and ask it."""
+    open_page(chrome, address)
+    find(chrome, "#examples button img").click()
+    wait_for(chrome, lambda c: find(c, "#text textarea").get_attribute("value"))
+    find(chrome, "#ask").click()
+    return find(chrome, ".answer .best")
+
+
+def heat(chrome) -> str:
+    return chrome.execute_script("return document.querySelector('.looked canvas').toDataURL()")
+
+
+def errors(chrome) -> list[str]:
+    return [entry["message"] for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
+def test_an_example_is_asked_and_the_heat_follows_the_word(address, width, dark):
+    with browser(width, dark) as chrome:
+        answer = ask_example(chrome, address)
+        assert answer.text
+        words = chrome.find_elements(By.CSS_SELECTOR, ".looked .word")
+        assert len(words) > 2
+        of_answer = heat(chrome)
+        words[0].send_keys(Keys.TAB)  # the keyboard alone
+        pressed = find(chrome, ".looked .word[aria-pressed=true]")
+        assert pressed.text == words[1].text
+        assert heat(chrome) != of_answer
+        chrome.execute_script(
+            "const one = document.querySelector('[data-control=of]'); one.value = 'attention';"
+            "one.dispatchEvent(new Event('input', {bubbles: true}))"
+        )
+        attention = heat(chrome)
+        chrome.execute_script(
+            "const one = document.querySelector('[data-control=head]'); one.value = '1';"
+            "one.dispatchEvent(new Event('input', {bubbles: true}))"
+        )
+        assert heat(chrome) != attention
+        chrome.execute_script(
+            "const one = document.querySelector('[data-control=opacity]'); one.value = 0.2;"
+            "one.dispatchEvent(new Event('input', {bubbles: true}))"
+        )
+        assert chrome.find_element(By.CSS_SELECTOR, ".looked canvas").value_of_css_property("opacity") == "0.2"
+        wide = chrome.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width + 8, "nothing is wider than the screen"
+        body = chrome.find_element(By.TAG_NAME, "body")
+        assert contrast(answer.value_of_css_property("color"), body.value_of_css_property("background-color")) > 4.5
+        assert errors(chrome) == []
+
+
+def test_a_text_alone_is_answered_and_said_so(address):
+    with browser(1000) as chrome:
+        open_page(chrome, address)
+        find(chrome, "#text textarea").send_keys("is there a red circle?")
+        find(chrome, "#ask").click()
+        assert "without a picture" in find(chrome, ".answer").text
+        assert not chrome.find_elements(By.CSS_SELECTOR, ".looked")
+
+
+def test_nothing_to_ask_is_told_in_words(address):
+    with browser(1000) as chrome:
+        open_page(chrome, address)
+        find(chrome, "#ask").click()
+        assert "Give an image, a text or both" in find(chrome, ".toast-body").text
+
+
+def test_markup_in_a_text_stays_text(address):
+    with browser(1000) as chrome:
+        open_page(chrome, address)
+        find(chrome, "#text textarea").send_keys("<img src=x onerror=\"document.title='owned'\"> red?")
+        find(chrome, "#ask").click()
+        find(chrome, ".answer .best")
+        assert chrome.title != "owned"
+
+
+def tab(chrome, name):
+    next(b for b in chrome.find_elements(By.CSS_SELECTOR, "button[role=tab]") if b.text == name).click()
+
+
+def test_every_tab_shows_what_it_promises(address, shapes_folder):
+    with browser(1440) as chrome:
+        ask_example(chrome, address)
+        tab(chrome, "Batch")
+        chrome.find_element(By.CSS_SELECTOR, "#rows input[type=file]").send_keys(str(shapes_folder / "test.csv"))
+        find(chrome, "#rows .file-preview")
+        find(chrome, "#start").click()
+        told = find(chrome, "#told p").text
+        assert "0 of" in told, "a table alone brings no pictures"
+        assert find(chrome, "#answers a").get_attribute("href")
+        tab(chrome, "Evaluation")
+        assert "held-out rows" in find(chrome, "iframe.report").get_attribute("srcdoc")
+        tab(chrome, "Training")
+        assert find(chrome, "#curves img").get_attribute("src")
+        tab(chrome, "Code")
+        assert wait_for(chrome, lambda c: "/v1/predict" in find(c, ".cm-content").text)
+        assert errors(chrome) == []
+
+
+def test_programs_may_ask_the_page_too(address):
+    client = gradio_client.Client(address, verbose=False)
+    answer, *_ = client.predict(None, "is there a red circle?", api_name="/ask")
+    assert 'class="best"' in answer
+
+
+def test_with_a_key_the_page_wants_it_as_password(run_dir):
+    with live(build_app(str(run_dir), SETTINGS, api_key="secret")[0]) as address:
+        with pytest.raises(Exception, match=r"[Ll]ogin|auth|401"):
+            gradio_client.Client(address, verbose=False).predict(None, "x", api_name="/ask")
+        client = gradio_client.Client(address, auth=("anyone", "secret"), verbose=False)
+        assert 'class="best"' in client.predict(None, "x", api_name="/ask")[0]
+
+
+def test_the_page_reads_no_file_of_the_server(address):
+    for path in ("/etc/passwd", "../../../../etc/passwd", "requirements.txt"):
+        reply = httpx.get(f"{address}/gradio_api/file={path}")
+        assert reply.status_code in (403, 404)
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        gradio_client.Client(address, verbose=False).predict(
+            {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "x", api_name="/ask"
+        )
+
+
+def test_examples_are_rows_with_both_and_none_where_the_data_is_gone(run_dir, tmp_path, capsys):
+    examples = held_out_examples(run_dir)
+    assert len(examples) == 6
+    assert all(text for _, text in examples)
+    config = (run_dir / "config.yaml").read_text().replace("test.csv", "gone.csv")
+    (tmp_path / "config.yaml").write_text(config)
+    assert held_out_examples(tmp_path) == []
+    assert "no examples" in capsys.readouterr().out
+
+
+def test_lines_of_code_quote_what_was_typed(tmp_path):
+    shell, remote, local = code_lines("/tmp/it's.png", 'what\'s "this"?', "http://x", tmp_path)
+    assert "-F text='what'\\''s \"this\"?'" in shell
+    compile(remote, "remote", "exec")
+    compile(local, "local", "exec")
+    assert "predictor(None, " in code_lines(None, "x", "http://x", tmp_path)[2]
