@@ -6,6 +6,7 @@ python -m app predict runs/quickstart --image picture.png --text "what color is 
 python -m app predict runs/quickstart --rows test.csv --output answers.parquet
 python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
 python -m app serve runs/quickstart
+python -m app export runs/quickstart --output exported
 python -m app kfold configs/quickstart.yaml
 python -m app ablate configs/quickstart.yaml
 python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.image_size 64" -- --train.epochs 5
@@ -15,6 +16,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -23,10 +25,13 @@ from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
 from app.eval_arguments import at_least
 from app.kfold import kfold
+from app.model_folder import load_model
+from app.onnx_model import ONNX_FILE, export_onnx, quantize
 from app.predictor import Predictor
 from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import parse_settings
-from app.tables import answer_table
+from app.tables import answer_table, table_pairs
+from data import Example
 
 
 def main(argv: list[str]) -> None:
@@ -75,6 +80,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     serving.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     add_settings(serving, ServeSettings)
     serving.set_defaults(run=run_serve)
+    export = commands.add_parser(
+        "export",
+        help="write a model as one ONNX file, in float32 or int8",
+        description="Write a trained model as ONNX; predict and serve take the folder as they take a run's.",
+    )
+    export.add_argument("model", help="a run folder, a model folder or a Hub id")
+    export.add_argument("--output", type=Path, required=True, help="folder to write")
+    export.add_argument("--int8", metavar="SOURCE", help="quantise, calibrated on these rows, best some of training")
+    export.add_argument("--int8_rows", type=at_least(1), default=256, help="how many of them (default: 256)")
+    export.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
+    export.set_defaults(run=run_export)
     doctor = commands.add_parser(
         "doctor",
         help="look at data before training: broken and double images, leaks, labels, baselines, cost",
@@ -162,6 +178,19 @@ def run_explain(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ValueError(f"Cannot write {args.output}: {error.strerror or error}.") from error
     print(f"wrote {args.output}")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    model, processor = load_model(args.model, args.trust_custom_encoder)
+    predictor = Predictor(model, processor, "cpu", precision="no")
+    export_onnx(model, processor, args.output)
+    if args.int8:
+        pairs = islice(table_pairs(args.int8, predictor, None), args.int8_rows)
+        prepared = predictor.prepare((image, text) for _, image, text in pairs)
+        quantize(args.output, processor, [example for example in prepared if isinstance(example, Example)])
+    size = (args.output / ONNX_FILE).stat().st_size / 1e6
+    print(f"wrote {args.output}: {ONNX_FILE} ({size:.0f} MB), the configuration and the processor")
+    print(f"Next:\n  python -m app serve {shlex.quote(str(args.output))}")
 
 
 def run_doctor(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from app.onnx_model import ONNX_FILE, OnnxModel
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.offline import explain_hub_errors
 
@@ -25,13 +26,24 @@ def find_model(path: str | Path) -> str:
             f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml"
         )
     for candidate in (folder / MODEL_FOLDER, folder):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+        weights = [candidate / name for name in ("model.safetensors", ONNX_FILE)]
+        if (candidate / "config.json").is_file() and any(file.is_file() for file in weights):
             return str(candidate)
     found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else "a file"
     raise ValueError(
         f"{folder} is not a model folder: expected config.json and model.safetensors in it, or in its folder "
         f"{MODEL_FOLDER}/; found {found}."
     )
+
+
+def load_any(
+    path: str | Path, trust_custom_encoder: bool = False
+) -> tuple[ImageTextClassifier | OnnxModel, ImageTextProcessor]:
+    """Load a trained classifier as `load_model` does, or one that was exported to ONNX."""
+    folder = Path(find_model(path))
+    if (folder / ONNX_FILE).is_file() and not (folder / "model.safetensors").is_file():
+        return OnnxModel(folder), ImageTextProcessor.from_pretrained(folder)
+    return load_model(path, trust_custom_encoder)
 
 
 def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[ImageTextClassifier, ImageTextProcessor]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from app import charts
 from app.explain import explain, lay_over
+from app.onnx_model import OnnxModel
 from app.predictions import MODALITIES, Predictions
 from app.truth import confidence
 from data import Rows, decode_image
@@ -92,7 +93,7 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def describe_model(model: ImageTextClassifier) -> dict[str, str]:
+def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
     """Its parts in a line each."""
     config = model.config
     image = "VGG16" + (" with batch norm" if config.batch_norm else "")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from app.explain import Explanation, explain
 from app.hardware import choose_precision
-from app.model_folder import load_model
+from app.model_folder import load_any
+from app.onnx_model import OnnxModel
 from app.truth import confidence, give_answers
 from data import BadImageError, Collate, Example, LabelFormat, decode_image
 from data.images import MAX_PIXELS, content_key
@@ -43,7 +44,7 @@ class Predictor:
     """Answers about pairs of an image and a text.
 
     Args:
-        model, processor: a trained classifier.
+        model, processor: a trained classifier, or one exported to ONNX.
         device: where to compute; a GPU where there is one.
         precision: ``no`` is float32; ``auto`` is bf16 where the processor computes it natively, as in training.
         max_pixels: larger images are refused.
@@ -51,7 +52,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: ImageTextClassifier,
+        model: ImageTextClassifier | OnnxModel,
         processor: ImageTextProcessor,
         device: str | torch.device | None = None,
         precision: str = "auto",
@@ -69,12 +70,12 @@ class Predictor:
     def from_pretrained(
         cls, path: str | Path, device: str | torch.device | None = None, trust_custom_encoder: bool = False, **options
     ) -> Predictor:
-        """Load from a run folder, a model folder or a Hub id; `load_model` says what can go wrong.
+        """Load from a run folder, a model folder, an ONNX export or a Hub id; `load_model` says what can go wrong.
 
         Args:
             options: precision and limits, as the class takes them.
         """
-        return cls(*load_model(path, trust_custom_encoder), device, **options)
+        return cls(*load_any(path, trust_custom_encoder), device, **options)
 
     def __call__(self, image: ImageInput, text: str | None, top_k: int = 3) -> list[dict[str, str | float]]:
         """The most probable labels of one pair, best first.
@@ -139,6 +140,7 @@ class Predictor:
         del batch["labels"], batch["weights"], batch["rows"]
         with self.autocast():
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
+        assert logits is not None
         return self.model.probabilities(logits).cpu().numpy()
 
     def autocast(self) -> torch.autocast:
@@ -165,6 +167,8 @@ class Predictor:
         """Where it looked: one heat-map over the image for each word of the text."""
         if not (text or "").strip():
             raise ValueError("The text is empty: there is no word to show the attention of.")
+        if isinstance(self.model, OnnxModel):
+            raise ValueError("An ONNX model answers and does not explain: use the run folder it was exported from.")
         with self.autocast():
             return explain(self.model, self.processor, decode_named(image, self.max_pixels), text)
 

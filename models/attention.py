@@ -148,7 +148,7 @@ def check_sequences(
     for name, x in (("x1", x1), ("x2", x2)):
         if x.dim() != 3 or x.shape[-1] != embed_dim:
             raise ValueError(f"{name} must be (batch, tokens, {embed_dim}), got {tuple(x.shape)}.")
-    rows = len(x1) if query_index is None else len(query_index)
-    contexts = len(x2) if context_index is None else len(context_index)
+    rows = x1.shape[0] if query_index is None else query_index.shape[0]
+    contexts = x2.shape[0] if context_index is None else context_index.shape[0]
     if rows != contexts:
         raise ValueError(f"x1 and x2 must have the same batch size, got {rows} and {contexts}.")

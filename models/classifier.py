@@ -166,8 +166,8 @@ class ImageTextClassifier(PreTrainedModel):
         contexts, token_weights = self.encode_texts(texts, attention_mask)
         done = 0 if image_features is None else features_level or self.levels[0]
         feature_maps = self.encode_images(images, done)
-        image_index = torch.where(has_image, image_index, len(feature_maps) - 1)
-        text_index = torch.where(has_text, text_index, len(contexts) - 1)
+        image_index = torch.where(has_image, image_index, feature_maps.shape[0] - 1)
+        text_index = torch.where(has_text, text_index, contexts.shape[0] - 1)
         feature_map, attentions, gates = self.fuse(feature_maps, contexts, image_index, text_index, output_attentions)
         logits, joint = self.classifier(feature_map)
         if not self.training:
@@ -218,7 +218,8 @@ class ImageTextClassifier(PreTrainedModel):
         if texts is None or attention_mask is None:
             return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device))
         first = torch.arange(attention_mask.shape[1], device=texts.device) == 0
-        mask = torch.where(attention_mask.bool().any(dim=1, keepdim=True), attention_mask.bool(), first)
+        mask = attention_mask.bool()
+        mask = mask | (first & ~mask.any(dim=1, keepdim=True))
         if texts.is_floating_point():
             tokens = self.restore(texts).flatten(2).transpose(1, 2)
         else:
@@ -321,20 +322,21 @@ def resolve_indices(
     """
     given = {"images": images, "texts": texts, "image_index": image_index, "text_index": text_index}
     in_order = {
-        name: len(tensor)
+        name: tensor.shape[0]
         for name, tensor in given.items()
         if tensor is not None and (name.endswith("index") or given[f"{name[:-1]}_index"] is None)
     }
     if not in_order:
         raise ValueError("Give pixel_values, input_ids or both: one of them may be missing, not both.")
-    if len(set(in_order.values())) > 1:
+    number = next(iter(in_order.values()))
+    if any(other != number for other in in_order.values()):
         counts = " and ".join(
             f"an {name} of {count}" if name.endswith("index") else f"{count} {name}" for name, count in in_order.items()
         ).replace("an text", "a text")
         raise ValueError(
             f"{counts} do not make pairs: say with image_index and text_index which image and which text each is of."
         )
-    number, device = next(iter(in_order.values())), next(t for t in given.values() if t is not None).device
+    device = next(t for t in given.values() if t is not None).device
     indices = []
     for items, index in ((images, image_index), (texts, text_index)):
         if items is None:

@@ -41,12 +41,12 @@ class ContextGrid(nn.Module):
             self.attention = MultiHeadCrossAttention(WIDTH)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if not bool(mask.any(dim=1).all()):
+        if not torch.compiler.is_exporting() and not bool(mask.any(dim=1).all()):
             empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"Every text needs at least one real token; rows {empty[:10]} of the batch have none.")
         projected = self.projection(tokens)
         if self.pooling == "queries":
-            queries = self.queries.expand(len(tokens), -1, -1)
+            queries = self.queries.expand(tokens.shape[0], -1, -1)
             slots, weights = self.attention(queries, projected, mask, output_attentions=True)
             weights = weights.mean(dim=1)
         else:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from app.explain import Explanation
+from app.onnx_model import OnnxModel
 from app.page import as_address, as_seen, describe_model
 from app.predictor import Predictor
 from app.report import draw_curves
@@ -202,7 +203,8 @@ def what_it_saw(predictor: Predictor, example: Example) -> dict[str, str | None]
 
 def heat_of(predictor: Predictor, example: Example) -> dict:
     """The picture and the numbers that the viewer draws over it; no heat where image or text is missing."""
-    if not isinstance(example.image, Image.Image) or example.text is None:
+    explains = not isinstance(predictor.model, OnnxModel)
+    if not explains or not isinstance(example.image, Image.Image) or example.text is None:
         return {"heat": None}
     explanation: Explanation = predictor.explain(example.image, example.text)
     picture = example.image.copy()
