@@ -1,0 +1,274 @@
+"""What the server adds to the model, and what batching, ONNX and int8 give.
+
+python -m benchmarks.serving RUN                     # all parts, as Markdown tables for docs/serving.md
+python -m benchmarks.serving RUN latency runtimes    # some of them
+
+RUN is a trained run (the quick start's), whose accuracy and memory are measured; speeds are those of an untrained VGG16
+at 224 px with the quick start's text encoder.
+"""
+
+import argparse
+import base64
+import io
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from PIL import Image
+
+from app.model_folder import load_model
+from app.onnx_model import export_onnx, quantize
+from app.predictor import Predictor
+from app.settings import load_settings
+from app.truth import Truth
+from data import Example, Rows, decode_image, load_rows, scan_images
+from models.build import build_model
+from models.settings import ModelSettings
+
+SIZE = 224
+PHOTO = (640, 480)
+"""Pixels of the JPEG files that are sent."""
+CLIENTS = 32
+QUESTIONS = ("is there a red circle?", "what is on the left?", "how many are there?", "is it broken?")
+TEST_ROWS = 2000
+
+
+def main() -> None:
+    parts = {part.__name__: part for part in (latency, throughput, sharing, runtimes, accuracy, memory)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a trained run folder")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="which parts (default: all)")
+    parser.add_argument("--rounds", type=int, default=30, help="paired rounds (default: 30)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        write_vgg(model)
+        for name in args.parts or parts:
+            print(f"\n## {name}\n")
+            for line in parts[name](args, model):
+                print(line, flush=True)
+
+
+def write_vgg(folder: Path) -> None:
+    """An untrained classifier, whose speed is a trained one's."""
+    set_seed(0)
+    names = [f"class {number}" for number in range(100)]
+    model, processor = build_model(ModelSettings(image_size=SIZE), names, QUESTIONS * 10)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def photos(number: int) -> list[bytes]:
+    """Different JPEG files with something in them."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(number):
+        small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        small.resize(PHOTO, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+        found.append(file.getvalue())
+    return found
+
+
+@contextmanager
+def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """Address and process number of a server with this model, warm."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app", "serve", str(model), "--no-page", "--port", str(port), *options]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                if httpx.get(f"{address}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield address, server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def ask(client: httpx.Client, address: str, image: bytes, *texts: str) -> dict:
+    reply = client.post(f"{address}/v1/predict", files={"image": image}, data={"text": list(texts)})
+    return reply.raise_for_status().json()
+
+
+def latency(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """One request against the model call in it, its inputs ready."""
+    predictor, images = Predictor.from_pretrained(model), photos(args.rounds)
+    pairs: list[tuple[float, float]] = []
+    with served(model) as (address, _), httpx.Client(timeout=60) as client:
+        ask(client, address, images[0], QUESTIONS[0])
+        for image in images:
+            ready = predictor.processor([decode_image(image)], [QUESTIONS[0]])
+            ready["pixel_values"] = ready["pixel_values"].contiguous(memory_format=torch.channels_last)
+            bare = timed(lambda ready=ready: forward(predictor, ready))
+            pairs.append((bare, timed(lambda image=image: ask(client, address, image, QUESTIONS[0]))))
+    ratios = [request / bare for bare, request in pairs]
+    yield "| | median ms | p95 ms |\n| --- | --- | --- |"
+    for name, times in zip(("model call", "request"), zip(*pairs, strict=True), strict=True):
+        yield f"| {name} | {1000 * statistics.median(times):.0f} | {1000 * np.quantile(times, 0.95):.0f} |"
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    yield f"\nrequest / model call, {len(ratios)} paired rounds: median {middle:.2f} (quartiles {low:.2f} – {high:.2f})"
+
+
+@torch.inference_mode()
+def forward(predictor: Predictor, batch: dict) -> None:
+    with predictor.autocast():
+        predictor.model(**batch)
+
+
+def throughput(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """Requests a second, one after another and from many clients at once."""
+    images = photos(CLIENTS)
+    with served(model) as (address, _), httpx.Client(timeout=120, limits=httpx.Limits(max_connections=64)) as client:
+        ask(client, address, images[0], QUESTIONS[0])
+
+        def one(image: bytes) -> dict:
+            return ask(client, address, image, QUESTIONS[0])
+
+        ratios, rates = [], []
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            for _ in range(max(3, args.rounds // 6)):
+                alone = timed(lambda: [one(image) for image in images])
+                together = timed(lambda: list(clients.map(one, images)))
+                ratios.append(alone / together)
+                rates.append((len(images) / alone, len(images) / together))
+    alone, together = (statistics.median(rate) for rate in zip(*rates, strict=True))
+    yield f"one at a time {alone:.1f} requests/s, {CLIENTS} clients {together:.1f}: {describe(ratios)} times"
+
+
+def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """Eight questions about one image against one question about each of eight."""
+    images, texts = photos(8), [f"{text} {number}" for number, text in enumerate(QUESTIONS * 2)]
+    inputs = [{"image": base64.b64encode(i).decode(), "text": t} for i, t in zip(images, texts, strict=True)]
+    ratios = []
+    with served(model) as (address, _), httpx.Client(timeout=60) as client:
+        for _ in range(args.rounds // 2):
+            several = timed(lambda: client.post(f"{address}/v1/predict", json={"inputs": inputs}).raise_for_status())
+            shared = timed(lambda: ask(client, address, images[0], *texts))
+            ratios.append(several / shared)
+    yield f"eight images / one image, eight questions: {describe(ratios)} times as long"
+
+
+def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """The model call by runtime, for one pair and for eight images."""
+    predictors = by_runtime(
+        model, [Example(0, decode_image(photo), text, "") for photo in photos(8) for text in QUESTIONS]
+    )
+    yield "| runtime | one image, ms | times bf16 (quartiles) | eight images, ms | times bf16 (quartiles) |"
+    yield "| --- | --- | --- | --- | --- |"
+    found: dict[str, list[list[float]]] = {name: [] for name in predictors}
+    for number in (1, 8):
+        examples = [Example(i, decode_image(p), QUESTIONS[i % 4], "", str(i)) for i, p in enumerate(photos(number))]
+        times: dict[str, list[float]] = {name: [] for name in predictors}
+        for _ in range(args.rounds):
+            for name, predictor in predictors.items():
+                times[name].append(timed(partial(predictor.probabilities, examples)))
+        for name, measured in times.items():
+            found[name].append(measured)
+    for name, columns in found.items():
+        cells = [
+            f"{1000 * statistics.median(own):.0f} | "
+            + describe([mine / other for mine, other in zip(own, bf16, strict=True)])
+            for own, bf16 in zip(columns, found["torch, bf16"], strict=True)
+        ]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
+    """One model, to be run in four ways; int8 is calibrated on examples."""
+    classifier, processor = load_model(model)
+    predictors = {
+        "torch, bf16": Predictor.from_pretrained(model, precision="bf16"),
+        "torch, float32": Predictor.from_pretrained(model, precision="no"),
+    }
+    for name in ("onnxruntime, float32", "onnxruntime, int8"):
+        folder = Path(tempfile.mkdtemp())
+        export_onnx(classifier, processor, folder)
+        if name.endswith("int8"):
+            quantize(folder, processor, calibration)
+        predictors[name] = Predictor.from_pretrained(folder)
+    return predictors
+
+
+def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """Held-out accuracy of a trained run by runtime; int8 calibrated on training rows."""
+    data = load_settings(args.run / "config.yaml").data
+    assert data.train is not None
+    assert data.test is not None
+    rows, _ = scan_images(load_rows(data.test, "test", data), data)
+    train, _ = scan_images(load_rows(data.train, "train", data), data)
+    predictors = by_runtime(args.run, take(train, 256))
+    examples = take(rows, TEST_ROWS)
+    config = next(iter(predictors.values())).model.config
+    labels = Truth.of([example.label for example in examples], config.label2id, predictors["torch, bf16"].label_format)
+    yield "| runtime | accuracy | answers that differ from bf16 |\n| --- | --- | --- |"
+    reference: np.ndarray | None = None
+    for name, predictor in predictors.items():
+        blocks = [examples[start : start + 64] for start in range(0, len(examples), 64)]
+        found = np.concatenate([predictor.probabilities(block) for block in blocks])
+        reference = found if reference is None else reference
+        differ = int((found.argmax(axis=1) != reference.argmax(axis=1)).sum())
+        yield f"| {name} | {labels.right(found).mean():.2%} | {differ} of {len(examples):,} |"
+
+
+def take(rows: Rows, number: int) -> list[Example]:
+    """Rows at even distances, their images decoded."""
+    places = np.linspace(0, len(rows) - 1, number).astype(int)
+    found = []
+    for place in places:
+        example = rows[int(place)]
+        assert example.image is not None
+        found.append(Example(example.row, decode_image(example.image), example.text, example.label, str(example.row)))
+    return found
+
+
+def memory(args: argparse.Namespace, model: Path) -> Iterator[str]:
+    """Memory of the server of a small trained model over ten thousand requests from eight clients."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file, "PNG")
+    image = file.getvalue()
+    yield "| requests | memory, MiB |\n| --- | --- |"
+    steps = (0, 100, 1000, 2000, 4000, 6000, 8000, 10_000)
+    server, clients = served(args.run), ThreadPoolExecutor(8)
+    with server as (address, process), clients, httpx.Client(timeout=60) as client:
+        for before, done in pairwise(steps):
+            list(clients.map(lambda i: ask(client, address, image, f"question {i}?"), range(before, done)))
+            yield f"| {done:,} | {resident(process)} |"
+
+
+def resident(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
+def describe(ratios: list[float]) -> str:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f} – {high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
