@@ -20,7 +20,7 @@ from app.explain import Explanation
 from app.onnx_model import OnnxModel
 from app.page import as_address, as_seen, describe_model
 from app.predictor import Predictor
-from app.report import draw_curves
+from app.report import draw_curves, spread
 from app.run_dir import RunDir
 from app.serving.engine import Engine, RefusedError
 from app.settings import load_settings
@@ -251,17 +251,7 @@ def held_out_examples(run: Path) -> list[list[str]]:
         print(f"no examples on the page: {error}")
         return []
     folder = Path(tempfile.mkdtemp(prefix="examples-", dir=tempfile.gettempdir()))
-    return [example for i in spread_images(rows) if (example := write_example(rows, i, folder))]
-
-
-def spread_images(rows: Rows) -> list[int]:
-    """Rows of different images at even distances, with both image and text."""
-    first: dict[str, int] = {}
-    for i, (text, key) in enumerate(zip(rows.texts, rows.image_keys, strict=True)):
-        if text and key is not None:
-            first.setdefault(key, i)
-    places = list(first.values())
-    return [places[i] for i in np.unique(np.linspace(0, len(places) - 1, NUM_EXAMPLES).astype(int))] if places else []
+    return [example for i in spread(rows, NUM_EXAMPLES) if (example := write_example(rows, i, folder))]
 
 
 def write_example(rows: Rows, index: int, folder: Path) -> list[str]:
