@@ -48,6 +48,7 @@ class Predictor:
         device: where to compute; a GPU where there is one.
         precision: ``no`` is float32; ``auto`` is bf16 where the processor computes it natively, as in training.
         max_pixels: larger images are refused.
+        max_text: longer texts, in characters, are refused; without it they are read as far as the model reads.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Predictor:
         device: str | torch.device | None = None,
         precision: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        max_text: int | None = None,
     ):
+        self.max_text = max_text
         self.precision = choose_precision(precision)
         self.max_pixels = max_pixels
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -128,6 +131,8 @@ class Predictor:
         text = (text or "").strip() or None
         if image is None and text is None:
             raise ValueError("Give an image, a text or both; a pair has neither.")
+        if text is not None and self.max_text is not None and len(text) > self.max_text:
+            raise ValueError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
         if text is not None and not is_clean(text):
             raise ValueError("The text has NUL characters or lone surrogates, which no tokenizer can read.")
         decoded = None if image is None else decode_named(image, self.max_pixels)

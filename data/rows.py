@@ -328,6 +328,7 @@ class Faults:
 
 
 def is_clean(text: str) -> bool:
+    """Whether a text is one that a tokenizer and UTF-8 take: without NUL and without half a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 

@@ -1,11 +1,13 @@
 """The page in a real browser, and to programs that speak gradio."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio_client
 import httpx
 import pytest
 from browser import browser, contrast
+from hostile import PNG
 from live import live
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -143,6 +145,21 @@ def test_programs_may_ask_the_page_too(address):
     client = gradio_client.Client(address, verbose=False)
     answer, *_ = client.predict(None, "is there a red circle?", api_name="/ask")
     assert 'class="best"' in answer
+
+
+def test_a_text_beyond_the_limit_is_refused_here_too(address):
+    with pytest.raises(Exception, match=r"20,001 characters; 20,000 are allowed"):
+        gradio_client.Client(address, verbose=False).predict(None, "x" * 20_001, api_name="/ask")
+
+
+def test_people_who_ask_at_once_are_answered_in_batches_and_the_api_meanwhile(run_dir):
+    app, engine = build_app(str(run_dir), SETTINGS)
+    with live(app) as address, ThreadPoolExecutor(8) as people:
+        clients = [gradio_client.Client(address, verbose=False) for _ in range(6)]
+        waiting = [people.submit(c.predict, None, f"question {i}?", api_name="/ask") for i, c in enumerate(clients)]
+        assert httpx.post(f"{address}/v1/predict", data={"text": "x"}, files={"image": PNG}).status_code == 200
+        assert all('class="best"' in one.result(30)[0] for one in waiting)
+    assert engine.waiting == 0
 
 
 def test_with_a_key_the_page_wants_it_as_password(run_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import html
 import json
@@ -31,6 +32,10 @@ HERE = Path(__file__).parent
 NUM_ANSWERS = 5
 NUM_EXAMPLES = 6
 MAX_HISTORY = 30
+ASKING = 16
+"""People whose questions are worked on at a time; their answers are made in batches."""
+QUEUE = 64
+"""People who may wait besides."""
 PICTURE_SIDE = 840
 """Longest side of the picture under the heat-map, in pixels."""
 THUMBNAIL_SIDE = 88
@@ -51,7 +56,6 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
-        max_file_size="200mb",
         theme=gr.themes.Soft(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
@@ -77,7 +81,7 @@ def build_page(engine: Engine, run: Path) -> gr.Blocks:
             training_tab(run, training)
         with gr.Tab("Code") as code:
             code_tab(image, text, code, run)
-    return page
+    return page.queue(max_size=QUEUE)
 
 
 def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
@@ -126,7 +130,14 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
         before = [entry, *before][:MAX_HISTORY]
         return rendered, before, history_list(before)
 
-    gr.on([ask.click, text.submit], reply, [image, text, history], [answer, history, asked], api_name="ask")
+    gr.on(
+        [ask.click, text.submit],
+        reply,
+        [image, text, history],
+        [answer, history, asked],
+        api_name="ask",
+        concurrency_limit=ASKING,
+    )
     clear.click(
         lambda: (None, "", '<p class="empty">The answer will stand here.</p>'),
         outputs=[image, text, answer],
@@ -142,7 +153,7 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
         ValueError, RefusedError: nothing to answer, or nobody to do it.
     """
     predictor = engine.predictor
-    example = predictor.prepare([(path, text)])[0]
+    example = (await asyncio.to_thread(predictor.prepare, [(path, text)]))[0]
     if isinstance(example, ValueError):
         raise ValueError(str(example).replace(f" {path}", ""))
     probabilities = (await engine.probabilities([example]))[0][None]
@@ -167,8 +178,8 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
             threshold=predictor.model.config.threshold,
             notes=notes,
             answers=[(answer["label"], answer["probability"]) for answer in found.answers],
-            **what_it_saw(predictor, example),
-            **heat_of(predictor, example),
+            **await asyncio.to_thread(what_it_saw, predictor, example),
+            **await asyncio.to_thread(heat_of, predictor, example),
         )
     )
     thumbnail = None
@@ -314,20 +325,24 @@ def report_frame(report: Path) -> str:
 
 def training_tab(run: Path, tab: gr.Tab) -> None:
     """Curves of any run beside this one, drawn again every few seconds while it trains."""
-    names = sorted(folder.name for folder in run.parent.glob("*") if (folder / "metrics.jsonl").is_file())
-    if not names:
+
+    def runs() -> list[str]:
+        return sorted(folder.name for folder in run.parent.glob("*") if (folder / "metrics.jsonl").is_file())
+
+    if not runs():
         gr.HTML('<p class="empty">No run folder here: the model came alone.</p>')
         return
-    chosen = gr.Dropdown(names, value=run.name if run.name in names else names[0], label="Run")
+    chosen = gr.Dropdown(runs(), value=run.name if run.name in runs() else runs()[0], label="Run")
     told = gr.Markdown()
     curves = gr.Image(label="Curves", interactive=False, show_label=False, buttons=[], elem_id="curves")
     timer = gr.Timer(5)
 
     def draw(name: str) -> tuple[str, Image.Image | None]:
-        if name not in names:
+        if name not in runs():
             raise gr.Error("There is no such run.", print_exception=False)
         return draw_run(RunDir(run.parent / name))
 
+    tab.select(lambda: gr.update(choices=runs()), outputs=chosen, show_progress="hidden", api_visibility="private")
     for event in (tab.select, chosen.change, timer.tick):
         event(draw, chosen, [told, curves], show_progress="hidden", api_visibility="private")
 

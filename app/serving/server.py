@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.predictor import Predictor
-from app.serving.api import build_api, load_metrics
+from app.serving.api import MAX_TEXT, build_api, load_metrics
 from app.serving.engine import Engine
 from app.serving.guard import Guard
 
@@ -70,9 +70,8 @@ def build_app(
     Raises:
         ValueError: no model there.
     """
-    predictor = Predictor.from_pretrained(
-        run, None, trust_custom_encoder, precision=settings.precision, max_pixels=settings.max_pixels
-    )
+    limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
+    predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
     app = build_api(engine, Path(run).name, load_metrics(Path(run)))
     if settings.page:
