@@ -15,12 +15,13 @@ from accelerate import Accelerator
 
 from app import compare
 from app.eval_arguments import parse_args
-from app.evaluation import evaluate_to
+from app.evaluation import evaluate_to, find_rows
 from app.hardware import choose_precision
 from app.model_folder import load_model
 from app.report import score_table
 from app.settings import Settings, load_settings
 from data import (
+    TEXT_SLICES,
     DataSettings,
     Rows,
     load_rows,
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> dict:
         model, processor = load_model(args.model, args.trust_custom_encoder)
         run = run_settings(args.model)
         rows, settings = held_out_rows(args, run, model.config)
+        chosen = find_rows(rows, args.rows)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -47,10 +49,10 @@ def main(argv: list[str]) -> dict:
     folder = args.output_dir or output_folder(args)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     figures = evaluate_to(
-        folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures, args.deletion
+        folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures, args.deletion, chosen
     )
     if accelerator.is_main_process:
-        pictures = ", where_it_looked.png" if args.pictures else ""
+        pictures = ", where_it_looked.png" if args.pictures or chosen else ""
         print(score_table(figures, rows.source))
         print(f"\nwritten to {folder}: report.html, metrics.json, predictions.parquet{pictures}")
     return figures
@@ -90,11 +92,12 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         )
     rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False, slice_by=[])), data)
     if args.test is not None and "slice_by" not in given:
-        there = [name for name in data.slice_by if name in rows.table.column_names]
+        there = [name for name in data.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
         if absent := [name for name in data.slice_by if name not in there]:
             print(f"{source} has no column {', '.join(absent)}: accuracy is not told apart by it")
         data = replace(data, slice_by=there)
-    wanted = {"slice_by": data.slice_by} | ({"group": [args.group]} if args.group else {})
+    columns = [name for name in data.slice_by if name not in TEXT_SLICES]
+    wanted = {"slice_by": columns} | ({"group": [args.group]} if args.group else {})
     require_columns(rows.table.column_names, wanted, rows.source)
     return rows, data
 

@@ -28,9 +28,10 @@ from app.epoch import train_epoch
 from app.evaluation import evaluate_to
 from app.hardware import check_trackers, choose_precision
 from app.interrupt import Stopped, StopRequest
+from app.model_card import model_card
 from app.model_folder import load_model
 from app.predictions import MODALITIES, predict
-from app.report import draw_curves, model_card, score_table
+from app.report import draw_curves, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, TrainSettings, flat, parse_settings
 from app.sharding import sharding_plugin, whole_model
@@ -282,7 +283,8 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     minutes = (time.time() - started) / 60
     accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
     run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
-    model_card(model, run.path, summary).save(run.model / "README.md")
+    card = model_card(run.path.name, model, processor, settings, data, split, figures)
+    card.save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")

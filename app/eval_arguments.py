@@ -39,7 +39,7 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
         dest="slice_by",
         metavar="COLUMN",
         nargs="*",
-        help="columns by whose values accuracy is told apart",
+        help="columns by whose values accuracy is told apart; text_tokens and text_cut tell apart by the text's length",
     )
     parser.add_argument(
         "--data.on_bad_image",
@@ -56,6 +56,14 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
     parser.add_argument("--pictures", type=at_least(0), default=8, help="examples in where_it_looked.png (default: 8)")
+    parser.add_argument(
+        "--rows",
+        type=at_least(0),
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help="rows, counted from 0 as predictions.parquet does, that the report and where_it_looked.png shall show",
+    )
     parser.add_argument(
         "--deletion",
         type=at_least(0),

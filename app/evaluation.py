@@ -14,6 +14,7 @@ from app.metrics import Value, class_table, mean_interval, score
 from app.page import write_report
 from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, spread
+from app.slices import slice_rows
 from app.truth import Truth, confidence, give_answers
 from data import Collate, DataSettings, LabelFormat, Rows
 from data.prepare import row_groups
@@ -28,13 +29,13 @@ def evaluate(
     predictions: Predictions,
     rows: Rows,
     config: ImageTextConfig,
-    slice_by: Sequence[str] = (),
+    slices: dict[str, dict[str, np.ndarray]],
     group: str | None = None,
 ) -> dict:
     """Figures with 95 % intervals, by what the model was given, for the majority answer, and by slices of the rows.
 
     Args:
-        slice_by: columns by whose values the accuracy is told apart.
+        slices: column → value → which rows have it ``(n,)``, by which the accuracy is told apart.
         group: column, such as the patient, whose values intervals are resampled by, besides images.
 
     Returns:
@@ -52,13 +53,6 @@ def evaluate(
     probabilities = systems[BOTH]
     scores = {system: scores_of(p, truth, groups, None if system == BOTH else BRIEF) for system, p in systems.items()}
     table = class_table(probabilities, truth.classes(), groups)
-    slices: dict[str, dict] = {}
-    for column in slice_by:
-        values = np.array([str(value) for value in rows.column(column)])
-        for value in sorted(set(values)):
-            chosen = values == value
-            figures = scores_of(probabilities[chosen], truth.select(chosen), groups[chosen], BRIEF)
-            slices.setdefault(column, {})[value] = {"rows": int(chosen.sum()), **figures}
     return {
         "rows": len(rows),
         "images": len(set(rows.image_keys) - {None}),
@@ -71,9 +65,18 @@ def evaluate(
         "scores": scores,
         "inputs": input_figures(predictions, groups),
         "classes": {config.id2label[c]: line for c, line in enumerate(table) if line["rows"]},
-        "slices": slices,
+        "slices": {
+            column: {value: slice_figures(probabilities, truth, groups, chosen) for value, chosen in values.items()}
+            for column, values in slices.items()
+        },
         "calibration": calibration_figures(probabilities, truth, groups, config.temperature, config.threshold),
     }
+
+
+def slice_figures(probabilities: np.ndarray, truth: Truth, groups: np.ndarray, chosen: np.ndarray) -> dict:
+    """How many rows a slice has, and what is right of them."""
+    figures = scores_of(probabilities[chosen], truth.select(chosen), groups[chosen], BRIEF)
+    return {"rows": int(chosen.sum()), **figures}
 
 
 def scores_of(
@@ -131,11 +134,13 @@ def evaluate_to(
     batch_size: int = 32,
     num_pictures: int = 8,
     num_deletion: int = 0,
+    chosen: Sequence[int] = (),
 ) -> dict:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
-    ``where_it_looked.png`` as many rows word by word; with ``num_deletion`` rows for the deletion check its figures.
+    ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
+    any. With ``num_deletion`` rows for the deletion check there are its figures.
     """
     config = accelerator.unwrap_model(model).config
     collate = Collate(processor, config.label2id, LabelFormat.of(config), settings.max_pixels)
@@ -143,18 +148,36 @@ def evaluate_to(
     predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
     if not accelerator.is_main_process:
         return {}
-    figures = evaluate(predictions, rows, config, settings.slice_by, settings.group)
+    slices = {name: slice_rows(rows, name, processor) for name in settings.slice_by}
+    figures = evaluate(predictions, rows, config, slices, settings.group)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
-    if chosen := spread(rows, num_deletion):
+    if hidden := spread(rows, num_deletion):
         with accelerator.autocast():
-            figures["deletion"] = deletion_figures(plain, processor, rows, chosen)
+            figures["deletion"] = deletion_figures(plain, processor, rows, hidden)
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
     prediction_table(predictions, rows, config).to_parquet(folder / "predictions.parquet")
-    if num_pictures:
-        draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, num_pictures)
-    write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures)
+    if shown := chosen or spread(rows, num_pictures):
+        draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
+    write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures, chosen)
     return figures
+
+
+def find_rows(rows: Rows, numbers: Sequence[int]) -> list[int]:
+    """Indices of the rows that have these numbers in their source.
+
+    Raises:
+        ValueError: there is no such row, or it lacks image or text, so that there is nothing to look at.
+    """
+    places = {int(number): i for i, number in enumerate(rows.numbers)}
+    if absent := [number for number in numbers if number not in places]:
+        raise ValueError(
+            f"{rows.source} has no row {absent}; it has {len(rows):,}, from {min(places)} to {max(places)}."
+        )
+    found = [places[number] for number in numbers]
+    if bare := [rows.numbers[i] for i in found if not rows.texts[i] or rows.image_keys[i] is None]:
+        raise ValueError(f"Rows {bare} of {rows.source} lack image or text: where it looked needs both.")
+    return found
 
 
 def prediction_table(predictions: Predictions, rows: Rows, config: ImageTextConfig) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -60,11 +61,13 @@ def write_report(
     rows: Rows,
     predictions: Predictions,
     num_pictures: int,
+    chosen: Sequence[int] = (),
 ) -> None:
     """Write ``report.html``, which needs no other file and no network.
 
     Args:
         num_pictures: rows in each gallery; 0 leaves pictures of rows out.
+        chosen: rows that a gallery of their own shows, first of all.
     """
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
@@ -75,7 +78,7 @@ def write_report(
         both=MODALITIES[0],
         model=describe_model(model),
         saw=what_it_saw(processor, rows),
-        galleries=galleries(model, processor, rows, predictions, num_pictures),
+        galleries=galleries(model, processor, rows, predictions, num_pictures, chosen),
         charts=draw_charts(figures, predictions, list(model.config.id2label.values())),
     )
     path.write_text(page, encoding="utf-8")
@@ -152,9 +155,14 @@ def confusion_chart(predictions: Predictions, names: list[str]) -> str:
 
 
 def galleries(
-    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, predictions: Predictions, number: int
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    predictions: Predictions,
+    number: int,
+    asked: Sequence[int],
 ) -> list[Gallery]:
-    """The surest wrong answers, the surest right ones, the least sure, and rows at even distances."""
+    """The rows asked for, the surest wrong and the surest right answers, the least sure, and rows at even distances."""
     probabilities = predictions.probabilities[MODALITIES[0]]
     right = predictions.right() == 1
     sure = confidence(probabilities, predictions.truth.label_type)
@@ -165,15 +173,16 @@ def galleries(
     even = np.flatnonzero(with_both)
     even = even[np.unique(np.linspace(0, len(even) - 1, min(number, len(even))).astype(int))] if len(even) else even
     chosen = (
-        ("Worst mistakes", "wrong, the surest first", wrong_first),
-        ("Surest right answers", "right, the surest first", right_first),
-        ("Least sure", "the lowest probability first", unsure),
+        ("Chosen rows", "as asked for", asked),
+        ("Worst mistakes", "wrong, the surest first", wrong_first[:number]),
+        ("Surest right answers", "right, the surest first", right_first[:number]),
+        ("Least sure", "the lowest probability first", unsure[:number]),
         ("From first to last", "rows at even distances, unchosen", even),
     )
     return [
-        Gallery(title, note, [make_card(model, processor, rows, predictions, int(i)) for i in indices[:number]])
+        Gallery(title, note, [make_card(model, processor, rows, predictions, int(i)) for i in indices])
         for title, note, indices in chosen
-        if number and len(indices)
+        if len(indices)
     ]
 
 

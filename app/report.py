@@ -1,11 +1,11 @@
-"""What a run says at its end: tables, curves, pictures and the model card."""
+"""What a run says at its end: tables, curves and pictures."""
 
 import textwrap
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -84,12 +84,12 @@ def draw_examples(
     processor: ImageTextProcessor,
     rows: Rows,
     predictions: Predictions,
-    number: int,
+    chosen: Sequence[int],
 ) -> None:
-    """Heat-maps per word for rows spread over the held-out set, right and wrong answers marked."""
+    """Heat-maps per word for some rows, right and wrong answers marked."""
     pictures: list[Image.Image] = []
     right, probabilities = predictions.right(), predictions.probabilities[MODALITIES[0]]
-    for i in spread(rows, number):
+    for i in chosen:
         example = rows[i]
         assert example.image is not None
         assert example.text is not None
@@ -118,26 +118,3 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
         canvas.paste(picture, (0, top))
         top += picture.height
     return canvas
-
-
-def model_card(model: ImageTextClassifier, run_dir: Path, summary: str) -> ModelCard:
-    """A card in the Hub's format: what the model is, how to use it, what was measured."""
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="visual-question-answering",
-        tags=["image-text-classification", "vgg16"],
-    )
-    labels = list(model.config.id2label.values())
-    shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
-    encoder = model.config.custom_text_encoder or model.config.text_config.model_type
-    vgg = "VGG16 with batch norm" if model.config.batch_norm else "VGG16"
-    return ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n# {run_dir.name}\n\n"
-        f"Classifies pairs of an image and a text into {len(labels)} labels ({shown}).\n"
-        f"{vgg if model.config.image_config is None else model.config.image_config.model_type} at "
-        f"{model.config.image_size} px whose feature map meets the text ({encoder}): fusion {model.config.fusion}, "
-        f"attention {model.config.attention}.\n\n"
-        "## Use\n\n```python\nfrom app import Predictor\n\n"
-        f'predictor = Predictor.from_pretrained("{run_dir}")\npredictor("image.png", "a question", top_k=3)\n```\n\n'
-        f"## Evaluation\n\n```\n{summary}\n```\n"
-    )

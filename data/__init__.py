@@ -8,12 +8,13 @@ from data.labels import UNKNOWN
 from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
 from data.scan import scan_images
-from data.settings import DataSettings
+from data.settings import TEXT_SLICES, DataSettings
 from data.sources import require_columns
 from data.stream import StreamedBatches, stream_loader
 from data.targets import LabelFormat
 
 __all__ = [
+    "TEXT_SLICES",
     "UNKNOWN",
     "BadImageError",
     "Collate",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.columns import StringColumn, write_columns
 from data.labels import normalize_label
-from data.settings import DataSettings
+from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
 from data.targets import LabelFormat
 
@@ -229,7 +229,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if settings.weight and split == "train":
         wanted["weight"] = [settings.weight]
     if split == scored_split(settings):
-        wanted["slice_by"] = settings.slice_by
+        wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(list(first), wanted, source)
     feature = (table.features or {}).get(settings.label)
     feature = getattr(feature, "feature", feature)  # of a list of classes

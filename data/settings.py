@@ -5,6 +5,9 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
+TEXT_SLICES = ("text_tokens", "text_cut")
+"""Names in ``slice_by`` that are no columns: how long the text is, and whether it is longer than the model reads."""
+
 
 @dataclass
 class DataSettings:
@@ -45,7 +48,8 @@ class DataSettings:
     top_k_labels: PositiveInt | None = None
     """Keep the K most frequent labels of the training rows; others cannot be answered and count as wrong."""
     slice_by: list[str] = field(default_factory=list)
-    """Columns by whose values held-out accuracy is told apart, such as the type of question."""
+    """Columns by whose values held-out accuracy is told apart, such as the type of question; text_tokens tells apart by
+    the length of the text, text_cut by whether it is longer than the model reads."""
     allow_missing: bool = False
     """Let rows without an image or without a text through, with the learned token in the place of the missing one."""
     on_bad_image: Literal["stop", "skip"] = "stop"

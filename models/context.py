@@ -27,7 +27,8 @@ class ContextGrid(nn.Module):
           which sums to 1 and is zero on padding
 
     Raises:
-        ValueError: an unknown pooling, or a row without a real token.
+        ValueError: an unknown pooling, or a row without a real token; on a GPU, where to look would be to wait for it,
+            such a row becomes NaN.
     """
 
     def __init__(self, hidden_size: int, pooling: str = "average"):
@@ -41,9 +42,8 @@ class ContextGrid(nn.Module):
             self.attention = MultiHeadCrossAttention(WIDTH)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.compiler.is_exporting() and not bool(mask.any(dim=1).all()):
-            empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
-            raise ValueError(f"Every text needs at least one real token; rows {empty[:10]} of the batch have none.")
+        if mask.device.type == "cpu" and not torch.compiler.is_exporting():
+            refuse_empty(mask)
         projected = self.projection(tokens)
         if self.pooling == "queries":
             queries = self.queries.expand(tokens.shape[0], -1, -1)
@@ -53,6 +53,13 @@ class ContextGrid(nn.Module):
             weights = average_weights(mask, GRID * GRID).to(projected.dtype)
             slots = weights @ projected
         return slots.transpose(1, 2).unflatten(2, (GRID, GRID)), weights
+
+
+def refuse_empty(mask: Tensor) -> None:
+    """Raise a ``ValueError`` that names the rows without a real token, if there are any."""
+    empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"Every text needs at least one real token; rows {empty[:10]} of the batch have none.")
 
 
 def average_weights(mask: Tensor, num_slots: int) -> Tensor:

@@ -124,3 +124,15 @@ def test_intervals_are_resampled_by_patient_where_a_column_names_them(run_dir, t
     accuracy = [figures["scores"]["image + text"]["accuracy"] for figures in (by_image, by_kind)]
     assert accuracy[0]["value"] == accuracy[1]["value"]
     assert accuracy[0] != accuracy[1], "rows that share a kind are one group with all that share their images"
+
+
+def test_chosen_rows_are_shown_and_rows_that_are_not_there_refused(run_dir, tmp_path, capsys):
+    options = [str(run_dir), "--pictures", "0", "--output_dir", str(tmp_path)]
+    evaluation.main([*options, "--rows", "17", "3"])
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<article[^>]* aria-label="row (\d+)"', page) == ["17", "3"]
+    assert (tmp_path / "where_it_looked.png").is_file()
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main([*options, "--rows", "5", "9999"])
+    assert stop.value.code == 2
+    assert "has no row [9999]" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import NUM_TEST, arguments, launch
@@ -38,10 +39,18 @@ def test_the_summary_tells_score_interval_baselines_time_and_what_to_type_next(r
     assert "accuracy by kind" in summary
 
 
-def test_the_model_card_is_in_the_hubs_format(run_dir):
-    card = (run_dir / "model" / "README.md").read_text()
-    assert card.startswith("---\n")
-    assert "majority answer" in card
+def test_the_model_card_is_in_the_hubs_format_and_its_figures_are_those_of_the_evaluation(run_dir):
+    card = ModelCard.load(run_dir / "model" / "README.md")
+    figures = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    accuracy = figures["scores"]["image + text"]["accuracy"]
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found["accuracy"] == pytest.approx(accuracy["value"], abs=1e-4)
+    assert {result.dataset_name for result in card.data.eval_results} == {"test.csv"}
+    assert f"| accuracy | {accuracy['value']:.1%} | {accuracy['low']:.1%} – {accuracy['high']:.1%} |" in card.text
+    assert figures["inputs"]["verdict"] in card.text
+    assert "train.epochs: 2" in card.text, "the settings that are not the default"
+    assert "{{" not in card.text
+    assert "\n\n\n" not in card.text
 
 
 def test_two_runs_of_one_seed_end_with_the_same_weights(run_dir, shapes_folder, tmp_path):

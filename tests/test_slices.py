@@ -1,0 +1,60 @@
+"""Rows told apart: by names, by ranges of numbers, by the length of their texts."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import eval as evaluation
+from app.slices import MAX_NAMES, tell_apart
+
+
+@given(
+    st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1)
+    | st.lists(st.none() | st.text(max_size=2), min_size=1)
+    | st.lists(st.booleans(), min_size=1)
+)
+def test_each_row_is_in_one_slice(values):
+    found = tell_apart(values)
+    assert (np.sum(list(found.values()), axis=0) == 1).all()
+    assert all(rows.any() for rows in found.values())
+
+
+def test_few_numbers_are_told_apart_each_and_many_by_quarters():
+    assert list(tell_apart([3, 1, 10, 1])) == ["1", "3", "10"]
+    ages = np.random.default_rng(0).permutation(np.arange(80))
+    found = tell_apart(list(ages))
+    assert list(found) == ["0 to 19", "20 to 39", "40 to 59", "60 to 79"]
+    assert (found["20 to 39"] == ((ages >= 20) & (ages < 40))).all()
+
+
+def test_numbers_that_are_missing_are_a_slice_of_their_own():
+    assert tell_apart([1.0, None, 2.0])["None"].tolist() == [False, True, False]
+
+
+def test_rare_names_go_together_where_there_are_many():
+    names = ["a"] * 5 + [f"rare {i}" for i in range(40)]
+    found = tell_apart(names)
+    assert len(found) == MAX_NAMES
+    assert found["a"].sum() == 5
+    assert found["(others)"].sum() == 40 - (MAX_NAMES - 2)
+
+
+def test_accuracy_is_told_apart_by_the_length_of_the_text_and_by_whether_it_was_cut(run_dir, shapes_folder, tmp_path):
+    rows = pd.read_csv(shapes_folder / "test.csv")
+    rows.loc[:9, "text"] = rows.text[:10] + " please" * 70
+    rows.to_csv(shapes_folder / "long.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "long.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
+    slices = evaluation.main([str(run_dir), *options, "--data.slice_by", "text_cut", "text_tokens"])["slices"]
+    assert {name: part["rows"] for name, part in slices["text_cut"].items()} == {
+        "cut at 64 tokens": 10,
+        "whole": len(rows) - 10,
+    }
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    right = table.correct[:10].mean()
+    assert slices["text_cut"]["cut at 64 tokens"]["accuracy"]["value"] == pytest.approx(right)
+    assert sum(part["rows"] for part in slices["text_tokens"].values()) == len(rows)
+    assert json.loads((tmp_path / "metrics.json").read_text())["slices"] == slices
