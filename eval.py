@@ -17,7 +17,7 @@ from app import compare
 from app.eval_arguments import parse_args
 from app.evaluation import evaluate_to, find_rows
 from app.hardware import choose_precision
-from app.model_folder import load_model
+from app.model_folder import hide_file_bars, load_model
 from app.report import score_table
 from app.settings import Settings, load_settings
 from data import (
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> dict:
         if argv[:1] == ["compare"]:
             return compare.main(argv[1:])
         args = parse_args(argv, __doc__)
+        hide_file_bars()
         model, processor = load_model(args.model, args.trust_custom_encoder)
         run = run_settings(args.model)
         rows, settings = held_out_rows(args, run, model.config)

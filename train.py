@@ -29,7 +29,7 @@ from app.evaluation import evaluate_to
 from app.hardware import check_trackers, choose_precision
 from app.interrupt import Stopped, StopRequest
 from app.model_card import model_card
-from app.model_folder import load_model
+from app.model_folder import hide_file_bars, load_model
 from app.predictions import MODALITIES, predict
 from app.report import draw_curves, score_table
 from app.run_dir import RunDir
@@ -51,6 +51,7 @@ CONTENTS = (
 def main(argv: list[str]) -> Path:
     """The command line; returns the run folder."""
     settings = parse_settings(argv)
+    hide_file_bars()
     started = time.time()
     run = RunDir(settings.run_dir)
     with user_errors(argv):

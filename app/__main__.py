@@ -25,7 +25,7 @@ from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
 from app.eval_arguments import at_least
 from app.kfold import kfold
-from app.model_folder import load_model
+from app.model_folder import hide_file_bars, load_model
 from app.onnx_model import ONNX_FILE, export_onnx, quantize
 from app.predictor import Predictor
 from app.serving.server import KEY_VARIABLE, ServeSettings, serve
@@ -36,6 +36,7 @@ from data import Example
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
+    hide_file_bars()
     try:
         args.run(args)
     except ValueError as error:
@@ -154,6 +155,8 @@ def run_predict(args: argparse.Namespace) -> None:
 def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
     if args.output.suffix not in (".parquet", ".csv"):
         raise ValueError(f"--output must end in .parquet or .csv, got {args.output}.")
+    if not args.output.parent.is_dir():
+        raise ValueError(f"There is no folder {args.output.parent} to write {args.output.name} in.")
     with tqdm(desc="answering", unit="row") as bar:
         table = answer_table(
             predictor, args.rows, args.text, args.image_root, told=lambda rows: bar.update(rows - bar.n)

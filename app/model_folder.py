@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import transformers
+from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 
 from app.onnx_model import ONNX_FILE, OnnxModel
@@ -34,6 +36,12 @@ def find_model(path: str | Path) -> str:
         f"{folder} is not a model folder: expected config.json and model.safetensors in it, or in its folder "
         f"{MODEL_FOLDER}/; found {found}."
     )
+
+
+def hide_file_bars() -> None:
+    """No progress bars for the files of a model, which would break through the run's own; downloads keep theirs."""
+    transformers.utils.logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 def load_any(

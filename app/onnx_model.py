@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -107,15 +108,17 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     }
     of_texts, of_pairs = {0: Dim("texts"), 1: Dim("tokens")}, {0: Dim("pairs")}
     shapes = dict(zip(INPUTS, ({0: Dim("images")}, of_texts, of_texts, of_pairs, of_pairs), strict=True))
-    program = torch.onnx.export(
-        Logits(model.float().cpu().eval()),
-        kwargs=example,
-        dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=INPUTS,
-        output_names=["logits"],
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # one that stands for two inputs is named once
+        program = torch.onnx.export(
+            Logits(model.float().cpu().eval()),
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=INPUTS,
+            output_names=["logits"],
+            verbose=False,
+        )
     assert program is not None
     folder.mkdir(parents=True, exist_ok=True)
     program.save(folder / ONNX_FILE)

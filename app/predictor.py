@@ -63,7 +63,8 @@ class Predictor:
         self.max_text = max_text
         self.precision = choose_precision(precision)
         self.max_pixels = max_pixels
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_gpu = torch.cuda.is_available() and not isinstance(model, OnnxModel)  # which chooses for itself
+        self.device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         self.model = model.to(self.device).eval()
         self.processor = processor
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from lzma import LZMAError
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +35,8 @@ def answer_table(
     image_root: str | Path | None = None,
     batch_size: int = 32,
     told: Callable[[int], object] | None = None,
+    max_rows: int | None = None,
+    cache_dir: str | Path | None = None,
 ) -> pd.DataFrame:
     """Answer every row of a source.
 
@@ -42,18 +46,20 @@ def answer_table(
         text: asked about every image of a folder.
         image_root: folder that image paths are relative to and may not leave; the table's where not given.
         told: called with the number of rows that are done.
+        max_rows: a source with more is refused.
+        cache_dir: where `datasets` keeps what it read; its own place where not given.
 
     Returns:
         ``row`` (its number, or the name of the file), ``text``, ``prediction``, ``probability`` (of the whole
         prediction), ``sure`` and ``error``; of a row that cannot be answered only the first two and ``error``.
 
     Raises:
-        ValueError: a source that cannot be read, or without the columns.
+        ValueError: a source that cannot be read, without the columns, or with too many rows.
     """
     path, form = Path(source), predictor.label_format
     root = Path(image_root) if image_root else None
     is_folder = path.is_dir() and not any(path.glob("metadata.*")) and not (path / "state.json").exists()
-    pairs = folder_pairs(path, text) if is_folder else table_pairs(str(source), predictor, root)
+    pairs = folder_pairs(path, text) if is_folder else table_pairs(str(source), predictor, root, cache_dir, max_rows)
     found: list[dict] = []
     while block := list(islice(pairs, batch_size)):
         rows: list[dict[str, object]] = [{"row": name, "text": asked} for name, _, asked in block]
@@ -80,9 +86,17 @@ def folder_pairs(folder: Path, text: str | None) -> Iterator[Pair]:
     return ((str(file.relative_to(folder)), str(file), text) for file in files)
 
 
-def table_pairs(source: str, predictor: Predictor, image_root: Path | None) -> Iterator[Pair]:
+def table_pairs(
+    source: str,
+    predictor: Predictor,
+    image_root: Path | None,
+    cache_dir: str | Path | None = None,
+    max_rows: int | None = None,
+) -> Iterator[Pair]:
     """The rows of a table; an image path that leads out of the folder is a fault of its row."""
-    table, folder = load_source(source, "test")
+    table, folder = load_source(source, "test", cache_dir=cache_dir)
+    if max_rows is not None and len(table) > max_rows:
+        raise ValueError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
     columns = {"image": "image", "text": "text"} | (predictor.model.config.columns or {})
     names = table.column_names
     has_image, has_text = columns["image"] in names, set(text_columns(columns["text"])) <= set(names)
@@ -121,7 +135,15 @@ def unpacked(archive: str | Path, max_files: int = MAX_FILES, max_bytes: int = M
                         raise ValueError(f"The archive names a file outside itself: {member.filename!r}.")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     left -= copy_bounded(opened, member, target, left)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            OSError,
+            EOFError,
+            zlib.error,
+            LZMAError,
+        ) as error:
             raise ValueError(f"The archive cannot be unpacked: {error}") from error
         tables = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in READERS]
         if len(tables) != 1:

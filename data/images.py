@@ -4,6 +4,8 @@ import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ def read_image(image: str | Path | bytes | dict) -> bytes:
         return read_image(image["path"] if image.get("bytes") is None else image["bytes"])
     if isinstance(image, bytes):
         return image
+    if not isinstance(image, str | Path):
+        raise BadImageError(f"expected a file or its bytes, got {type(image).__name__}")
     try:
         return Path(image).read_bytes()
     except OSError as error:
@@ -36,7 +40,14 @@ def decode_image(image: str | Path | bytes | dict | Image.Image, max_pixels: int
         BadImageError: missing, truncated, not one of `FORMATS`, or larger than ``max_pixels``.
     """
     if not isinstance(image, Image.Image):
-        image = open_image(read_image(image), max_pixels)
+        data = read_image(image)
+        with explain_decoder_errors():
+            return to_upright_rgb(open_image(data, max_pixels))
+    return to_upright_rgb(image)
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """As `decode_image` gives it."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(to_eight_bit(np.asarray(image))).convert("RGB")
@@ -48,25 +59,46 @@ def decode_image(image: str | Path | bytes | dict | Image.Image, max_pixels: int
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """Open and load the first frame. Format by content, size checked before a pixel is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
+    image.load()
+    return image
+
+
+def count_pixels(image: str | Path | bytes) -> int:
+    """As its header says; 0 where it cannot be read."""
     try:
-        with warnings.catch_warnings():
+        with explain_decoder_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
-            image.load()
+            with Image.open(io.BytesIO(read_image(image)), formats=FORMATS) as opened:
+                return opened.width * opened.height
+    except BadImageError:
+        return 0
+
+
+@contextmanager
+def explain_decoder_errors() -> Iterator[None]:
+    """Turn what decoders raise into a `BadImageError`."""
+    try:
+        yield
     except BadImageError:
         raise
     except (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError) as error:
         cause = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise BadImageError(f"not a readable {', '.join(FORMATS)} image{cause}") from error
-    return image
 
 
 def to_eight_bit(pixels: np.ndarray) -> np.ndarray:
     """Grey of more than 8 bit: integers scale from [0, 65535], floating point from [0, 1], both clipped."""
-    top = 1.0 if np.issubdtype(pixels.dtype, np.floating) else 65535.0
-    return (np.clip(np.nan_to_num(pixels) / top, 0.0, 1.0) * 255).round().astype(np.uint8)
+    top = np.float32(1.0 if np.issubdtype(pixels.dtype, np.floating) else 65535.0)
+    grey = pixels.astype(np.float32)
+    np.nan_to_num(grey, copy=False)
+    grey.clip(0, top, out=grey)
+    grey *= 255 / top
+    return grey.round(out=grey).astype(np.uint8)
 
 
 def content_key(data: bytes) -> str:

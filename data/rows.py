@@ -104,7 +104,7 @@ class Rows(torch.utils.data.Dataset[Example]):
             numbers=self.numbers[np.asarray(indices, dtype=np.int64)],
             texts=self.texts.select(indices),
             labels=self.labels.select(indices),
-            image_keys=self.image_keys.select(indices),
+            image_keys=self.image_keys.select(indices) if len(self.image_keys) else self.image_keys,  # if scanned
         )
 
     def column(self, name: str) -> list:
@@ -195,6 +195,8 @@ def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
             f"The image column holds {image!r}; expected the path of a file, or an image as datasets stores them."
         )
     path = image.get("path") if isinstance(image, dict) else image
+    if isinstance(image, dict) and not isinstance(image.get("bytes"), bytes | None):
+        raise ValueError("An image as datasets stores them has bytes in “bytes”; here they are something else.")
     if not path or (isinstance(image, dict) and image.get("bytes") is not None):
         return image or None
     return resolve_path(str(path), root or Path())

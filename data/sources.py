@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
@@ -18,13 +19,16 @@ READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".pa
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
 
-def load_source(source: str, split: str, streaming: bool = False) -> tuple[Dataset | IterableDataset, Path | None]:
+def load_source(
+    source: str, split: str, streaming: bool = False, cache_dir: str | Path | None = None
+) -> tuple[Dataset | IterableDataset, Path | None]:
     """Open a source.
 
     Args:
         source: a table, a folder, a Hub id or ``shapes:N``, as `DataSettings.train` says.
         split: ``train``, ``validation`` or ``test``; the default split of a Hub id, and the seed of ``shapes``.
         streaming: read it as a stream.
+        cache_dir: where `datasets` keeps a local table as it read it; its own place where not given.
 
     Returns:
         The rows, images undecoded, and the folder that image paths are relative to.
@@ -35,7 +39,7 @@ def load_source(source: str, split: str, streaming: bool = False) -> tuple[Datas
     if match := re.fullmatch(r"shapes:(\d+)", source):
         dataset, root = make_shapes(int(match[1]), split), None
     elif (path := Path(source)).exists():
-        dataset, root = load_local(path, streaming)
+        dataset, root = load_local(path, streaming, cache_dir)
     elif path.suffix.lower() not in READERS and HUB_ID.fullmatch(source):
         dataset, root = load_hub(source, split, streaming), None
     else:
@@ -49,7 +53,7 @@ def load_source(source: str, split: str, streaming: bool = False) -> tuple[Datas
     return dataset, root
 
 
-def load_local(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, Path]:
+def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tuple[Dataset | IterableDataset, Path]:
     if path.is_dir():
         if (path / "state.json").exists():
             with explain_parser_errors(path, "a folder saved by datasets"):
@@ -65,12 +69,12 @@ def load_local(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, 
     ending = path.suffix.lower()
     if ending not in READERS:
         raise ValueError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
-    options = {}
+    options: dict[str, Any] = {"cache_dir": None if cache_dir is None else str(cache_dir)}
     if READERS[ending] == "csv":
         # Every cell stays the string it is: pandas would read "NA" and "None" as missing and "01" as 1.
         separator = "\t" if ending == ".tsv" else ","
         features = Features({name: Value("string") for name in read_header(path, separator)})
-        options = {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+        options |= {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
     with explain_parser_errors(path, ending):
         reader = READERS[ending]
         return load_dataset(reader, data_files=str(path), split="train", streaming=streaming, **options), path.parent

@@ -23,6 +23,7 @@ from app import Predictor
 from app.serving.server import ServeSettings, build_app
 
 SETTINGS = ServeSettings(page=False, precision="no", max_bytes=2_000_000, max_pixels=1_000_000, timeout=20)
+BASE = "http://localhost"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def served(run_dir):
 
 @pytest.fixture(scope="module")
 def client(served):
-    with TestClient(served[0], raise_server_exceptions=False) as client:
+    with TestClient(served[0], BASE, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -175,7 +176,7 @@ def test_a_large_body_of_unknown_length_is_refused_by_count(client):
 
 def test_a_key_guards_the_api_and_not_its_health(run_dir):
     app, _ = build_app(str(run_dir), SETTINGS, api_key="secret")
-    with TestClient(app) as client:
+    with TestClient(app, BASE) as client:
         for path in ("/v1/model", "/metrics"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
@@ -185,9 +186,9 @@ def test_a_key_guards_the_api_and_not_its_health(run_dir):
 
 def test_it_is_ready_when_warm_and_not_while_stopping(run_dir):
     app, engine = build_app(str(run_dir), SETTINGS)
-    cold = TestClient(app)
+    cold = TestClient(app, BASE)
     assert (cold.get("/readyz").status_code, cold.get("/healthz").status_code) == (503, 200)
-    with TestClient(app) as client:
+    with TestClient(app, BASE) as client:
         assert client.get("/readyz").json() == {"status": "ready"}
         engine.is_draining = True
         assert client.get("/readyz").status_code == 503
@@ -198,7 +199,7 @@ def test_it_is_ready_when_warm_and_not_while_stopping(run_dir):
 def test_a_full_queue_refuses_with_the_time_to_come_again(run_dir):
     app, engine = build_app(str(run_dir), SETTINGS)
     engine.max_waiting = 3
-    with TestClient(app) as client:
+    with TestClient(app, BASE) as client:
         reply = client.post("/v1/predict", json={"inputs": [{"text": "x"}] * 4})
         assert (reply.status_code, error_code(reply), reply.headers["retry-after"]) == (429, "too_many_requests", "1")
         assert client.post("/v1/predict", json={"inputs": [{"text": "x"}] * 3}).status_code == 200
@@ -207,7 +208,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_again(run_dir):
 
 def test_a_model_that_is_too_slow_or_fails_is_told(run_dir, monkeypatch):
     app, engine = build_app(str(run_dir), SETTINGS)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, BASE, raise_server_exceptions=False) as client:
         engine.timeout = 1e-4
         assert error_code(ask(client, text="x")) == "timeout"
         engine.timeout = 20
@@ -258,12 +259,14 @@ def test_every_answer_has_the_headers_that_protect_it(client):
         assert "default-src 'self'" in reply.headers["content-security-policy"]
 
 
-def test_requests_made_from_its_description_find_no_server_error(run_dir):
-    with live(build_app(str(run_dir), SETTINGS)[0]) as address:
-        check_against_description(schemathesis.openapi.from_url(f"{address}/openapi.json"))
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_requests_made_from_its_description_find_no_server_error(run_dir, key):
+    with live(build_app(str(run_dir), SETTINGS, key)[0]) as address:
+        check_against_description(schemathesis.openapi.from_url(f"{address}/openapi.json"), key)
 
 
-def check_against_description(schema):
+def check_against_description(schema, key):
+    headers, kinds = {"Authorization": f"Bearer {key}"} if key else {}, set()
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert len(operations) == 5
     # What is of the right form may still be no image; and no path of the API hides behind another method.
@@ -273,9 +276,11 @@ def check_against_description(schema):
         @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(operation.as_strategy())
         def check(case):
-            case.call_and_validate(excluded_checks=excluded)
+            kinds.add(case.media_type)
+            case.call_and_validate(excluded_checks=excluded, headers=headers)
 
         check()
+    assert kinds >= {"application/json", "multipart/form-data"}
 
 
 def test_thirty_two_clients_at_once_share_batches_and_get_their_own_answers(run_dir, shapes_folder):

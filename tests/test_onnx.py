@@ -85,7 +85,7 @@ def test_int8_is_a_quarter_of_the_size_and_answers_nearly_alike(exported, run_di
 
 
 def test_an_export_is_served_and_described_without_heat(exported):
-    with TestClient(build_app(str(exported), ServeSettings(page=False))[0]) as client:
+    with TestClient(build_app(str(exported), ServeSettings(page=False))[0], "http://localhost") as client:
         assert client.post("/v1/predict", json={"inputs": [{"text": "x"}]}).status_code == 200
         assert "million" in client.get("/v1/model").json()["parts"]["parameters"]
 

@@ -1,12 +1,18 @@
 """The page in a real browser, and to programs that speak gradio."""
 
+import shlex
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import datasets
 import gradio_client
 import httpx
 import pytest
 from browser import browser, contrast
+from gradio_client import handle_file
 from hostile import PNG
 from live import live
 from selenium.webdriver.common.by import By
@@ -170,14 +176,69 @@ def test_with_a_key_the_page_wants_it_as_password(run_dir):
         assert 'class="best"' in client.predict(None, "x", api_name="/ask")[0]
 
 
-def test_the_page_reads_no_file_of_the_server(address):
+@pytest.mark.parametrize("name", ["ask", "answer_rows"])
+def test_a_file_of_the_server_is_not_taken_for_an_upload(address, tmp_path, name):
+    """Neither a picture nor a table that the server could read; nor as an SVG."""
+    (tmp_path / "picture.png").write_bytes(PNG)
+    (tmp_path / "rows.csv").write_text("text\nprivate words\n")
+    file = tmp_path / {"ask": "picture.png", "answer_rows": "rows.csv"}[name]
+    for more in ({}, {"orig_name": "a.svg"}, {"url": f"{address}/gradio_api/file={file}"}):
+        payload = {"path": str(file), "meta": {"_type": "gradio.FileData"}, **more}
+        data = [payload, "x", None] if name == "ask" else [payload]
+        reply = httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=30)
+        assert reply.status_code == 500, reply.text
+        assert "private words" not in reply.text
+        assert "data:image" not in reply.text
+
+
+def test_the_page_serves_no_file_and_fetches_no_address(address):
     for path in ("/etc/passwd", "../../../../etc/passwd", "requirements.txt"):
-        reply = httpx.get(f"{address}/gradio_api/file={path}")
-        assert reply.status_code in (403, 404)
-    with pytest.raises(Exception):  # noqa: B017, PT011
-        gradio_client.Client(address, verbose=False).predict(
-            {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "x", api_name="/ask"
-        )
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+    fetched = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    there = f"http://127.0.0.1:{other.server_address[1]}/picture.png"
+    assert httpx.get(f"{address}/gradio_api/file={there}").status_code == 404
+    payload = {"path": there, "url": there, "meta": {"_type": "gradio.FileData"}}
+    for name, data in (("ask", [payload, "x", None]), ("answer_rows", [payload])):
+        assert httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=30).status_code == 500
+    other.shutdown()
+    assert fetched == []
+
+
+def test_what_no_page_is_for_is_told_in_the_form_of_the_api_with_the_page_on_too(address):
+    assert httpx.get(f"{address}/v1/nothing").json()["error"]["code"] == "http_error"
+    reply = httpx.get(f"{address}/v1/predict")
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+    assert reply.json()["error"]["message"] == "Ask /v1/predict with POST."
+
+
+def test_a_picture_that_cannot_be_read_is_told_of(address, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(Exception, match="The image cannot be read: not a readable JPEG"):
+        gradio_client.Client(address, verbose=False).predict(handle_file(broken), "x", api_name="/ask")
+
+
+def test_a_table_beyond_the_limit_is_refused_and_nothing_of_it_is_kept(address, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.serving.page.MAX_ROWS", 3)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    table = tmp_path / "rows.csv"
+    table.write_text("text\n" + "a private word\n" * 4)
+    client = gradio_client.Client(address, verbose=False)
+    with pytest.raises(Exception, match="The table has 4 rows; 3 are allowed"):
+        client.predict(handle_file(table), api_name="/answer_rows")
+    table.write_text("text\n" + "another private word\n" * 3)
+    assert "3 of 3 rows answered" in client.predict(handle_file(table), api_name="/answer_rows")[0]
+    kept = [file for file in Path(datasets.config.HF_DATASETS_CACHE).rglob("*.arrow") if file.stat().st_size]
+    assert not any(b"private word" in file.read_bytes() for file in kept)
 
 
 def test_examples_are_rows_with_both_and_none_where_the_data_is_gone(run_dir, tmp_path, capsys):
@@ -191,8 +252,14 @@ def test_examples_are_rows_with_both_and_none_where_the_data_is_gone(run_dir, tm
 
 
 def test_lines_of_code_quote_what_was_typed(tmp_path):
-    shell, remote, local = code_lines("/tmp/it's.png", 'what\'s "this"?', "http://x", tmp_path)
-    assert "-F text='what'\\''s \"this\"?'" in shell
-    compile(remote, "remote", "exec")
-    compile(local, "local", "exec")
-    assert "predictor(None, " in code_lines(None, "x", "http://x", tmp_path)[2]
+    for text in ('what\'s "this"?', "@/etc/passwd;type=x", "null"):
+        shell, remote, local = code_lines("/tmp/it's.png", text, "http://x", tmp_path, has_key=True)
+        assert shlex.split(shell) == [
+            *("curl", "-H", "Authorization: Bearer $API_KEY", "-F", 'image=@"it\'s.png"'),
+            *("--form-string", f"text={text}", "http://x/v1/predict"),
+        ]
+        compile(remote, "remote", "exec")
+        assert "Authorization" in remote
+        compile(local, "local", "exec")
+        assert repr(text) in local
+    assert "predictor(None, " in code_lines(None, "x", "http://x", tmp_path, has_key=False)[2]

@@ -7,14 +7,14 @@ import base64
 import binascii
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from app.page import describe_model
-from app.serving.engine import Engine, RefusedError
+from app.serving.engine import ROUTES, Engine, RefusedError
 from data import Example
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "Not the JSON or the form that was expected.",
         401: "No key, or a wrong one.",
         408: "The request came too slowly.",
-        413: "The request is too large.",
+        413: "The request is too large, in bytes or pixels.",
         415: "Neither JSON nor a form.",
         422: "Something in the request cannot be used.",
         429: "Too many requests are waiting.",
@@ -123,12 +123,13 @@ FORM = {
 }
 
 
-def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI:
+def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:
     """The routes around an engine.
 
     Args:
         name: of the model.
         metrics: of the model on held-out rows, as ``GET /v1/model`` tells.
+        has_key: whether the description says that a key is to be shown, which `Guard` checks.
     """
 
     @asynccontextmanager
@@ -145,20 +146,12 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
         redoc_url=None,
     )
     add_error_handlers(api)
-    config = engine.predictor.model.config
-
-    @api.middleware("http")
-    async def measure(request: Request, call_next: Callable) -> Response:
-        started = time.perf_counter()
-        response = await call_next(request)
-        path = getattr(request.scope.get("route"), "path", "page")
-        if path.startswith("/v1"):
-            engine.requests.labels(path, response.status_code).inc()
-            engine.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
+    config, parts = engine.predictor.model.config, describe_model(engine.predictor.model)
+    shows_key = [Depends(HTTPBearer(auto_error=False))] if has_key else []
 
     @api.post(
         "/v1/predict",
+        dependencies=shows_key,
         response_model=PredictReply,
         response_model_exclude_none=True,
         responses=ERRORS,
@@ -166,7 +159,7 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": {"schema": PredictRequest.model_json_schema()},
+                    "application/json": {"schema": schema_of(PredictRequest)},
                     "multipart/form-data": {"schema": FORM},
                 },
             }
@@ -176,11 +169,10 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
         """Answer one pair or several. Of several, a faulty one has an error in its place, and the others their answers;
         of one, the fault is the reply's status."""
         pairs, top_k = await read_request(request)
-        prepared = await asyncio.to_thread(engine.predictor.prepare, pairs)
-        examples = [example for example in prepared if isinstance(example, Example)]
-        if not examples and len(prepared) == 1:
+        prepared, found_probabilities = await engine.ask(pairs)
+        if len(prepared) == 1 and not found_probabilities:
             raise RefusedError(422, *fault(prepared[0]))
-        probabilities = iter(await engine.probabilities(examples) if examples else [])
+        probabilities = iter(found_probabilities)
         replies = []
         for example in prepared:
             if not isinstance(example, Example):
@@ -196,7 +188,7 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
             )
         return PredictReply(predictions=replies)
 
-    @api.get("/v1/model", responses={401: ERRORS[401]})
+    @api.get("/v1/model", dependencies=shows_key, responses={401: ERRORS[401]})
     async def model() -> ModelReply:
         """Labels, preprocessing, calibration and held-out metrics of the model."""
         return ModelReply(
@@ -207,7 +199,7 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
             max_text_tokens=engine.predictor.processor.tokenizer.model_max_length,
             temperature=config.temperature,
             sure_from=config.threshold,
-            parts=describe_model(engine.predictor.model),
+            parts=parts,
             metrics=metrics,
         )
 
@@ -223,12 +215,39 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None) -> FastAPI
             raise RefusedError(503, "not_ready", "The server is starting or stopping.", 1)
         return Health(status="ready")
 
-    @api.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, 401: ERRORS[401]})
+    @api.get(
+        "/metrics",
+        dependencies=shows_key,
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, 401: ERRORS[401]},
+    )
     async def prometheus() -> Response:
         """Counters and histograms for Prometheus."""
         return Response(generate_latest(engine.registry), media_type=CONTENT_TYPE_LATEST)
 
+    @api.api_route(
+        "/v1/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
+    )
+    async def nothing_here(request: Request) -> None:
+        """Before the page, which would answer in a form of its own."""
+        if allowed := ROUTES.get(request.url.path):
+            raise HTTPException(405, f"Ask {request.url.path} with {allowed}.", {"Allow": allowed})
+        raise HTTPException(404, f"There is no {request.url.path}; the routes are in /openapi.json.")
+
     return api
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model of one level of parts, each in its place."""
+    schema = model.model_json_schema()
+    parts = {f"#/$defs/{name}": part for name, part in schema.pop("$defs").items()}
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return parts[value["$ref"]] if "$ref" in value else {key: fill(item) for key, item in value.items()}
+        return [fill(item) for item in value] if isinstance(value, list) else value
+
+    return fill(schema)
 
 
 async def read_request(request: Request) -> tuple[list[tuple[bytes | ValueError | None, str | None]], int]:

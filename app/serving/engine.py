@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from batched.aio import AsyncBatchProcessor
@@ -12,8 +14,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.predictor import Predictor
 from data import Example
+from data.images import count_pixels
 
 log = logging.getLogger(__name__)
+Pair = tuple[str | bytes | ValueError | None, str | None]
+"""A file or the bytes of an image, or what is wrong with it, and a text."""
+T = TypeVar("T")
+ROUTES = {"/v1/predict": "POST", "/v1/model": "GET"}
+"""The API's paths, and how they are asked."""
+MAX_PICTURES = 4
+"""Pictures of the largest size allowed whose pixels may be in memory at a time."""
 
 
 class RefusedError(Exception):
@@ -52,9 +62,13 @@ class Engine:
     ):
         self.predictor = predictor
         self.max_waiting, self.timeout = max_waiting, timeout
-        self.waiting = 0
+        self.waiting = self.pixels = 0
         self.is_warm = self.is_draining = False
-        self.batches = AsyncBatchProcessor(self.answer, batch_size=batch_size, timeout_ms=linger)
+        self.answerer = ThreadPoolExecutor(1, "answer")  # of its own, so that no other work holds a batch up
+        self.decoders = ThreadPoolExecutor(4, "decode")
+        self.on_stop: list[Callable[[], object]] = []
+        self.explaining = asyncio.Semaphore(1)
+        self.batches = AsyncBatchProcessor(self.answer_batch, batch_size=batch_size, timeout_ms=linger)
         self.registry = CollectorRegistry()
         self.pairs = Counter("pairs", "Pairs answered", registry=self.registry)
         self.unsure = Counter("pairs_not_sure", "Pairs whose answer is not sure", registry=self.registry)
@@ -71,42 +85,84 @@ class Engine:
         self.predictor.predict([(None, "warm up")])
         self.is_warm = True
 
+    def stop(self) -> None:
+        """Answer what was accepted and nothing more."""
+        self.is_draining = True
+        for told in self.on_stop:
+            told()
+
     @property
     def is_ready(self) -> bool:
         return self.is_warm and not self.is_draining
 
-    async def probabilities(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Probabilities ``(C,)`` of each pair.
+    async def ask(self, pairs: Sequence[Pair]) -> tuple[list[Example | ValueError], list[np.ndarray]]:
+        """Prepare and answer the pairs of one request.
+
+        Places in the queue, and memory for its pictures, are taken before a picture is decoded.
+
+        Returns:
+            each pair, or what is wrong with it; and the probabilities ``(C,)`` of those that nothing is wrong with.
 
         Raises:
             RefusedError: too many wait already, the server is stopping, it takes too long, or the model fails.
         """
         if self.is_draining:
             raise RefusedError(503, "stopping", "The server is stopping; ask another, or later.", 5)
-        if self.waiting + len(examples) > self.max_waiting:
-            raise RefusedError(
-                429,
-                "too_many_requests",
-                f"The queue is full: {self.waiting} of {self.max_waiting} pairs wait; try again.",
-                1,
-            )
-        self.waiting += len(examples)
-        work = asyncio.ensure_future(self.batches(list(examples)))
-        work.add_done_callback(lambda _: self.leave(len(examples)))
+        images = {image for image, _ in pairs if isinstance(image, bytes | str)}
+        pixels = sum(count_pixels(image) for image in images)
+        self.take(len(pairs), pixels)
+        work = asyncio.ensure_future(self.work(pairs))
+        work.add_done_callback(lambda done: self.leave(len(pairs), pixels, done))
         try:
             # Shielded: the batch goes on when a client's time is up, since others share it.
-            found = await asyncio.wait_for(asyncio.shield(work), self.timeout)
+            return await asyncio.wait_for(asyncio.shield(work), self.timeout)
         except asyncio.TimeoutError:
             raise RefusedError(504, "timeout", f"No answer within {self.timeout:g} s; try again.", 1) from None
+
+    def take(self, number: int, pixels: int) -> None:
+        """Places for that many pairs with that many pixels."""
+        most = self.predictor.max_pixels * MAX_PICTURES
+        if pixels > most:
+            told = f"The images of the request have {pixels:,} pixels together; {most:,} are allowed."
+            raise RefusedError(413, "too_many_pixels", told)
+        if self.waiting + number > self.max_waiting or self.pixels + pixels > most:
+            told = f"The queue is full: {self.waiting} of {self.max_waiting} pairs wait; try again."
+            raise RefusedError(429, "too_many_requests", told, 1)
+        self.waiting += number
+        self.pixels += pixels
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """One request to the API, for ``/metrics``."""
+        if path.startswith("/v1"):
+            path = path if path in ROUTES else "other"
+            self.requests.labels(path, status).inc()
+            self.seconds.labels(path).observe(seconds)
+
+    def leave(self, number: int, pixels: int, done: asyncio.Future) -> None:
+        self.waiting -= number
+        self.pixels -= pixels
+        if not done.cancelled():
+            done.exception()  # of a client that has left nobody else would ask
+
+    async def work(self, pairs: Sequence[Pair]) -> tuple[list[Example | ValueError], list[np.ndarray]]:
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self.decoders, self.predictor.prepare, pairs)
+        examples = [example for example in prepared if isinstance(example, Example)]
+        found = await self.batches(examples) if examples else []
         if any(isinstance(answer, Exception) for answer in found):
             raise RefusedError(500, "model_failed", "The model failed on this input; the server's log says why.")
-        return found
+        return prepared, found
 
-    def leave(self, number: int) -> None:
-        self.waiting -= number
+    async def explain(self, tell: Callable[..., T], *arguments) -> T:
+        """Something that computes for long, one at a time, beside the batches."""
+        async with self.explaining:
+            return await asyncio.to_thread(tell, *arguments)
+
+    async def answer_batch(self, examples: list[Example]) -> list[np.ndarray | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(self.answerer, self.answer, examples)
 
     def answer(self, examples: list[Example]) -> list[np.ndarray | Exception]:
-        """One batch, in a thread of its own; if it fails its pairs are tried one by one, so that one fails alone."""
+        """One batch; if it fails its pairs are tried one by one, so that one fails alone."""
         try:
             found: list[np.ndarray | Exception] = list(self.predictor.probabilities(examples))
         except Exception as error:

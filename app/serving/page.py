@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import html
-import json
+import logging
+import shlex
+import shutil
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 import gradio as gr
 import numpy as np
 import pandas as pd
 from fastapi import FastAPI
+from gradio import processing_utils
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -28,6 +35,7 @@ from app.settings import load_settings
 from app.tables import answer_table, unpacked
 from data import Example, Rows, decode_image, load_rows, scan_images
 
+log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 NUM_ANSWERS = 5
 NUM_EXAMPLES = 6
@@ -36,6 +44,13 @@ ASKING = 16
 """People whose questions are worked on at a time; their answers are made in batches."""
 QUEUE = 64
 """People who may wait besides."""
+MAX_SESSIONS = 200
+"""Sessions whose last answers gradio keeps in memory."""
+MAX_ROWS = 20_000
+"""Rows of a table that the page answers."""
+KEPT = 600
+"""Seconds after which what was uploaded, and the answers to whole tables, may be deleted."""
+ANSWERS = "answers-"
 PICTURE_SIDE = 840
 """Longest side of the picture under the heat-map, in pixels."""
 THUMBNAIL_SIDE = 88
@@ -43,16 +58,30 @@ PROGRESS = gr.Progress()
 """By this default value gradio knows that a function tells how far it is."""
 
 
+def path_of(payload: ImageData | None) -> str | None:
+    """In the place of `gr.Image.preprocess`, which opens a picture with every decoder it has, before ours is asked."""
+    return None if payload is None else payload.path
+
+
+async def fetch_nothing(url: str) -> NoReturn:
+    """In the place of gradio's download of what a client names."""
+    raise gr.Error("No address is fetched: upload the file.", print_exception=False)
+
+
 def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> FastAPI:
     """The page at the root of the API's application; with a key it is the password, whatever the user's name."""
-    page = build_page(engine, run)
-    return gr.mount_gradio_app(
+    page = build_page(engine, run, api_key is not None)
+    page.has_launched = True  # without it gradio lets a client name any file of the server as its upload
+    page.state_session_capacity = MAX_SESSIONS
+    processing_utils.async_ssrf_protected_get = fetch_nothing
+    mounted = gr.mount_gradio_app(
         app,
         page,
         path="/",
-        auth=None if api_key is None else lambda _, password: hmac.compare_digest(password, api_key),
+        auth=None if api_key is None else lambda _, word: hmac.compare_digest(word.encode(), api_key.encode()),
         auth_message="The password is the server's key.",
         show_error=False,
+        run_history=False,
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
@@ -62,25 +91,30 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(HERE / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
+    engine.on_stop.append(lambda: page.app.stop_event.set())  # ends the streams of open pages
+    return mounted
 
 
-def build_page(engine: Engine, run: Path) -> gr.Blocks:
+def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
     """The tabs."""
     predictor = engine.predictor
-    with gr.Blocks(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(600, 600)) as page:
+    with gr.Blocks(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
         told = ", ".join(f"{part} {what}" for part, what in describe_model(predictor.model).items())
         gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(told)}</p></header>')
-        with gr.Tab("Ask"):
+        with gr.Tab("Ask") as asking:
             image, text = ask_tab(engine, run)
-        with gr.Tab("Batch"):
-            many_tab(predictor)
-        with gr.Tab("Evaluation"):
+        with gr.Tab("Batch") as many:
+            many_tab(engine)
+        with gr.Tab("Evaluation") as evaluation:
             report = run / "evaluation" / "test" / "report.html"
             gr.HTML(report_frame(report))
         with gr.Tab("Training") as training:
-            training_tab(run, training)
+            timer = training_tab(run, training)
         with gr.Tab("Code") as code:
-            code_tab(image, text, code, run)
+            code_tab(image, text, code, run, has_key)
+        if timer is not None:
+            for tab in (asking, many, evaluation, code):
+                tab.select(lambda: gr.Timer(active=False), outputs=timer, api_visibility="private")
     return page.queue(max_size=QUEUE)
 
 
@@ -91,13 +125,13 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
         with gr.Column(scale=4):
             image = gr.Image(
                 type="filepath",
-                image_mode=None,
                 sources=["upload", "clipboard", "webcam"],
                 label="Picture, or none",
                 placeholder="Drop, paste or photograph a picture",
                 height=320,
                 elem_id="picture",
             )
+            image.preprocess = path_of  # type: ignore[method-assign]
             text = gr.Textbox(label="Question or report, or nothing", lines=2, max_lines=12, elem_id="text")
             with gr.Row():
                 clear = gr.Button("Clear")
@@ -153,11 +187,10 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
         ValueError, RefusedError: nothing to answer, or nobody to do it.
     """
     predictor = engine.predictor
-    example = (await asyncio.to_thread(predictor.prepare, [(path, text)]))[0]
+    (example,), probabilities = await engine.ask([(path, text)])
     if isinstance(example, ValueError):
         raise ValueError(str(example).replace(f" {path}", ""))
-    probabilities = (await engine.probabilities([example]))[0][None]
-    found = predictor.describe(probabilities, NUM_ANSWERS)[0]
+    found = predictor.describe(probabilities[0][None], NUM_ANSWERS)[0]
     engine.pairs.inc()
     engine.unsure.inc(not found.is_sure)
     notes = [
@@ -179,7 +212,7 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
             notes=notes,
             answers=[(answer["label"], answer["probability"]) for answer in found.answers],
             **await asyncio.to_thread(what_it_saw, predictor, example),
-            **await asyncio.to_thread(heat_of, predictor, example),
+            **await engine.explain(heat_of, predictor, example),
         )
     )
     thumbnail = None
@@ -217,7 +250,11 @@ def heat_of(predictor: Predictor, example: Example) -> dict:
     explains = not isinstance(predictor.model, OnnxModel)
     if not explains or not isinstance(example.image, Image.Image) or example.text is None:
         return {"heat": None}
-    explanation: Explanation = predictor.explain(example.image, example.text)
+    try:
+        explanation: Explanation = predictor.explain(example.image, example.text)
+    except Exception:  # the answer stands without it
+        log.exception("no heat-map")
+        return {"heat": None}
     picture = example.image.copy()
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     attention = {level: np.round(maps, 4).tolist() for level, maps in explanation.attention.items()}
@@ -257,12 +294,15 @@ def held_out_examples(run: Path) -> list[list[str]]:
     if source is None:
         return []
     try:
-        rows, _ = scan_images(load_rows(source, "test", data), data)
-    except ValueError as error:
+        rows = load_rows(source, "test", data)
+        with_text = np.flatnonzero([bool(text) for text in rows.texts])
+        chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
+        rows, _ = scan_images(rows.select(chosen), data)
+        folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
+        return [write_example(rows, i, folder) for i in spread(rows, NUM_EXAMPLES)]
+    except (ValueError, OSError) as error:
         print(f"no examples on the page: {error}")
         return []
-    folder = Path(tempfile.mkdtemp(prefix="examples-", dir=tempfile.gettempdir()))
-    return [example for i in spread(rows, NUM_EXAMPLES) if (example := write_example(rows, i, folder))]
 
 
 def write_example(rows: Rows, index: int, folder: Path) -> list[str]:
@@ -275,8 +315,16 @@ def write_example(rows: Rows, index: int, folder: Path) -> list[str]:
     return [str(path), example.text or ""]
 
 
-def many_tab(predictor: Predictor) -> None:
+def make_upload_folder() -> str:
+    """Where gradio puts uploads and serves files from; `app.serving.server.serve` names one that goes with it."""
+    folder = get_upload_folder()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def many_tab(engine: Engine) -> None:
     """A table of texts, or an archive with a table and its pictures; a table of answers back."""
+    predictor = engine.predictor
     columns = {"image": "image", "text": "text"} | (predictor.model.config.columns or {})
     gr.Markdown(
         f"A **CSV** with the column `{columns['text']}`, or a **zip** with one table and the pictures that its column "
@@ -291,11 +339,18 @@ def many_tab(predictor: Predictor) -> None:
     def run_all(path: str | None, progress=PROGRESS) -> tuple:
         if path is None:
             raise gr.Error("Choose a file first.", print_exception=False)
+
+        def tell(rows: int) -> None:
+            if engine.is_draining:
+                raise ValueError("The server is stopping; ask another, or later.")
+            progress((rows, None), unit="rows")
+
         try:
-            found = answer_file(predictor, Path(path), lambda rows: progress((rows, None), unit="rows"))
+            found = answer_file(predictor, Path(path), tell)
         except ValueError as error:
             raise gr.Error(str(error).replace(path, "The file"), print_exception=False) from None
-        output = Path(tempfile.mkdtemp(prefix="answers-")) / "answers.csv"
+        forget_old_answers()
+        output = Path(tempfile.mkdtemp(prefix=ANSWERS, dir=make_upload_folder())) / "answers.csv"
         found.to_csv(output, index=False)
         faulty = int(found["error"].notna().sum())
         summary = f"**{len(found) - faulty:,} of {len(found):,} rows answered**" + (
@@ -308,11 +363,19 @@ def many_tab(predictor: Predictor) -> None:
 
 def answer_file(predictor: Predictor, path: Path, told) -> pd.DataFrame:
     """The answers to an uploaded table or archive; of a table alone no image is read, whatever paths it names."""
-    if path.suffix.lower() == ".zip":
-        with unpacked(path) as table:
-            return answer_table(predictor, table, told=told)
-    with tempfile.TemporaryDirectory() as nowhere:
-        return answer_table(predictor, path, image_root=nowhere, told=told)
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as nowhere:
+        limits = {"told": told, "max_rows": MAX_ROWS, "cache_dir": cache}
+        if path.suffix.lower() == ".zip":
+            with unpacked(path) as table:
+                return answer_table(predictor, table, **limits)
+        return answer_table(predictor, path, image_root=nowhere, **limits)
+
+
+def forget_old_answers() -> None:
+    """Delete what was answered to whole tables some time ago; gradio deletes its own files only."""
+    for folder in Path(make_upload_folder()).glob(f"{ANSWERS}*"):
+        if time.time() - folder.stat().st_mtime > KEPT:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def report_frame(report: Path) -> str:
@@ -323,36 +386,38 @@ def report_frame(report: Path) -> str:
     return f'<iframe class="report" title="evaluation report" sandbox srcdoc="{page}"></iframe>'
 
 
-def training_tab(run: Path, tab: gr.Tab) -> None:
-    """Curves of any run beside this one, drawn again every few seconds while it trains."""
+def training_tab(run: Path, tab: gr.Tab) -> gr.Timer | None:
+    """Curves of any run beside this one, drawn again every few seconds while it trains and the tab is open."""
 
     def runs() -> list[str]:
         return sorted(folder.name for folder in run.parent.glob("*") if (folder / "metrics.jsonl").is_file())
 
     if not runs():
         gr.HTML('<p class="empty">No run folder here: the model came alone.</p>')
-        return
+        return None
     chosen = gr.Dropdown(runs(), value=run.name if run.name in runs() else runs()[0], label="Run")
     told = gr.Markdown()
     curves = gr.Image(label="Curves", interactive=False, show_label=False, buttons=[], elem_id="curves")
-    timer = gr.Timer(5)
+    timer = gr.Timer(5, active=False)
 
-    def draw(name: str) -> tuple[str, Image.Image | None]:
+    def draw(name: str) -> tuple[str, Image.Image | None, gr.Timer]:
         if name not in runs():
             raise gr.Error("There is no such run.", print_exception=False)
-        return draw_run(RunDir(run.parent / name))
+        shown = RunDir(run.parent / name)
+        return (*draw_run(shown), gr.Timer(active=shown.result() is None))
 
     tab.select(lambda: gr.update(choices=runs()), outputs=chosen, show_progress="hidden", api_visibility="private")
     for event in (tab.select, chosen.change, timer.tick):
-        event(draw, chosen, [told, curves], show_progress="hidden", api_visibility="private")
+        event(draw, chosen, [told, curves, timer], show_progress="hidden", api_visibility="private")
+    return timer
 
 
 def draw_run(run: RunDir) -> tuple[str, Image.Image | None]:
     """How far a run is, and its curves."""
     records = run.records()
     steps, result = [r for r in records if "loss" in r], run.result()
-    if not any("validation_accuracy" in r for r in records):
-        return f"step {steps[-1]['step']:,}, the first epoch is under way" if steps else "just begun", None
+    if not steps:
+        return "just begun", None
     told = f"step {steps[-1]['step']:,}, loss {steps[-1]['loss']:.3f}"
     if result:
         told += f"; finished, {result['accuracy']:.1%} right on the {result['held_out']} rows"
@@ -362,7 +427,7 @@ def draw_run(run: RunDir) -> tuple[str, Image.Image | None]:
         return told, Image.open(path).convert("RGB")
 
 
-def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path) -> None:
+def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path, has_key: bool) -> None:
     """The same question from a shell and from Python."""
     gr.Markdown("What is on the first tab, asked by a program. `/openapi.json` describes every route.")
     shell = gr.Code(language="shell", label="curl", interactive=False)
@@ -371,23 +436,27 @@ def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path) -> None:
 
     def write(path: str | None, words: str | None, request: gr.Request) -> tuple[str, str, str]:
         assert request.request is not None
-        return code_lines(path, words or "", str(request.request.base_url).rstrip("/"), run)
+        return code_lines(path, words or "", str(request.request.base_url).rstrip("/"), run, has_key)
 
     tab.select(write, [image, text], [shell, remote, local], api_visibility="private")
 
 
-def code_lines(path: str | None, text: str, address: str, run: Path) -> tuple[str, str, str]:
-    """For curl, requests and `Predictor`."""
+def code_lines(path: str | None, text: str, address: str, run: Path, has_key: bool) -> tuple[str, str, str]:
+    """For curl, requests and `Predictor`; a key is taken from the environment."""
     name = Path(path).name if path else None
-    quoted = "'" + text.replace("'", "'\\''") + "'"
-    form = (f" -F image=@{name}" if name else "") + (f" -F text={quoted}" if text else "")
-    files = f'files={{"image": open({json.dumps(name)}, "rb")}}, ' if name else ""
+    quoted = '"' + (name or "").replace("\\", "\\\\").replace('"', '\\"') + '"'
+    form = (f" -F {shlex.quote(f'image=@{quoted}')}" if name else "") + (
+        f" --form-string {shlex.quote(f'text={text}')}" if text else ""
+    )
+    files = f'files={{"image": open({name!r}, "rb")}}, ' if name else ""
+    key = ' -H "Authorization: Bearer $API_KEY"' if has_key else ""
+    headers = 'headers={"Authorization": "Bearer " + os.environ["API_KEY"]}, ' if has_key else ""
     return (
-        f"curl{form or ' -F text=TEXT'} {address}/v1/predict",
-        "import requests\n\n"
-        f'reply = requests.post("{address}/v1/predict", {files}data={{"text": {json.dumps(text)}}})\n'
+        f"curl{key}{form or ' -F text=TEXT'} {address}/v1/predict",
+        ("import os\n\n" if has_key else "") + "import requests\n\n"
+        f'reply = requests.post("{address}/v1/predict", {headers}{files}data={{"text": {text!r}}})\n'
         'print(reply.json()["predictions"][0])',
         "from app import Predictor\n\n"
-        f"predictor = Predictor.from_pretrained({json.dumps(str(run))})\n"
-        f"print(predictor({json.dumps(name)}, {json.dumps(text)}))".replace("null", "None"),
+        f"predictor = Predictor.from_pretrained({str(run)!r})\n"
+        f"print(predictor({name!r}, {text or None!r}))",
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import uvicorn
-from fastapi import FastAPI
 
 from app.predictor import Predictor
-from app.serving.api import MAX_TEXT, build_api, load_metrics
+from app.serving.api import MAX_INPUTS, MAX_TEXT, build_api, load_metrics
 from app.serving.engine import Engine
 from app.serving.guard import Guard
 
@@ -47,39 +48,47 @@ class ServeSettings:
 
 
 class Server(uvicorn.Server):
-    """Says that it is stopping before it stops: what was accepted is answered, what comes then is refused."""
+    """Says when it is there, and that it is stopping before it stops: what was accepted is answered, what comes then is
+    refused."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine):
+    def __init__(self, config: uvicorn.Config, engine: Engine, greeting: str):
         super().__init__(config)
-        self.engine = engine
+        self.engine, self.greeting = engine, greeting
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.greeting, flush=True)
 
     def handle_exit(self, sig, frame) -> None:
-        self.engine.is_draining = True
+        self.engine.stop()
         super().handle_exit(sig, frame)
 
 
 def build_app(
     run: str, settings: ServeSettings, api_key: str | None = None, trust_custom_encoder: bool = False
-) -> tuple[FastAPI, Engine]:
-    """The application and its engine.
+) -> tuple[Guard, Engine]:
+    """The guarded application and its engine.
 
     Args:
         run: a run folder, a model folder or a Hub id.
         api_key: that programs must show, and that is the password of the page.
 
     Raises:
-        ValueError: no model there.
+        ValueError: no model there, or a setting that makes no sense.
     """
+    if settings.linger <= 0 or settings.max_waiting < MAX_INPUTS:
+        raise ValueError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
     predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
-    app = build_api(engine, Path(run).name, load_metrics(Path(run)))
+    app = build_api(engine, Path(run).name, load_metrics(Path(run)), api_key is not None)
     if settings.page:
         from app.serving.page import mount_page  # gradio takes seconds to import
 
         app = mount_page(app, engine, Path(run), api_key)
-    app.add_middleware(Guard, max_bytes=settings.max_bytes, seconds=settings.timeout, api_key=api_key)
-    return app, engine
+    hosts = LOOPBACK if settings.host in LOOPBACK and api_key is None else None
+    return Guard(app, settings.max_bytes, settings.timeout, api_key, hosts, engine.count), engine
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> None:
@@ -91,6 +100,7 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
             f"{KEY_VARIABLE}=… {shlex.join(['python', '-m', 'app', 'serve', run])} …",
             file=sys.stderr,
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # raised again by uvicorn at its end
     with tempfile.TemporaryDirectory(prefix="uploads-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         app, engine = build_app(run, settings, api_key, trust_custom_encoder)
@@ -100,15 +110,14 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
             settings.port,
             log_level="warning",
             server_header=False,
-            limit_concurrency=4 * settings.max_waiting,
             timeout_graceful_shutdown=int(settings.timeout) + 1,
         )
         here = f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else settings.host}:{settings.port}"
-        print(
+        greeting = (
             f"{run} is served" + (f" as a page on {here}/" if settings.page else "") + f"\n"
             f"  API: {here}/openapi.json, for instance:\n"
             f"  curl -F image=@picture.png -F text='a question' {here}/v1/predict\n"
-            "Stop with Ctrl-C.",
-            flush=True,
+            "Stop with Ctrl-C."
         )
-        Server(config, engine).run()
+        with suppress(KeyboardInterrupt):
+            Server(config, engine, greeting).run()

@@ -1,0 +1,122 @@
+"""What words, and words beside plain statistics of the pictures, give on a table: what a trained model must beat.
+
+python -m benchmarks.priors configs/vqa_rad.yaml --encoder MINILM_FOLDER -- --data.train … --data.test …
+
+Each classifier's own parameters are chosen on four folds of the training rows, by image; the test rows are used once.
+"""
+
+import argparse
+from itertools import product
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
+from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+from app.settings import parse_settings
+from app.slices import tell_apart
+from data import Rows, decode_image, load_rows, scan_images
+from data.prepare import row_groups
+
+FOLDS = 4
+SIDE = 24
+"""Side of the thumbnails that stand for the pictures, in pixels."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.priors", description=__doc__.partition("\n")[0])
+    parser.add_argument("config", help="a configuration of train.py")
+    parser.add_argument("--encoder", required=True, help="folder or Hub id of a pretrained encoder of sentences")
+    parser.add_argument("settings", nargs="*", help="after --, settings of train.py")
+    args = parser.parse_args()
+    data = parse_settings([args.config, *args.settings]).data
+    rows = {split: scan_images(load_rows(getattr(data, split), split, data), data)[0] for split in ("train", "test")}
+    labels, groups = np.array(list(rows["train"].labels)), row_groups(rows["train"], data.group)
+    texts = {split: [text or "" for text in rows[split].texts] for split in rows}
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit(texts["train"])
+    tfidf = {split: words.transform(texts[split]) for split in rows}
+    sentences = {split: embed(args.encoder, texts[split]) for split in rows}
+    pictures = {split: thumbnails(rows[split]) for split in rows}
+    parts = {f"{c} {v}": p for c in data.slice_by for v, p in tell_apart(rows["test"].column(c)).items()}
+    truth = np.array(list(rows["test"].labels))
+
+    def tell(name: str, folds: float, answers: np.ndarray) -> None:
+        right = answers == truth
+        values = (folds, right.mean(), *(right[chosen].mean() for chosen in parts.values()))
+        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |", flush=True)
+
+    print("| | " + " | ".join(["folds", "test", *parts]) + " |\n" + "| --- " * (3 + len(parts)) + "|")
+    found = {
+        "nearest neighbour, TF-IDF": (tfidf, [KNeighborsClassifier(1, metric="cosine")]),
+        "logistic regression, TF-IDF": (tfidf, [LogisticRegression(C=c, max_iter=3000) for c in (1, 10, 100)]),
+        "nearest neighbours, encoder": (sentences, [KNeighborsClassifier(k, metric="cosine") for k in (1, 5, 10, 20)]),
+        "logistic regression, encoder": (sentences, [LogisticRegression(C=c, max_iter=3000) for c in (1, 10, 100)]),
+    }
+    for name, (features, models) in found.items():
+        folds = [cross_validate(features["train"], model, labels, groups) for model in models]
+        best = models[int(np.argmax(folds))].fit(features["train"], labels)
+        tell(name, max(folds), best.predict(features["test"]))
+    nearness = near(pictures)
+    for shares, name in (((0.0,), "kernel machine, encoder"), ((0.2, 0.4, 0.6, 0.8), "the same × kernel of pictures")):
+        candidates = []
+        for share, c, width in product(shares, (1, 3, 10), (0.5, 1, 2)):
+            kernel = {
+                split: rbf_kernel(sentences[split], sentences["train"], width) * (1 - share + share * nearness[split])
+                for split in rows
+            }
+            model = SVC(C=c, kernel="precomputed")
+            candidates.append((cross_validate(kernel["train"], model, labels, groups), model, kernel))
+        folds, model, kernel = max(candidates, key=lambda candidate: candidate[0])
+        tell(name, folds, model.fit(kernel["train"], labels).predict(kernel["test"]))
+
+
+def near(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Likeness of pictures to those of the training rows, from 1 for the same one; 0.14 at the median distance."""
+    median = np.median(euclidean_distances(pictures["train"], squared=True))
+    return {split: rbf_kernel(features, pictures["train"], 2 / median) for split, features in pictures.items()}
+
+
+def embed(encoder: str, texts: list[str]) -> np.ndarray:
+    """Mean of the last features over the tokens, of length 1, ``(n, hidden)``."""
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    found = []
+    for start in tqdm(range(0, len(texts), 64), desc="texts", leave=False):
+        tokens = tokenizer(texts[start : start + 64], padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            features = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][..., None]
+        found.append(torch.nn.functional.normalize((features * mask).sum(1) / mask.sum(1), dim=1))
+    return torch.cat(found).numpy()
+
+
+def thumbnails(rows: Rows) -> np.ndarray:
+    """Small pictures, their histograms of grey and their shapes ``(n, features)``."""
+    found: dict[str, np.ndarray] = {}
+    for i in tqdm(range(len(rows)), desc="pictures", leave=False):
+        key = str(rows.image_keys[i])
+        if key not in found:
+            picture = decode_image(rows[i].image).convert("RGB")
+            pixels = np.asarray(picture.resize((SIDE, SIDE)), dtype=float) / 255
+            grey = np.histogram(np.asarray(picture.convert("L")), 32, (0, 256), density=True)[0]
+            found[key] = np.concatenate([pixels.ravel(), 50 * grey, [3 * picture.width / picture.height]])
+    return np.stack([found[str(key)] for key in rows.image_keys])
+
+
+def cross_validate(features, model, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Mean accuracy on folds of whole groups; ``features`` that are a kernel are cut on both sides."""
+    right = []
+    for train, held_out in GroupKFold(FOLDS).split(labels, labels, groups):
+        square = isinstance(model, SVC)
+        seen, asked = (features[np.ix_(part, train)] if square else features[part] for part in (train, held_out))
+        right.append(np.mean(model.fit(seen, labels[train]).predict(asked) == labels[held_out]))
+    return float(np.mean(right))
+
+
+if __name__ == "__main__":
+    main()
