@@ -4,11 +4,13 @@ import base64
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ import schemathesis
 from hostile import BAD_BODIES, BAD_IMAGES, BAD_TEXTS, GOOD_IMAGES, GOOD_TEXTS, PNG, encode, picture
 from hypothesis import HealthCheck, given, settings
 from live import live
+from PIL import Image
 from starlette.testclient import TestClient
 from tiny import ROOT
 
@@ -204,6 +207,47 @@ def test_a_full_queue_refuses_with_the_time_to_come_again(run_dir):
         assert (reply.status_code, error_code(reply), reply.headers["retry-after"]) == (429, "too_many_requests", "1")
         assert client.post("/v1/predict", json={"inputs": [{"text": "x"}] * 3}).status_code == 200
         assert engine.waiting == 0, "who was answered, or refused, waits no more"
+
+
+def test_pictures_of_too_many_pixels_together_are_refused_before_one_is_decoded(run_dir, monkeypatch):
+    app, engine = build_app(str(run_dir), SETTINGS)
+    pictures = [encode(Image.new("RGB", (1000 + i, 900)), "PNG") for i in range(5)]
+    with TestClient(app, BASE) as client:
+        monkeypatch.setattr(engine.predictor, "prepare", lambda pairs: pytest.fail("decoded"))
+        reply = client.post("/v1/predict", json={"inputs": [{"image": base64_of(p), "text": "x"} for p in pictures]})
+        assert (reply.status_code, error_code(reply)) == (413, "too_many_pixels")
+        engine.pixels = 3_500_000  # of pictures that are being decoded
+        reply = client.post("/v1/predict", files={"image": pictures[0]}, data={"text": "x"})
+        assert (reply.status_code, error_code(reply)) == (429, "too_many_requests")
+        assert engine.waiting == 0
+
+
+def test_one_picture_asked_many_texts_counts_its_pixels_once(client):
+    large = encode(Image.new("RGB", (990, 1000)), "PNG")
+    assert client.post("/v1/predict", files={"image": large}, data={"text": ["x"] * 8}).status_code == 200
+
+
+def test_by_another_name_a_server_without_a_key_is_not_asked(run_dir):
+    for api_key, status in ((None, 421), ("secret", 200)):
+        app = build_app(str(run_dir), SETTINGS, api_key)[0]
+        with TestClient(app, "http://rebound.example") as client:
+            assert client.get("/healthz").status_code == status
+        with TestClient(app, "http://127.0.0.1:8000") as client:
+            assert client.get("/healthz").status_code == 200
+
+
+def test_a_key_may_be_any_word(run_dir):
+    app = build_app(str(run_dir), SETTINGS, "schlüssel")[0]
+    with TestClient(app, BASE) as client:
+        for key, status in (("schlüssel", 200), ("schlussel", 401), ("", 401)):
+            assert client.get("/v1/model", headers={"authorization": f"Bearer {key}".encode()}).status_code == status
+
+
+def test_a_body_that_does_not_come_is_given_up(run_dir):
+    app = build_app(str(run_dir), replace(SETTINGS, timeout=1))[0]
+    with live(app) as address, socket.create_connection(address[7:].split(":"), timeout=10) as connection:
+        connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
 def test_a_model_that_is_too_slow_or_fails_is_told(run_dir, monkeypatch):

@@ -115,6 +115,13 @@ def test_what_is_no_whole_picture_is_refused(data, message):
         decode_image(data)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_breaks_while_its_exif_is_read_is_a_fault_of_the_picture(kind):
+    data = encode(left_right(RED, BLUE), kind, exif=b"Exif\0\0no tiff header")
+    with pytest.raises(BadImageError, match="not a readable"):
+        decode_image(data)
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     with pytest.raises(BadImageError, match="20×20 is more than the 300 pixels allowed"):
         decode_image(encode(Image.new("RGB", (20, 20))), max_pixels=300)

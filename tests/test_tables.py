@@ -1,5 +1,6 @@
 """Tables, folders and archives of pairs."""
 
+import json
 import zipfile
 
 import pandas as pd
@@ -90,6 +91,31 @@ def test_an_archive_is_answered_with_its_pictures(predictor, archive):
 def test_a_hostile_archive_is_refused(archive, files, message):
     with pytest.raises(ValueError, match=message), unpacked(archive(files), max_files=20, max_bytes=10_000):
         pass
+
+
+def test_an_archive_whose_packed_bytes_are_damaged_is_refused(archive, tmp_path):
+    path = tmp_path / "rows.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("rows.csv", "text\n" + "how many circles?\n" * 50)
+    data = bytearray(path.read_bytes())
+    data[40:60] = b"\xff" * 20
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be unpacked"), unpacked(path):
+        pass
+
+
+def test_bytes_of_a_picture_that_are_a_path_are_not_read(predictor, tmp_path):
+    """A table of JSON can name anything in the place of the bytes that `datasets` would store."""
+    table = tmp_path / "rows.jsonl"
+    table.write_text(json.dumps({"image": {"bytes": "/etc/hostname", "path": None}, "text": "x"}) + "\n")
+    answers = answer_table(predictor, table)
+    assert answers["error"][0].startswith("An image as datasets stores them has bytes")
+
+
+def test_more_rows_than_allowed_are_refused_before_any_is_answered(predictor, shapes_folder, monkeypatch):
+    monkeypatch.setattr(predictor, "prepare", lambda pairs: pytest.fail("answered"))
+    with pytest.raises(ValueError, match="The table has 96 rows; 95 are allowed"):
+        answer_table(predictor, shapes_folder / "test.csv", max_rows=95)
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
