@@ -39,7 +39,9 @@ def test_the_summary_tells_score_interval_baselines_time_and_what_to_type_next(r
     assert "accuracy by kind" in summary
 
 
-def test_the_model_card_is_in_the_hubs_format_and_its_figures_are_those_of_the_evaluation(run_dir):
+def test_the_model_card_is_in_the_hubs_format_and_its_figures_are_those_of_the_evaluation(shapes_folder, tmp_path):
+    run_dir = tmp_path / "run"
+    train.main(arguments(shapes_folder, run_dir))
     card = ModelCard.load(run_dir / "model" / "README.md")
     figures = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
     accuracy = figures["scores"]["image + text"]["accuracy"]
@@ -125,7 +127,7 @@ def test_another_image_encoder_is_fine_tuned_from_its_folder(shapes_folder, tmp_
     ViTImageProcessor().save_pretrained(tmp_path / "resnet")
     options = ["--model.image_encoder", str(tmp_path / "resnet")]
     train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
-    assert "resnet at 32 px" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "resnet at 32 × 32 px" in (tmp_path / "run" / "model" / "README.md").read_text()
     assert Predictor.from_pretrained(tmp_path / "run").explain(Image.new("RGB", (9, 9)), "a b").words == ["a", "b"]
 
 
