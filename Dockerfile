@@ -12,9 +12,7 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
 COPY --chown=server:server app app
 COPY --chown=server:server data data
 COPY --chown=server:server models models
-COPY --chown=server:server ${RUN}/config.yaml ${RUN}/metrics.jsonl run/
-COPY --chown=server:server ${RUN}/model run/model
-COPY --chown=server:server ${RUN}/evaluation run/evaluation
+COPY --chown=server:server ${RUN} run
 
 USER server
 ENV HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1

@@ -1,6 +1,6 @@
 """What words, and words beside plain statistics of the pictures, give on a table: what a trained model must beat.
 
-python -m benchmarks.priors configs/vqa_rad.yaml --encoder MINILM_FOLDER -- --data.train … --data.test …
+python -m benchmarks.priors configs/vqa_rad.yaml --encoder MINILM_FOLDER --data.train … --data.test …
 
 Each classifier's own parameters are chosen on four folds of the training rows, by image; the test rows are used once.
 """
@@ -31,11 +31,10 @@ SIDE = 24
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.priors", description=__doc__.partition("\n")[0])
-    parser.add_argument("config", help="a configuration of train.py")
+    parser.add_argument("config", help="a configuration of train.py; its settings may follow")
     parser.add_argument("--encoder", required=True, help="folder or Hub id of a pretrained encoder of sentences")
-    parser.add_argument("settings", nargs="*", help="after --, settings of train.py")
-    args = parser.parse_args()
-    data = parse_settings([args.config, *args.settings]).data
+    args, settings = parser.parse_known_args()
+    data = parse_settings([args.config, *settings]).data
     rows = {split: scan_images(load_rows(getattr(data, split), split, data), data)[0] for split in ("train", "test")}
     labels, groups = np.array(list(rows["train"].labels)), row_groups(rows["train"], data.group)
     texts = {split: [text or "" for text in rows[split].texts] for split in rows}
