@@ -303,6 +303,16 @@ def test_every_answer_has_the_headers_that_protect_it(client):
         assert "default-src 'self'" in reply.headers["content-security-policy"]
 
 
+def test_only_the_origin_one_names_may_show_it_in_a_frame(client, run_dir):
+    assert client.get("/healthz").headers["content-security-policy"].endswith("frame-ancestors 'self'")
+    app = build_app(str(run_dir), replace(SETTINGS, embed_in="https://huggingface.co"))[0]
+    with TestClient(app, BASE) as other:
+        policy = other.get("/healthz").headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors 'self' https://huggingface.co")
+    with pytest.raises(ValueError, match="expected an origin"):
+        build_app(str(run_dir), replace(SETTINGS, embed_in="*; script-src *"))
+
+
 @pytest.mark.parametrize("key", [None, "secret"])
 def test_requests_made_from_its_description_find_no_server_error(run_dir, key):
     with live(build_app(str(run_dir), SETTINGS, key)[0]) as address:

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
     "x-content-type-options": "nosniff",
-    "x-frame-options": "SAMEORIGIN",
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
     "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src "
-    "'self' blob:; frame-src 'self' data: blob:; base-uri 'self'; form-action 'self'; object-src 'none'",
+    "'self' blob:; frame-src 'self' data: blob:; base-uri 'self'; form-action 'self'; object-src 'none'; "
+    "frame-ancestors 'self'",
 }
 """Of every answer. The page's own scripts are inline; nothing comes from elsewhere."""
 MAX_REQUESTS = 1000
@@ -48,6 +48,7 @@ class Guard:
         hosts: names under which the server may be asked; any where not given. On loopback they keep a page of the
             web whose name was pointed here from reading answers (DNS rebinding).
         told: called with path, status and seconds of every request.
+        embed_in: origin whose pages may show this one in a frame, besides its own.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class Guard:
         api_key: str | None = None,
         hosts: Collection[str] | None = None,
         told: Callable[[str, int, float], None] | None = None,
+        embed_in: str = "",
     ):
         self.app = app
+        headers = HEADERS | {"content-security-policy": f"{HEADERS['content-security-policy']} {embed_in}".rstrip()}
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self.max_bytes, self.seconds, self.api_key, self.hosts, self.told = max_bytes, seconds, api_key, hosts, told
         self.requests = self.bytes = 0
 
@@ -72,7 +76,7 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 there = {name.lower() for name, _ in message["headers"]}
-                more = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in there]
+                more = [(name, value) for name, value in self.headers if name not in there]
                 message = {**message, "headers": [*message["headers"], *more]}
                 if self.told is not None:
                     path = str(getattr(scope.get("route"), "path", scope["path"]))

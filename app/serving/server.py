@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -45,6 +46,7 @@ class ServeSettings:
     precision: str = described(
         "auto", "no (float32), bf16 or fp16; auto: bf16 where the processor computes it natively"
     )
+    embed_in: str = described("", "origin whose pages may show this one in a frame, as https://huggingface.co")
 
 
 class Server(uvicorn.Server):
@@ -79,6 +81,8 @@ def build_app(
     """
     if settings.linger <= 0 or settings.max_waiting < MAX_INPUTS:
         raise ValueError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
+    if not re.fullmatch(r"(https?://[\w.:-]+)?", settings.embed_in):
+        raise ValueError(f"embed_in is {settings.embed_in!r}; expected an origin, as https://huggingface.co.")
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
     predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
@@ -88,7 +92,7 @@ def build_app(
 
         app = mount_page(app, engine, Path(run), api_key)
     hosts = LOOPBACK if settings.host in LOOPBACK and api_key is None else None
-    return Guard(app, settings.max_bytes, settings.timeout, api_key, hosts, engine.count), engine
+    return Guard(app, settings.max_bytes, settings.timeout, api_key, hosts, engine.count, settings.embed_in), engine
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> None:
