@@ -92,16 +92,21 @@ def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            try:
-                if httpx.get(f"{address}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
+        while not is_ready(address):
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with {server.returncode}: {' '.join(command)}")
+            time.sleep(0.2)
         yield address, server.pid
     finally:
         server.terminate()
         server.wait()
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -206,11 +211,12 @@ def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
         "torch, float32": Predictor.from_pretrained(model, precision="no"),
     }
     for name in ("onnxruntime, float32", "onnxruntime, int8"):
-        folder = Path(tempfile.mkdtemp())
-        export_onnx(classifier, processor, folder)
-        if name.endswith("int8"):
-            quantize(folder, processor, calibration)
-        predictors[name] = Predictor.from_pretrained(folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            export_onnx(classifier, processor, folder)
+            if name.endswith("int8"):
+                quantize(folder, processor, calibration)
+            predictors[name] = Predictor.from_pretrained(folder)
     return predictors
 
 
