@@ -89,14 +89,18 @@ def restore_state(
     moments: dict[str, Any],
     groups: list[dict],
 ) -> None:
-    """Put back what `whole_state` gave; every process has been given all of it and takes its part."""
+    """Put back what `whole_state` gave; every process has been given all of it and takes its part.
+
+    A parameter that no gradient reaches has no moments: the text encoder's without fusion, DINOv2's mask token.
+    """
     set_model_state_dict(model, weights, options=EVERYWHERE)
     state: dict[str, Any] = {}
     for key, tensor in moments.items():
         parameter, _, name = key.rpartition(".")
         state.setdefault(parameter, {})[name] = tensor
     both: dict[str, Any] = {"state": state, "param_groups": groups}
-    set_optimizer_state_dict(model, unwrapped(optimizer), both, options=EVERYWHERE)
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    set_optimizer_state_dict(model, unwrapped(optimizer), both, options=options)
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:

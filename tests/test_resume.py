@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import ROOT, arguments
-from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel, ViTImageProcessor
 
 import app.checkpoint
 import app.epoch
@@ -206,6 +206,23 @@ def stopped(options, shapes_folder, tmp_path) -> tuple[Path, list[str]]:
         with pytest.raises(Killed):
             train.main(command)
     return tmp_path / "run", command
+
+
+@pytest.mark.parametrize("what", ["the text encoder, without fusion", "DINOv2's mask token"])
+def test_a_run_with_parameters_that_no_gradient_reaches_goes_on(what, options, shapes_folder, tmp_path):
+    more = ["--model.fusion", "none"]
+    if what.startswith("DINOv2"):
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+        Dinov2Model(Dinov2Config(image_size=32, **sizes)).save_pretrained(tmp_path / "dinov2")
+        ViTImageProcessor().save_pretrained(tmp_path / "dinov2")
+        more = ["--model.image_encoder", str(tmp_path / "dinov2")]
+    command = arguments(shapes_folder, tmp_path / "run", *options, *more, "--train.checkpoint_steps", "1")
+    with pytest.raises(Killed):
+        run_until(Clock(30), command)
+    assert Checkpoints(tmp_path / "run/checkpoints").all()
+    train.main(command)
+    train.main(arguments(shapes_folder, tmp_path / "whole", *options, *more))
+    assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "no manifest", "missing"])
