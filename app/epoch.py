@@ -64,6 +64,8 @@ def train_step(
         inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
         del inputs["rows"]
         labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        if training.augment and "pixel_values" in inputs:
+            inputs["pixel_values"] = training.augment(inputs["pixel_values"])
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
             output = model(**inputs, output_attentions=options.attention_penalty > 0)
             share = loss_function(output.logits.float(), labels, weights) * (accelerator.num_processes / total)

@@ -86,6 +86,9 @@ class TrainSettings:
     class_weights: Literal["none", "balanced"] = "none"
     """balanced weighs each class by the inverse of its frequency; where several may apply, the rows to which one does
     by how many more there are to which it does not."""
+    augment: bool = False
+    """Show each image a little turned, moved, scaled and changed in brightness every time, never mirrored: for few
+    images."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """shuffle takes every image once an epoch; balanced draws as many images, those with rare labels more often."""
     attention_penalty: NonNegativeFloat = 0.0

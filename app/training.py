@@ -17,6 +17,7 @@ from app.loss import RowLoss, balancing_weights, build_loss
 from app.settings import Settings, TrainSettings
 from app.sharding import is_sharded
 from data import (
+    Augmentation,
     Collate,
     ImageBatchSampler,
     LabelFormat,
@@ -51,6 +52,7 @@ class Training:
     sampler: ImageBatchSampler | StreamedBatches
     loader: DataLoader
     steps_per_epoch: int
+    augment: Augmentation | None = None
     watch: GradientWatch = field(default_factory=GradientWatch)
 
     @classmethod
@@ -94,7 +96,11 @@ class Training:
         )
         loss_function = build_loss(options, collate.label2id, rows.labels, form).to(accelerator.device)
         model, optimizer = accelerator.prepare(model, optimizer)
-        return cls(model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch)
+        normal = processor.image_processor
+        augment = Augmentation(normal.image_mean, normal.image_std) if options.augment else None
+        return cls(
+            model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
+        )
 
     def start_epoch(self, progress: Progress, accumulation: int) -> None:
         """Make the loader give the batches of the epoch under way that have not been trained on."""
@@ -164,6 +170,8 @@ def with_features(
 
 def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
     """The last block whose maps are the same in every epoch: frozen as those before it, and before any text is met."""
+    if settings.train.augment:
+        return 0
     frozen = LAST if scales["image_encoder"] == 0 else settings.train.frozen_blocks
     return min(frozen, model.levels[0])
 

@@ -3,6 +3,8 @@
 python -m benchmarks.priors configs/vqa_rad.yaml --encoder MINILM_FOLDER --data.train … --data.test …
 
 Each classifier's own parameters are chosen on four folds of the training rows, by image; the test rows are used once.
+One line breaks this rule and says so: where test questions are asked twice, in other words, it tells what is gained by
+having learnt their twins.
 """
 
 import argparse
@@ -10,9 +12,10 @@ from itertools import product
 
 import numpy as np
 import torch
+from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
+from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances, rbf_kernel
 from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
@@ -45,10 +48,11 @@ def main() -> None:
     parts = {f"{c} {v}": p for c in data.slice_by for v, p in tell_apart(rows["test"].column(c)).items()}
     truth = np.array(list(rows["test"].labels))
 
-    def tell(name: str, folds: float, answers: np.ndarray) -> None:
+    def tell(name: str, folds: float | None, answers: np.ndarray) -> None:
         right = answers == truth
         values = (folds, right.mean(), *(right[chosen].mean() for chosen in parts.values()))
-        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |", flush=True)
+        cells = ("–" if value is None else f"{100 * value:.1f}" for value in values)
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
     print("| | " + " | ".join(["folds", "test", *parts]) + " |\n" + "| --- " * (3 + len(parts)) + "|")
     found = {
@@ -61,6 +65,8 @@ def main() -> None:
         folds = [cross_validate(features["train"], model, labels, groups) for model in models]
         best = models[int(np.argmax(folds))].fit(features["train"], labels)
         tell(name, max(folds), best.predict(features["test"]))
+    leak = nearest_other(tfidf, np.concatenate([labels, truth]))
+    tell("nearest neighbour, TF-IDF, the other test questions learnt too (a leak)", None, leak)
     nearness = near(pictures)
     for shares, name in (((0.0,), "kernel machine, encoder"), ((0.2, 0.4, 0.6, 0.8), "the same × kernel of pictures")):
         candidates = []
@@ -73,6 +79,14 @@ def main() -> None:
             candidates.append((cross_validate(kernel["train"], model, labels, groups), model, kernel))
         folds, model, kernel = max(candidates, key=lambda candidate: candidate[0])
         tell(name, folds, model.fit(kernel["train"], labels).predict(kernel["test"]))
+
+
+def nearest_other(features: dict, labels: np.ndarray) -> np.ndarray:
+    """The label of the nearest row, of all training and test rows but itself, for each test row ``(n,)``."""
+    likeness = cosine_similarity(features["test"], vstack([features["train"], features["test"]]))
+    own = features["train"].shape[0] + np.arange(len(likeness))
+    likeness[np.arange(len(likeness)), own] = -np.inf
+    return labels[likeness.argmax(axis=1)]
 
 
 def near(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

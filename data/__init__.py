@@ -1,5 +1,6 @@
 """Rows in → batches out."""
 
+from data.augmentation import Augmentation
 from data.batches import Collate, ImageBatchSampler, make_loader, text_key
 from data.columns import StringColumn
 from data.features import FeatureStore
@@ -16,6 +17,7 @@ from data.targets import LabelFormat
 __all__ = [
     "TEXT_SLICES",
     "UNKNOWN",
+    "Augmentation",
     "BadImageError",
     "Collate",
     "DataSettings",
