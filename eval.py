@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from app import compare
 from app.eval_arguments import parse_args
-from app.evaluation import evaluate_to, find_rows
+from app.evaluation import Role, evaluate_to, find_rows
 from app.hardware import choose_precision
 from app.model_folder import hide_file_bars, load_model
 from app.report import score_table
@@ -49,9 +49,9 @@ def main(argv: list[str]) -> dict:
     accelerator = Accelerator(mixed_precision=choose_precision(args.mixed_precision or run.train.mixed_precision))
     folder = args.output_dir or output_folder(args)
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    figures = evaluate_to(
-        folder, model, processor, rows, accelerator, settings, args.batch_size, args.pictures, args.deletion, chosen
-    )
+    role: Role = "test" if args.test else args.split
+    sizes = (args.batch_size, args.pictures, args.deletion)
+    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role)
     if accelerator.is_main_process:
         pictures = ", where_it_looked.png" if args.pictures or chosen else ""
         print(score_table(figures, rows.source))
@@ -75,17 +75,21 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 
 def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:
-    """The rows to score: those named, or a split of the run's own data; read as the training rows were."""
+    """The rows to score: those named, or a split of the run's own data; read, and cut, as for the training."""
     reading = {
         name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
     }
     data = replace(run.data, **(config.columns or {}), **reading)
-    names = ("test", "image_root", "image", "text", "label", "group", "slice_by", "on_bad_image", "allow_missing")
+    names = ("test", "image_root", "image", "text", "label", "slice_by", "on_bad_image", "allow_missing")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     data = replace(data, **given)
+    resampled = replace(data, group=args.group or data.group)
+    is_cut = data.folds or (args.split != "test" and data.validation is None)
+    if args.test is None and data.train is not None and is_cut:
+        rows = prepare_data(data, run.train.seed).splits[args.split]
+        require_columns(rows.table.column_names, {"group": [args.group]} if args.group else {}, rows.source)
+        return rows, resampled
     source = data.test if args.test is not None else getattr(data, args.split)
-    if source is None and data.train is not None and (args.split == "validation" or data.folds):
-        return prepare_data(data, run.train.seed).splits[args.split], data
     if source is None:
         raise ValueError(
             f"{args.model} names no {args.split} data; give rows with --data.test FILE"
@@ -96,11 +100,11 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         there = [name for name in data.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
         if absent := [name for name in data.slice_by if name not in there]:
             print(f"{source} has no column {', '.join(absent)}: accuracy is not told apart by it")
-        data = replace(data, slice_by=there)
-    columns = [name for name in data.slice_by if name not in TEXT_SLICES]
+        resampled = replace(resampled, slice_by=there)
+    columns = [name for name in resampled.slice_by if name not in TEXT_SLICES]
     wanted = {"slice_by": columns} | ({"group": [args.group]} if args.group else {})
     require_columns(rows.table.column_names, wanted, rows.source)
-    return rows, data
+    return rows, resampled
 
 
 if __name__ == "__main__":

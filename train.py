@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from app.calibration import choose_threshold, fit_temperature, tempered
 from app.checkpoint import Checkpoints, Progress
 from app.epoch import train_epoch
-from app.evaluation import evaluate_to
+from app.evaluation import Role, evaluate_to, groups_of
 from app.hardware import check_trackers, choose_precision
 from app.interrupt import Stopped, StopRequest
 from app.model_card import model_card
@@ -259,14 +259,15 @@ def calibrate(
     model.config.temperature = fit_temperature(probabilities, found.truth)
     probabilities = tempered(probabilities, model.config.temperature, label_type)
     sure = confidence(probabilities, label_type)
-    model.config.threshold = choose_threshold(sure, found.truth.right(probabilities), options.target_risk)
+    groups, _ = groups_of(rows, data.group)
+    model.config.threshold = choose_threshold(sure, found.truth.right(probabilities), options.target_risk, groups)
 
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:
     """Score the best model on the held-out rows and write summary and model card."""
     accelerator.wait_for_everyone()
     model, processor = load_model(run.model, trust_custom_encoder=True)
-    split = "test" if "test" in data.splits else "validation"
+    split: Role = "test" if "test" in data.splits else "validation"
     rows = data.splits[split]
     model = model.to(accelerator.device)
     folder, options = run.path / "evaluation" / split, settings.train
@@ -274,17 +275,18 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     if accelerator.is_main_process:
         run.save_model(model, processor)
     figures = evaluate_to(
-        folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures
+        folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures, role=split
     )
     if not accelerator.is_main_process:
         return
-    note = "" if split == "test" else "\n(these rows also chose the model: name held-out ones with --data.test)"
-    summary = score_table(figures, f"{split}, {rows.source}") + note
+    summary = score_table(figures, f"{split}, {rows.source}")
+    if split == "validation":
+        summary += "\n\nname held-out rows with --data.test"
     pictures = ", where_it_looked.png" if options.pictures else ""
     minutes = (time.time() - started) / 60
     accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
     run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
-    card = model_card(run.path.name, model, processor, settings, data, split, figures)
+    card = model_card(run.path.name, model, settings, data, split, figures)
     card.save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)

@@ -148,8 +148,11 @@ def run_predict(args: argparse.Namespace) -> None:
         applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
         print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
     if not prediction.is_sure:
-        threshold = min(1, predictor.model.config.threshold)
-        print(f"not sure: below {threshold:.1%}, from which on the validation rows were seldom wrong")
+        threshold = predictor.model.config.threshold
+        why = f"{prediction.confidence:.1%}, sure only from {threshold:.1%} on"
+        if threshold > 1:
+            why = "on its validation rows no answer of this model was safe enough"
+        print(f"not sure: {why}")
 
 
 def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.run_dir import RunDir
+from app.settings import parse_settings
 from models.fusion import FUSIONS
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -20,12 +21,19 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 @dataclass
 class Variant:
-    """A name, the options that make it, and the held-out accuracy and the minutes of each seed."""
+    """A name, the options that make it, and what came of each seed: accuracy on the held-out and on the validation
+    rows, and minutes."""
 
     name: str
     options: list[str]
     accuracy: dict[int, float] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
     minutes: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The name, as that of a folder."""
+        return self.name.replace(" ", "_")
 
 
 FUSION_VARIANTS = [Variant(name, ["--model.fusion", name]) for name in FUSIONS]
@@ -63,15 +71,15 @@ def ablate(
     """
     if not config.is_file():
         raise ValueError(f"There is no configuration file {str(config)!r}; those that come along are in configs/.")
-    if len({variant.name for variant in variants}) < len(variants):
+    if len({variant.folder for variant in variants}) < len(variants):
         raise ValueError(f"Variants need different names, got {', '.join(variant.name for variant in variants)}.")
     table = ""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for variant in variants:
-            run = RunDir(folder / f"{variant.name.replace(' ', '_')}_{seed}")
+            run = RunDir(folder / f"{variant.folder}_{seed}")
             command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run.path)]
-            if run.result() is None:
+            if run.result() is None or run.finished(parse_settings(command)) is None:
                 print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
                 done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
                 if done.returncode:
@@ -79,6 +87,9 @@ def ablate(
             result = run.result()
             assert result is not None
             variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
+            variant.validation[seed] = max(
+                r["validation_accuracy"] for r in run.records() if "validation_accuracy" in r
+            )
             table = table_of(variants)
             command_line = shlex.join(["python", "train.py", str(config), *options])
             (folder / "ablation.md").write_text(f"`{command_line}` and the options named\n\n{table}\n", "utf-8")
@@ -86,11 +97,14 @@ def ablate(
 
 
 def table_of(variants: Sequence[Variant]) -> str:
-    """Mean and standard deviation over seeds, and the paired difference from the first variant, in points."""
+    """Mean and standard deviation over seeds, and the paired difference from the first variant, in points.
+
+    The accuracy is that of the held-out rows, and ``validation`` the best on the validation rows: choose by that.
+    """
     base = variants[0]
     lines = [
-        f"| variant | options | accuracy by seed | mean | sd | less {base.name}, mean (sd) | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| variant | options | accuracy by seed | mean | sd | less {base.name}, mean (sd) | validation | minutes |",
+        "| --- " * 8 + "|",
     ]
     for variant in variants:
         values = [100 * value for _, value in sorted(variant.accuracy.items())]
@@ -102,7 +116,8 @@ def table_of(variants: Sequence[Variant]) -> str:
         options = f"`{shlex.join(variant.options)}`" if variant.options else ""
         lines.append(
             f"| {variant.name} | {options} | {', '.join(f'{v:.1f}' for v in values)} | {statistics.mean(values):.1f} "
-            f"| {spread(values)} | {gap} | {statistics.mean(variant.minutes.values()):.1f} |"
+            f"| {spread(values)} | {gap} | {100 * statistics.mean(variant.validation.values()):.1f} "
+            f"| {statistics.mean(variant.minutes.values()):.1f} |"
         )
     return "\n".join(lines)
 

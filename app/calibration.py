@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
 from scipy.stats import beta
@@ -47,30 +48,54 @@ def tempered(probabilities: np.ndarray, temperature: float, label_type: str = "s
     return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature, axis=1)
 
 
-def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float) -> float:
+def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float, groups: np.ndarray) -> float:
     """The lowest confidence from which on no more than a share ``risk`` of the answers is wrong, most likely.
 
     That is, the upper end of a one-sided 90 % interval of the share (Clopper & Pearson 1934) is within the risk, as
     Geifman & El-Yaniv (2017, section 3) ask for: a few right answers do not prove that the next one will be. For 5 %
-    it takes at least 45 answers, all right.
+    it takes at least 45 answers, all right; more where the answers of a group are right or wrong together more often
+    than their confidence says, and so count as fewer (the design effect, Kish 1965, section 5.4).
 
     Args:
         confidence: probability of each row's answer ``(n,)``.
         right: how right it is, in [0, 1] ``(n,)``.
+        groups: group of each row ``(n,)``, most often its image.
 
     Returns:
         the lowest confidence of all where all answers together are within the risk: of what is less sure than
         anything in these rows they say nothing; above 1 where no threshold is.
     """
     order = np.argsort(-confidence, kind="stable")
-    ranked, number = confidence[order], np.arange(1, len(order) + 1)
-    wrong = np.cumsum(1 - right[order])
+    ranked, rows = confidence[order], np.arange(1, len(order) + 1)
+    before = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()  # rows of the group among the surer
+    mean_size = np.cumsum(2 * before + 1) / rows  # of the groups of the rows so far, by row: Σ size² / Σ size
+    number = rows / (1 + (mean_size - 1) * likeness(right - confidence, groups))
+    wrong = np.cumsum(1 - right[order]) * number / rows
     bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1e-9)), 1)
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     allowed = np.flatnonzero((bounds <= risk) & last_of_tie)
     if not len(allowed):
         return float(np.nextafter(1, 2))
     return float(ranked[allowed[-1]])
+
+
+def likeness(values: np.ndarray, groups: np.ndarray) -> float:
+    """How alike the values of a group are, from 0 (no more than any) to 1 (all the same).
+
+    The intraclass correlation by analysis of variance (Donner & Koval 1980); 0 where no group has two rows, and 1 where
+    nothing varies, since then nothing is known of it.
+    """
+    group = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(group)
+    if sizes.max() == 1:
+        return 0.0
+    if values.min() == values.max() or len(sizes) == 1:
+        return 1.0
+    means = np.bincount(group, values) / sizes
+    between = (sizes * (means - values.mean()) ** 2).sum() / (len(sizes) - 1)
+    within = ((values - means[group]) ** 2).sum() / (len(values) - len(sizes))
+    size = (len(values) - (sizes**2).sum() / len(values)) / (len(sizes) - 1)
+    return float(np.clip((between - within) / (between + (size - 1) * within), 0, 1))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
@@ -110,18 +135,20 @@ def calibration_figures(
         probabilities: ``(n, C)`` as the model gives them, the temperature applied.
 
     Returns:
-        ``temperature``, ``threshold``, ``ece`` (``before`` and ``after`` the temperature), ``bins`` (of `reliability`,
+        ``temperature``, ``threshold``, ``ece`` (``before`` and ``after`` the temperature, and ``known``, after it, on
+        the rows that could be answered rightly), ``bins`` (of `reliability`,
         before and after), ``curve`` (of `risk_curve`), ``coverage`` (share of rows whose answer is sure enough) and
         ``risk`` (share of wrong answers among them, ``None`` where there are none), with intervals.
     """
     ways = {"before": tempered(probabilities, 1 / temperature, truth.label_type), "after": probabilities}
     bins = {way: reliability(confidence_of(p, truth.label_type), truth.right(p)) for way, p in ways.items()}
     confidence, right = confidence_of(probabilities, truth.label_type), truth.right(probabilities)
-    sure = confidence >= threshold
+    sure, known = confidence >= threshold, truth.best() > 0
     return {
         "temperature": temperature,
         "threshold": threshold,
-        "ece": {way: calibration_error(b) for way, b in bins.items()},
+        "ece": {way: calibration_error(b) for way, b in bins.items()}
+        | {"known": calibration_error(reliability(confidence[known], right[known]))},
         "bins": bins,
         "curve": risk_curve(confidence, right),
         "coverage": mean_interval(sure.astype(float), groups),

@@ -1,5 +1,6 @@
 """The pictures of figures: as SVG for the report, whose ink is the page's own colour in light and dark."""
 
+import re
 from io import StringIO
 from typing import Any
 
@@ -27,12 +28,17 @@ STYLE: Any = {
 }
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an element of a page."""
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an element of a page, hidden from screen readers: its numbers stand in a table beside it.
+
+    Args:
+        name: of the figure, by which the names within it differ from those of other figures.
+    """
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor").replace("<svg ", '<svg aria-hidden="true" ', 1)
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
@@ -54,7 +60,7 @@ def draw_inputs(scores: dict[str, dict]) -> str:
         ax.set_yticks(places, list(scores))
         ax.invert_yaxis()
         ax.set(xlim=(0, 100), xlabel="accuracy, %")
-        return svg(figure)
+        return svg(figure, "inputs")
 
 
 def draw_reliability(bins: dict[str, list[dict]]) -> str:
@@ -70,7 +76,7 @@ def draw_reliability(bins: dict[str, list[dict]]) -> str:
             ax.scatter(x, y, s=12 + 120 * sizes / sizes.sum(), color=color)
         ax.set(xlim=(0, 102), ylim=(0, 102), xlabel="probability of the answer, %", ylabel="right, %")
         ax.legend(loc="upper left")
-        return svg(figure)
+        return svg(figure, "reliability")
 
 
 def draw_risk(figures: dict) -> str:
@@ -83,7 +89,7 @@ def draw_risk(figures: dict) -> str:
             ax.plot(100 * figures["coverage"]["value"], 100 * figures["risk"]["value"], "o", color=ORANGE, label="sure")
             ax.legend(loc="upper left")
         ax.set(xlim=(0, 102), ylim=(0, None), xlabel="rows answered, surest first, %", ylabel="wrong among them, %")
-        return svg(figure)
+        return svg(figure, "risk")
 
 
 def draw_deletion(figures: dict) -> str:
@@ -95,11 +101,12 @@ def draw_deletion(figures: dict) -> str:
             ax.plot([100 * f for f in figures["fractions"]], [100 * p for p in curve], "o-", markersize=3, label=label)
         ax.set(xlabel="of the picture hidden, %", ylabel="probability of the answer, %", ylim=(0, 102))
         ax.legend()
-        return svg(figure)
+        return svg(figure, "deletion")
 
 
-def draw_confusion(matrix: np.ndarray, names: list[str]) -> str:
+def draw_confusion(figures: dict) -> str:
     """Answers by true label, each row as shares of its label; numbers where there is room."""
+    matrix, names = np.array(figures["counts"]), figures["labels"]
     with mpl.rc_context(STYLE):
         side = max(3.2, 0.34 * len(names) + 1.6)
         figure, ax = blank(side, side)
@@ -113,4 +120,4 @@ def draw_confusion(matrix: np.ndarray, names: list[str]) -> str:
         ax.set_xticks(range(len(names)), short, rotation=90, fontsize=8)
         ax.set_yticks(range(len(names)), short, fontsize=8)
         ax.set(xlabel="answer", ylabel="label")
-        return svg(figure)
+        return svg(figure, "confusion")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from app.metrics import mean_interval
+from data.splits import connect_groups
 
 IDENTITY = ["row", "image_key", "text", "label"]
 """Columns of predictions.parquet that tell which row it is."""
@@ -20,7 +21,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "eval.py compare",
         description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
-        "interval and a test, both by image. Evaluate them first: python eval.py RUN",
+        "interval and a test, both by image and by the groups of --data.group. Evaluate them first: python eval.py RUN",
     )
     parser.add_argument("first", type=Path, help="a run folder, or a folder with predictions.parquet")
     parser.add_argument("second", type=Path, help="another")
@@ -37,7 +38,10 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     """
     for folder in (path / "evaluation" / rows, path):
         if (file := folder / "predictions.parquet").is_file():
-            return pd.read_parquet(file).sort_values("row", ignore_index=True)
+            table = pd.read_parquet(file)
+            if "group" not in table:
+                raise ValueError(f"{file} was written before rows had groups; evaluate again: python eval.py {path}")
+            return table.sort_values("row", ignore_index=True)
     there = sorted(p.parent.name for p in path.glob("evaluation/*/predictions.parquet"))
     hint = f"it has {', '.join(there)} (--rows)" if there else f"evaluate it first: python eval.py {path}"
     raise ValueError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
@@ -46,13 +50,13 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
     """Second less first, on the rows of both.
 
-    The test flips the sign of each image's difference at random: how often is the sum as large as the one found, if
-    the models are alike (a permutation test by cluster, Good 2005, chapter 3)? Rows about one image stay together,
-    which McNemar's test would take for independent.
+    The test flips the sign of each group's difference at random: how often is the sum as large as the one found, if
+    the models are alike (a permutation test by cluster, Good 2005, chapter 3)? Rows about one image, or of one
+    value of ``data.group`` in either evaluation, stay together, which McNemar's test would take for independent.
 
     Returns:
-        ``rows``, ``images``, ``accuracy`` (of each), ``difference`` (value, low, high), ``p``, ``only_first`` and
-        ``only_second`` (rows that only this one answers rightly).
+        ``rows``, ``images``, ``groups``, ``accuracy`` (of each), ``difference`` (value, low, high), ``p``,
+        ``better_first`` and ``better_second`` (rows that this one answers better).
 
     Raises:
         ValueError: the rows are not the same.
@@ -65,15 +69,16 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
         )
     right = [table["correct"].to_numpy() for table in (first, second)]
     gain = right[1].astype(float) - right[0]
-    groups = first["image_key"].fillna("row " + first["row"].astype(str)).to_numpy()
+    groups = connect_groups(*(table["group"].astype(str).tolist() for table in (first, second)))
     return {
         "rows": len(first),
         "images": int(first["image_key"].nunique()),
         "accuracy": [float(r.mean()) for r in right],
-        "difference": mean_interval(gain, groups),
+        "groups": len(np.unique(groups)),
+        "difference": mean_interval(gain, groups, least=-1),
         "p": sign_flip_test(gain, groups),
-        "only_first": int((gain < 0).sum()),
-        "only_second": int((gain > 0).sum()),
+        "better_first": int((gain < 0).sum()),
+        "better_second": int((gain > 0).sum()),
     }
 
 
@@ -97,10 +102,10 @@ def describe(figures: dict, names: tuple[str, str]) -> str:
     if p < 0.05:
         meaning = f"{names[difference['value'] > 0]} is better on rows like these"
     return (
-        f"{figures['rows']:,} rows, {figures['images']:,} images\n\n"
+        f"{figures['rows']:,} rows, {figures['images']:,} images, {figures['groups']:,} groups that stay together\n\n"
         f"{one:>8.1%}  {names[0]}\n{two:>8.1%}  {names[1]}\n\n"
         f"difference {told}, p = {p:.4f}: {meaning}\n"
-        f"right in {names[0]} alone: {figures['only_first']:,} rows; in {names[1]} alone: {figures['only_second']:,}"
+        f"better in {names[0]}: {figures['better_first']:,} rows; in {names[1]}: {figures['better_second']:,}"
     )
 
 

@@ -47,7 +47,9 @@ def deletion_figures(
         "fractions": FRACTIONS.tolist(),
         "curves": {name: curve.mean(axis=0).tolist() for name, curve in curves.items()},
         "drop": {
-            name: mean_interval(areas["random"] - area, groups) for name, area in areas.items() if name != "random"
+            name: mean_interval(areas["random"] - area, groups, least=-1)
+            for name, area in areas.items()
+            if name != "random"
         },
     }
 

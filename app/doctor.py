@@ -23,7 +23,7 @@ from app.epoch import train_epoch
 from app.hardware import choose_precision
 from app.settings import Settings
 from app.summary import describe_training
-from app.training import Training, build
+from app.training import Training, build, learning_rate_scales
 from app.truth import Truth
 from data import LabelFormat, PreparedData, Rows, decode_image, prepare_data
 from data.duplicates import near_duplicates, thumbnail
@@ -53,6 +53,10 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
     Raises:
         ValueError: what training could not read either, but for images.
     """
+    if settings.data.streaming:
+        raise ValueError(
+            "doctor compares rows with each other, which a stream does not allow: leave out data.streaming."
+        )
     data = prepare_data(replace(settings.data, on_bad_image="skip", slice_by=[]), settings.train.seed)
     form = LabelFormat.of(settings.data)
     checks: dict[str, Callable[[], list[Finding]]] = {
@@ -83,11 +87,12 @@ def check_rows(data: PreparedData) -> list[Finding]:
 def check_images(data: PreparedData) -> list[Finding]:
     """Near-duplicates across the splits."""
     first: dict[str, tuple[str, int]] = {}
-    for split, rows in data.splits.items():
-        for place, key in enumerate(rows.image_keys):
+    for split in sorted(data.splits, key="train".__eq__):  # held-out images first: none of them is left out
+        for place, key in enumerate(data.splits[split].image_keys):
             if key is not None:
                 first.setdefault(key, (split, place))
     places = list(first.values())[:MAX_COMPARED]
+    all_compared = len(places) == len(first)
     thumbnails = []
     for split, place in tqdm(places, "comparing images", unit="image", leave=False):
         image = data.splits[split][place].image
@@ -95,9 +100,14 @@ def check_images(data: PreparedData) -> list[Finding]:
         thumbnails.append(thumbnail(decode_image(image)))
     pairs = near_duplicates(np.stack(thumbnails)) if thumbnails else []
     across = [pair for pair in pairs if places[pair[0]][0] != places[pair[1]][0]]
-    left_out = "" if len(first) <= MAX_COMPARED else f" (the first {MAX_COMPARED:,} of {len(first):,} were compared)"
+    left_out = "" if all_compared else f" ({MAX_COMPARED:,} of {len(first):,} were compared, held-out ones first)"
     if not pairs:
-        return [("ok", f"no two of the {len(places):,} different images are nearly the same{left_out}")]
+        return [
+            (
+                "ok" if all_compared else "note",
+                f"no two of the {len(places):,} different images are nearly the same{left_out}",
+            )
+        ]
     named = "; ".join(
         " and ".join(describe_place(data, *places[i]) for i in pair) for pair in (across or pairs)[:SHOWN]
     )
@@ -139,21 +149,22 @@ def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """How often each is, and equal inputs that are labelled differently."""
     rows = data.splits["train"]
     counts = form.count(rows.labels).most_common()
-    found = [("note", f"{name}: {number:,} rows ({number / len(rows):.1%})") for name, number in counts[: 2 * SHOWN]]
+    what, total = ("answers", form.count(rows.labels).total()) if form.type == "annotators" else ("rows", len(rows))
+    found = [("note", f"{name}: {number:,} {what} ({number / total:.1%})") for name, number in counts[: 2 * SHOWN]]
     if len(counts) > 2 * SHOWN:
         found.append(("note", f"… and {len(counts) - 2 * SHOWN:,} more labels"))
     if counts[0][1] > 10 * counts[-1][1]:
         found.append(
             (
                 "warning",
-                f"the most frequent label has {counts[0][1] / counts[-1][1]:.0f} times the rows of the rarest; "
-                "--train.class_weights balanced weighs them",
+                f"the most frequent label has {counts[0][1] / counts[-1][1]:.0f} times the {what} of the rarest; "
+                f"--train.{'sampling' if form.type == 'annotators' else 'class_weights'} balanced evens that out",
             )
         )
     if rare := [name for name, number in counts if number < RARE]:
         found.append(("warning", f"{len(rare):,} labels have fewer than {RARE} rows in train: {shorten(rare)}"))
     for split, rows in data.splits.items():
-        noisy = contradictions(rows)
+        noisy = contradictions(rows, form)
         if noisy:
             told = "; ".join(
                 f"rows {', '.join(map(str, numbers))}: {' / '.join(labels)}" for numbers, labels in noisy[:SHOWN]
@@ -164,14 +175,14 @@ def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
     return found
 
 
-def contradictions(rows: Rows) -> list[tuple[list[int], list[str]]]:
-    """Rows with the same image and text, and their labels, where these differ."""
+def contradictions(rows: Rows, form: LabelFormat) -> list[tuple[list[int], list[str]]]:
+    """Rows with the same image and text, and their labels, where these differ by more than the order of names."""
     places = defaultdict(list)
     for place, pair in enumerate(zip(rows.image_keys, rows.texts, strict=True)):
         places[pair].append(place)
     found = []
     for same in places.values():
-        labels = sorted({rows.labels[place] for place in same}) if len(same) > 1 else []
+        labels = sorted({form.join(sorted(form.names(rows.labels[place]))) for place in same}) if len(same) > 1 else []
         if len(labels) > 1:
             found.append(([int(rows.numbers[place]) for place in same], labels))
     return found
@@ -189,7 +200,9 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
         same = sum(pair in pairs for pair in zip(rows.image_keys, rows.texts, strict=True))
         if same:
             found.append(("warning", f"{same:,} of the {len(rows):,} rows of {split} have an image and text of train"))
-        if group and group in rows.table.column_names:
+        if group and group not in rows.table.column_names:
+            found.append(("warning", f"{split} has no column {group}: whether train has the same was not checked"))
+        elif group:
             shared = set(train.column(group)) & set(rows.column(group)) - {None}
             if shared:
                 found.append(
@@ -208,21 +221,24 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
 def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """What the majority answer and the text alone (bag of words, logistic regression) give on held-out rows."""
     train, label2id = data.splits["train"], {name: number for number, name in enumerate(data.label_names)}
-    counts = form.count(train.labels)
-    majority = max(label2id, key=counts.__getitem__)
+    majority = form.majority(train.labels, data.label_names)
+    told = " and ".join(f"“{name}”" for name in majority) or "no label"
     found = []
     for split in ("validation", "test"):
         if split not in data.splits:
             continue
         rows = data.splits[split]
         truth = Truth.of(rows.labels, label2id, form)
-        always = np.eye(len(label2id))[np.full(len(rows), label2id[majority])]
-        text = text_baseline(train, rows, label2id, form)
+        always = np.zeros((len(rows), len(label2id)))
+        always[:, [label2id[name] for name in majority]] = 1
+        words = "no row of train has a text"
+        if any(train.texts.present()):
+            text = text_baseline(train, rows, label2id, form)
+            words = f"the text alone (bag of words, logistic regression) in {truth.right(text).mean():.1%}"
         found.append(
             (
                 "note",
-                f"{split}: always “{majority}” is right in {truth.right(always).mean():.1%} of the rows, "
-                f"the text alone (bag of words, logistic regression) in {truth.right(text).mean():.1%}, "
+                f"{split}: always {told} is right in {truth.right(always).mean():.1%} of the rows, {words}, "
                 f"{truth.best().mean():.1%} could be",
             )
         )
@@ -240,8 +256,11 @@ def text_baseline(train: Rows, held_out: Rows, label2id: dict[str, int], form: L
     texts = ([text or "" for text in rows.texts] for rows in (train, held_out))
     if form.type == "multi":
         return model.fit(next(texts), classes[:, :-1]).predict_proba(next(texts))
-    found = model.fit(next(texts), classes).predict_proba(next(texts))
     probabilities = np.zeros((len(held_out), len(label2id)))
+    if len(there := np.unique(classes)) == 1:  # nothing to tell apart
+        probabilities[:, there] = 1
+        return probabilities
+    found = model.fit(next(texts), classes).predict_proba(next(texts))
     probabilities[:, model.classes_] = found
     return probabilities
 
@@ -254,6 +273,9 @@ def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
     options = replace(settings.train, cache_features=False, epochs=1)
     training = Training.set_up(replace(settings, train=options), data, model, processor, accelerator)
     found = [("note", line) for line in describe_training(training, data, accelerator)]
+    left_out = "validation"
+    if settings.train.cache_features and 0 in learning_rate_scales(settings.train, settings.model).values():
+        left_out += " and what the cache of frozen encoders saves"
     ends = [time.perf_counter()]
     training.start_epoch(Progress(), options.gradient_accumulation_steps)
     steps = train_epoch(training, accelerator, options, Progress())
@@ -262,7 +284,7 @@ def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
     number = training.steps_per_epoch * settings.train.epochs
     minutes = float(np.median(np.diff(ends)[-TIMED_STEPS // 2 :])) * number / 60
     told = f"about {minutes:.0f} minutes" if minutes >= 1 else "under a minute"
-    return [*found, ("note", f"{number:,} steps of training take {told} on this machine, validation not counted")]
+    return [*found, ("note", f"{number:,} steps of training take {told} on this machine, {left_out} not counted")]
 
 
 def shorten(names: Sequence[str] | set[str]) -> str:

@@ -55,7 +55,12 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
         help="let rows without an image or without a text through",
     )
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
-    parser.add_argument("--pictures", type=at_least(0), default=8, help="examples in where_it_looked.png (default: 8)")
+    parser.add_argument(
+        "--pictures",
+        type=at_least(0),
+        default=8,
+        help="examples in each gallery of the report and in where_it_looked.png (default: 8)",
+    )
     parser.add_argument(
         "--rows",
         type=at_least(0),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,18 +12,23 @@ from accelerate import Accelerator
 from app.calibration import calibration_figures
 from app.deletion import deletion_figures
 from app.metrics import Value, class_table, mean_interval, score
-from app.page import write_report
+from app.page import what_it_saw, write_report
 from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, spread
 from app.slices import slice_rows
 from app.truth import Truth, confidence, give_answers
 from data import Collate, DataSettings, LabelFormat, Rows
-from data.prepare import row_groups
+from data.prepare import describe_groups, row_groups
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 
 BOTH, TEXT_ONLY, IMAGE_ONLY, IMAGES_SHUFFLED, TEXTS_SHUFFLED = MODALITIES
 BRIEF = ("accuracy", "macro_f1")
 """Metrics of what is only compared: baselines and slices."""
+CONFUSED = 30
+"""Most frequent labels that the confusion matrix tells apart."""
+
+Role = Literal["test", "validation", "train"]
+"""What rows were used for: nothing, or to choose epoch, temperature and threshold, or to train on."""
 
 
 def evaluate(
@@ -39,16 +45,16 @@ def evaluate(
         group: column, such as the patient, whose values intervals are resampled by, besides images.
 
     Returns:
-        What ``metrics.json`` holds: ``rows``, ``images``, ``resampled_by``, ``label_type``, ``ceiling`` (how right the
-        best answers would be; less than 1 where labels are not known or annotators disagree),
-        ``unknown_labels`` (label → rows), ``scores`` (system → metric → value, low, high), ``inputs`` (what each input
-        is worth, see `input_figures`), ``classes`` (label → rows, precision, recall, f1), ``slices`` (column → value →
+        ``rows``, ``images``, ``resampled_by``, ``label_type``, ``ceiling`` (how right the best answers would be; less
+        than 1 where labels are not known or annotators disagree), ``unknown_labels`` (label → rows), ``scores``
+        (system → metric → value, low, high), ``inputs`` (what each input is worth, see `input_figures`), ``classes``
+        (label → rows, precision, recall, f1), ``confusion`` (see `confusion_figures`), ``slices`` (column → value →
         rows and metrics), ``calibration`` (see `app.calibration.calibration_figures`).
     """
     truth, form = predictions.truth, LabelFormat.of(config)
-    group = group if group in rows.table.column_names else None
-    groups = row_groups(rows, group)
-    majority = np.eye(config.num_labels, dtype=np.float32)[np.full(len(truth), config.majority_label)]
+    groups, resampled_by = groups_of(rows, group)
+    majority = np.zeros((len(truth), config.num_labels), dtype=np.float32)
+    majority[:, config.majority_answer] = 1
     systems = predictions.probabilities | {"majority answer": majority}
     probabilities = systems[BOTH]
     scores = {system: scores_of(p, truth, groups, None if system == BOTH else BRIEF) for system, p in systems.items()}
@@ -56,7 +62,7 @@ def evaluate(
     return {
         "rows": len(rows),
         "images": len(set(rows.image_keys) - {None}),
-        "resampled_by": f"image and {group}" if group else "image",
+        "resampled_by": resampled_by,
         "label_type": form.type,
         "ceiling": float(truth.best().mean()),
         "unknown_labels": {
@@ -65,12 +71,38 @@ def evaluate(
         "scores": scores,
         "inputs": input_figures(predictions, groups),
         "classes": {config.id2label[c]: line for c, line in enumerate(table) if line["rows"]},
+        "confusion": confusion_figures(probabilities, truth, list(config.id2label.values())),
         "slices": {
             column: {value: slice_figures(probabilities, truth, groups, chosen) for value, chosen in values.items()}
             for column, values in slices.items()
         },
         "calibration": calibration_figures(probabilities, truth, groups, config.temperature, config.threshold),
     }
+
+
+def groups_of(rows: Rows, group: str | None) -> tuple[np.ndarray, str]:
+    """Group of each row ``(n,)`` by which intervals are resampled, and what makes them, in words."""
+    if group and group not in rows.table.column_names:
+        return row_groups(rows, None), f"image (these rows have no column {group})"
+    return row_groups(rows, group), describe_groups(group)
+
+
+def confusion_figures(probabilities: np.ndarray, truth: Truth, names: list[str]) -> dict:
+    """Answers by true label: ``labels``, the most frequent ones and last all others, and ``counts``, a row a label.
+
+    Empty for ``multi``, where an answer is a set of classes.
+    """
+    if truth.label_type == "multi":
+        return {}
+    labels, answers = truth.classes(), probabilities.argmax(axis=1)
+    frequency = np.bincount(labels[labels >= 0], minlength=len(names))
+    shown = np.sort(np.argsort(-frequency, kind="stable")[:CONFUSED])
+    shown = shown[frequency[shown] > 0]
+    place = np.full(len(names) + 1, len(shown))
+    place[shown] = np.arange(len(shown))
+    counts = np.zeros((len(shown) + 1, len(shown) + 1), dtype=int)
+    np.add.at(counts, (place[np.where(labels < 0, len(names), labels)], place[answers]), 1)
+    return {"labels": [*(names[c] for c in shown), "others"], "counts": counts.tolist()}
 
 
 def slice_figures(probabilities: np.ndarray, truth: Truth, groups: np.ndarray, chosen: np.ndarray) -> dict:
@@ -98,7 +130,7 @@ def input_figures(predictions: Predictions, groups: np.ndarray) -> dict:
         sentence.
     """
     right = {way: predictions.right(way) for way in predictions.probabilities}
-    lost = {way: mean_interval(right[BOTH] - right[way], groups) for way in MODALITIES[1:] if way in right}
+    lost = {way: mean_interval(right[BOTH] - right[way], groups, least=-1) for way in MODALITIES[1:] if way in right}
     return {"lost": lost, "verdict": verdict(lost)}
 
 
@@ -135,8 +167,12 @@ def evaluate_to(
     num_pictures: int = 8,
     num_deletion: int = 0,
     chosen: Sequence[int] = (),
+    role: Role = "test",
 ) -> dict:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
+
+    Besides what `evaluate` finds, the figures hold ``role``, what the rows were used for in training, ``saw``, what the
+    model gets of their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
     ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
@@ -149,17 +185,19 @@ def evaluate_to(
     if not accelerator.is_main_process:
         return {}
     slices = {name: slice_rows(rows, name, processor) for name in settings.slice_by}
-    figures = evaluate(predictions, rows, config, slices, settings.group)
+    found = evaluate(predictions, rows, config, slices, settings.group)
+    figures = {"role": role, **found, "saw": what_it_saw(processor, rows)}
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
-    if hidden := spread(rows, num_deletion):
-        with accelerator.autocast():
+    with accelerator.autocast():
+        if hidden := spread(rows, num_deletion):
             figures["deletion"] = deletion_figures(plain, processor, rows, hidden)
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
-    prediction_table(predictions, rows, config).to_parquet(folder / "predictions.parquet")
-    if shown := chosen or spread(rows, num_pictures):
-        draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
-    write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures, chosen)
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
+        groups, _ = groups_of(rows, settings.group)
+        prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
+        if shown := chosen or spread(rows, num_pictures):
+            draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
+        write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures, chosen)
     return figures
 
 
@@ -180,14 +218,18 @@ def find_rows(rows: Rows, numbers: Sequence[int]) -> list[int]:
     return found
 
 
-def prediction_table(predictions: Predictions, rows: Rows, config: ImageTextConfig) -> pd.DataFrame:
-    """One line a row: what it was, what was answered, how surely, and how right that was."""
+def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, config: ImageTextConfig) -> pd.DataFrame:
+    """One line a row: what it was, what was answered, how surely, and how right that was.
+
+    Rows of one ``group`` belong together when intervals are resampled.
+    """
     probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
     chosen = give_answers(probabilities, form.type)
     return pd.DataFrame(
         {
             "row": rows.numbers,
             "image_key": list(rows.image_keys),
+            "group": groups,
             "text": list(rows.texts),
             "label": list(rows.labels),
             "prediction": [form.join(config.id2label[c] for c in np.flatnonzero(row).tolist()) for row in chosen],

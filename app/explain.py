@@ -128,11 +128,17 @@ def lay_over(image: Image.Image, heat: np.ndarray, most: float, opacity: float =
 
 
 @torch.inference_mode()
-def explain(model: ImageTextClassifier, processor: ImageTextProcessor, image: Image.Image, text: str) -> Explanation:
-    """Ask a decoded image about a text, and about the text without each of its words, in one pass of the image."""
+def explain(
+    model: ImageTextClassifier, processor: ImageTextProcessor, image: Image.Image, text: str, answer: int | None = None
+) -> Explanation:
+    """Ask a decoded image about a text, and about the text without each of its words, in one pass of the image.
+
+    Args:
+        answer: number of the class that is explained; the most probable one where not given.
+    """
     batch = processor([image], [text]).to(model.device)
     output = model(**batch, output_attentions=True)
-    answer = int(output.logits[0].argmax())
+    answer = int(output.logits[0].argmax()) if answer is None else answer
     spans = word_spans(processor, text)
     masks = batch["attention_mask"].repeat(len(spans), 1)
     for row, (_, tokens) in enumerate(spans):

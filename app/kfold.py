@@ -47,7 +47,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     for fold in range(folds):
         run = RunDir(folder / f"fold_{fold}")
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
-        if run.result() is None:
+        if run.result() is None or run.finished(parse_settings([*command, "--run_dir", str(run.path)])) is None:
             print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
             done = subprocess.run([sys.executable, str(TRAIN), *command, "--run_dir", str(run.path)], check=False)
             if done.returncode:
@@ -62,13 +62,14 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
 
 
 def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, Value]]:
-    """Accuracy and macro F1 of all rows, with intervals by image; labels by name, since each fold numbers its own."""
+    """Accuracy and macro F1 of all rows, with intervals by image and ``data.group``, which no fold cuts; labels by
+    name, since each fold numbers its own."""
     label2id = {name: number for number, name in enumerate(form.count([*rows["label"], *rows["prediction"]]))}
     truth = Truth.of(rows["label"].tolist(), label2id, form)
     answers = np.zeros((len(rows), len(label2id)))
     for row, prediction in enumerate(rows["prediction"]):
         answers[row, [label2id[name] for name in form.names(prediction)]] = 1
-    groups = rows["image_key"].fillna("row " + rows["row"].astype(str)).to_numpy(dtype=str)
+    groups = (rows["fold"].astype(str) + " " + rows["group"].astype(str)).to_numpy(dtype=str)
     return {"rows": len(rows), "scores": scores_of(answers, truth, groups, BRIEF)}
 
 

@@ -13,6 +13,7 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.stats import beta
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -29,6 +30,10 @@ TOP_K = 5
 """Answers among which the right one is looked for; fewer where there are not as many labels."""
 RANKING_RESAMPLES = 200
 """Draws for the intervals of the metrics that rank all rows by class; the others have a thousand."""
+FEW_GROUPS = 5
+"""With fewer groups draws say nothing of the spread, and an interval is all there can be."""
+SHARES = {"precision": ("guesses",), "recall": ("truths",), "f1": ("guesses", "truths")}
+"""What the right answers of a class are counted against."""
 CELLS = 5_000_000
 """Numbers that are in memory at a time while draws are weighed."""
 
@@ -146,13 +151,32 @@ def score(
     metrics = [SklearnMetrics(config_name=name) for name in names or defined(truth, scores)]
     values = evaluate.combine(metrics).compute(predictions=scores, references=truth)
     draws = Draws(scores, truth, groups, resamples)
-    return {name: with_interval(value, draws.metric(name)) for name, value in values.items() if not np.isnan(value)}
+    number = draws.drawn.shape[1]
+    return {
+        name: with_interval(value, draws.metric(name), number) for name, value in values.items() if not np.isnan(value)
+    }
 
 
-def with_interval(value: float, draws: np.ndarray) -> Value:
-    """A value and the middle 95 % of what draws gave; NaN where no draw defines it."""
+def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0.0) -> Value:
+    """A value and the middle 95 % of what draws gave.
+
+    Draws of rows that are all right, or all wrong, are all alike, which does not make the next row so: the other end is
+    then that of Clopper & Pearson (1934) for as many groups of one kind. Where groups are too few to draw from, or no
+    draw is defined, the interval reaches from ``least`` to 1.
+
+    Args:
+        draws: ``(resamples,)``, NaN where a draw does not define the value.
+        groups: how many groups there are to draw from.
+        least: the lowest value there can be: 0, or -1 for a difference.
+    """
     defined = draws[~np.isnan(draws)]
-    low, high = np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else (float("nan"),) * 2
+    if len(defined) and least == 0 and min(value, 1 - value) < 1e-9 and np.allclose(defined, value):
+        end = float(beta.ppf(0.025, groups, 1))
+        low, high = (end, 1.0) if value > 0.5 else (0.0, 1 - end)
+    elif groups < FEW_GROUPS or not len(defined):
+        low, high = least, 1.0
+    else:
+        low, high = np.quantile(defined, [0.025, 0.975]).tolist()
     return {"value": float(value), "low": low, "high": high}
 
 
@@ -189,25 +213,37 @@ class Draws:
             hits, guesses = self.counts["hits"].sum(axis=1), self.counts["guesses"].sum(axis=1)
             return 2 * hits / np.maximum(guesses + labels, 1)
         if name == "weighted_f1":
-            return (self.per_class("f1") * truths).sum(axis=1) / np.maximum(labels, 1)
+            return np.where(occurs, self.per_class("f1") * truths, 0).sum(axis=1) / np.maximum(labels, 1)
         values = self.per_class({"balanced_accuracy": "recall", "macro_f1": "f1"}[name])
-        return (values * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
+        return np.where(occurs, values, 0).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
 
     def per_class(self, name: str) -> np.ndarray:
-        """``precision``, ``recall`` or ``f1`` of each class in each draw ``(resamples, C)``, 0 where undefined."""
-        hits, guesses, truths = (self.counts[kind] for kind in ("hits", "guesses", "truths"))
-        if name == "f1":
-            return 2 * hits / np.maximum(guesses + truths, 1)
-        return hits / np.maximum(guesses if name == "precision" else truths, 1)
+        """``precision``, ``recall`` or ``f1`` of each class in each draw ``(resamples, C)``, NaN where undefined."""
+        hits, total = self.counts["hits"], self.totals(name)
+        return np.divide((1 + (name == "f1")) * hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
+
+    def totals(self, name: str) -> np.ndarray:
+        """What the hits of each class are a share of, in each draw ``(resamples, C)``."""
+        return np.sum([self.counts[kind] for kind in SHARES[name]], axis=0)
+
+    def groups_with(self, name: str) -> np.ndarray:
+        """How many groups have a say in ``precision``, ``recall`` or ``f1`` of each class ``(C,)``."""
+        found = sum((self.by_group[kind] for kind in SHARES[name][1:]), self.by_group[SHARES[name][0]])
+        return np.asarray((found > 0).sum(axis=0)).ravel()
 
     @cached_property
     def counts(self) -> dict[str, np.ndarray]:
         """Right answers, answers and truths by class in each draw, ``(resamples, C)`` each."""
+        return {kind: self.drawn @ rows for kind, rows in self.by_group.items()}
+
+    @cached_property
+    def by_group(self) -> dict[str, csr_matrix]:
+        """The same in each group, ``(groups, C)`` each."""
         truth, guesses = (self.as_sets(labels) for labels in (self.truth, answers(self.truth, self.scores)))
         number = len(self.truth)
         member = csr_matrix((np.ones(number), (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
         chosen = {"hits": truth.multiply(guesses), "guesses": guesses, "truths": truth}
-        return {kind: self.drawn @ (member @ rows) for kind, rows in chosen.items()}
+        return {kind: member @ rows for kind, rows in chosen.items()}
 
     def as_sets(self, labels: np.ndarray) -> csr_matrix:
         """Classes of rows as 1 where they are ``(n, C)``; those that are not known are left out."""
@@ -273,19 +309,20 @@ def class_table(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resam
     guesses = answers(truth, scores)
     *values, rows = precision_recall_fscore_support(truth, guesses, labels=classes, zero_division=0)
     draws = Draws(scores, truth, groups, resamples)
-    bounds = [np.quantile(draws.per_class(name), [0.025, 0.975], axis=0) for name in names]
     table: list[dict] = [{"rows": int(number)} for number in rows]
-    for name, value, (low, high) in zip(names, values, bounds, strict=True):
+    for name, value in zip(names, values, strict=True):
+        drawn, groups_with = draws.per_class(name), draws.groups_with(name)
         for c, line in enumerate(table):
-            line[name] = {"value": float(value[c]), "low": float(low[c]), "high": float(high[c])}
+            line[name] = with_interval(value[c], drawn[:, c], int(groups_with[c]))
     return table
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> Value:
-    """Mean of the values of rows ``(n,)`` with its 95 % interval: ``value``, ``low``, ``high``."""
+def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000, least: float = 0.0) -> Value:
+    """Mean of the values of rows ``(n,)`` in [``least``, 1] with its 95 % interval: ``value``, ``low``, ``high``."""
     _, group = np.unique(groups, return_inverse=True)
     drawn = draw_groups(group.max() + 1, resamples)
-    return with_interval(values.mean(), (drawn @ np.bincount(group, values)) / (drawn @ np.bincount(group)))
+    draws = (drawn @ np.bincount(group, values)) / (drawn @ np.bincount(group))
+    return with_interval(values.mean(), draws, drawn.shape[1], least)
 
 
 def draw_groups(number: int, resamples: int) -> np.ndarray:

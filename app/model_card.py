@@ -5,12 +5,12 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.page import describe_model, what_it_saw
+from app.page import describe_model
 from app.predictions import MODALITIES
 from app.report import describe_calibration
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextClassifier
 
 TASK = "visual-question-answering"
 """The Hub's name for what these models do; it has none for the classification of pairs."""
@@ -23,7 +23,6 @@ PATHS = {"data.train", "data.validation", "data.test", "data.image_root"}
 def model_card(
     name: str,
     model: ImageTextClassifier,
-    processor: ImageTextProcessor,
     settings: Settings,
     data: PreparedData,
     split: str,
@@ -69,7 +68,7 @@ def model_card(
             held_out=split == "test",
             figures=figures,
             calibration=describe_calibration(figures["calibration"]),
-            saw=what_it_saw(processor, rows),
+            saw=figures["saw"],
             size=model.config.image_size,
         )
     )

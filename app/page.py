@@ -18,30 +18,41 @@ from app import charts
 from app.explain import explain, lay_over
 from app.onnx_model import OnnxModel
 from app.predictions import MODALITIES, Predictions
-from app.truth import confidence
-from data import Rows, decode_image
+from app.report import USED, how_right
+from app.truth import answered, confidence
+from data import LabelFormat, Rows, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 
 THUMBNAIL = 240
 """Longest side of the report's pictures, in pixels."""
-SHOWN_CLASSES = 30
-"""Most frequent labels that the confusion matrix shows."""
+SHOWN_WORDS = 12
+"""Words of a text that have a heat-map of their own."""
 
 
 @dataclass
 class Card:
-    """One row as the report shows it: pictures as ``data:`` addresses, words with what each brought to the answer."""
+    """One row as the report shows it.
+
+    Attributes:
+        answer: what was answered, where that is not the first of ``answers``.
+        answers: the most probable labels, and their probabilities.
+        earned: how right the answer is, in [0, 1]; ``verdict`` says it in words.
+        picture, seen, heat: addresses (``data:``) of the picture, of what the model gets of it, and of the heat-map.
+        words: each word, and the probability it brought to the answer.
+        word_heats: word and address of its heat-map, where the card shows them.
+    """
 
     row: int
-    text: str
-    label: str
+    answer: str | None
     answers: list[tuple[str, float]]
-    is_right: bool
+    earned: float
+    verdict: str
     is_sure: bool
     picture: str
     seen: str
     heat: str
     words: list[tuple[str, float]]
+    word_heats: list[tuple[str, str]]
 
 
 @dataclass
@@ -71,15 +82,15 @@ def write_report(
     """
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "interval": interval, "points": points}
+    environment.filters |= {"percent": percent, "interval": interval, "points": points, "zip": zip}
     page = environment.get_template("report.html.jinja").render(
         source=rows.source,
         figures=figures,
         both=MODALITIES[0],
         model=describe_model(model),
-        saw=what_it_saw(processor, rows),
+        used=USED.get(figures["role"], ""),
         galleries=galleries(model, processor, rows, predictions, num_pictures, chosen),
-        charts=draw_charts(figures, predictions, list(model.config.id2label.values())),
+        charts=draw_charts(figures),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -127,31 +138,18 @@ def what_it_saw(processor: ImageTextProcessor, rows: Rows) -> dict[str, int]:
     }
 
 
-def draw_charts(figures: dict, predictions: Predictions, names: list[str]) -> dict[str, str]:
+def draw_charts(figures: dict) -> dict[str, str]:
     """All charts by name."""
     found = {
         "inputs": charts.draw_inputs(figures["scores"]),
         "reliability": charts.draw_reliability(figures["calibration"]["bins"]),
         "risk": charts.draw_risk(figures["calibration"]),
     }
-    if predictions.truth.label_type != "multi":
-        found["confusion"] = confusion_chart(predictions, names)
+    if figures["confusion"]:
+        found["confusion"] = charts.draw_confusion(figures["confusion"])
     if "deletion" in figures:
         found["deletion"] = charts.draw_deletion(figures["deletion"])
     return found
-
-
-def confusion_chart(predictions: Predictions, names: list[str]) -> str:
-    """Of the most frequent labels; what is answered beyond them is one column."""
-    truth, answers = predictions.truth.classes(), predictions.probabilities[MODALITIES[0]].argmax(axis=1)
-    frequency = np.bincount(truth[truth >= 0], minlength=len(names))
-    shown = np.sort(np.argsort(-frequency, kind="stable")[:SHOWN_CLASSES])
-    shown = shown[frequency[shown] > 0]
-    place = np.full(len(names) + 1, len(shown))
-    place[shown] = np.arange(len(shown))
-    matrix = np.zeros((len(shown) + 1, len(shown) + 1), dtype=int)
-    np.add.at(matrix, (place[np.where(truth < 0, len(names), truth)], place[answers]), 1)
-    return charts.draw_confusion(matrix, [*(names[c] for c in shown), "others"])
 
 
 def galleries(
@@ -164,55 +162,70 @@ def galleries(
 ) -> list[Gallery]:
     """The rows asked for, the surest wrong and the surest right answers, the least sure, and rows at even distances."""
     probabilities = predictions.probabilities[MODALITIES[0]]
-    right = predictions.right() == 1
+    earned = predictions.right()
     sure = confidence(probabilities, predictions.truth.label_type)
     with_both = np.array([bool(t) and k is not None for t, k in zip(rows.texts, rows.image_keys, strict=True)])
     ranked = np.argsort(-sure, kind="stable")
-    wrong_first, right_first = ranked[(~right & with_both)[ranked]], ranked[(right & with_both)[ranked]]
+    wrong_first, right_first = (ranked[((earned == worth) & with_both)[ranked]] for worth in (0, 1))
     unsure = ranked[with_both[ranked]][::-1]
     even = np.flatnonzero(with_both)
     even = even[np.unique(np.linspace(0, len(even) - 1, min(number, len(even))).astype(int))] if len(even) else even
     chosen = (
-        ("Chosen rows", "as asked for", asked),
-        ("Worst mistakes", "wrong, the surest first", wrong_first[:number]),
-        ("Surest right answers", "right, the surest first", right_first[:number]),
-        ("Least sure", "the lowest probability first", unsure[:number]),
-        ("From first to last", "rows at even distances, unchosen", even),
+        ("Chosen rows", "as asked for", asked, len(asked)),
+        ("Worst mistakes", "wrong, the surest first", wrong_first[:number], 1),
+        ("Surest right answers", "right, the surest first", right_first[:number], 1),
+        ("Least sure", "the lowest probability first", unsure[:number], 0),
+        ("From first to last", "rows at even distances, unchosen", even, 0),
     )
     return [
-        Gallery(title, note, [make_card(model, processor, rows, predictions, int(i)) for i in indices])
-        for title, note, indices in chosen
+        Gallery(
+            title,
+            note,
+            [
+                make_card(model, processor, rows, predictions, int(i), place < by_word)
+                for place, i in enumerate(indices)
+            ],
+        )
+        for title, note, indices, by_word in chosen
         if len(indices)
     ]
 
 
 def make_card(
-    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, predictions: Predictions, index: int
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    predictions: Predictions,
+    index: int,
+    by_word: bool,
 ) -> Card:
-    """One row, its answers, and where they came from."""
+    """One row, its answers, and where they came from; ``by_word``: with a heat-map of each word."""
     example, probabilities = rows[index], predictions.probabilities[MODALITIES[0]][index]
     assert example.image is not None
     assert example.text is not None
     picture = decode_image(example.image)
-    explanation = explain(model, processor, picture, example.text)
-    best = np.argsort(-probabilities, kind="stable")[:3]
-    label_type = predictions.truth.label_type
-    how_right = predictions.truth.select(np.array([index])).right(probabilities[None])[0]
+    best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
+    explanation = explain(model, processor, picture, example.text, int(best[0]))
+    names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))
+    earned = float(predictions.truth.select(np.array([index])).right(probabilities[None])[0])
     seen = as_seen(processor, picture)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     heat = lay_over(picture, explanation.answer_weights, explanation.answer_weights.max())
     effects = explanation.effects.sum(axis=(1, 2))
+    explanation.image = picture
+    overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
     return Card(
         example.row,
-        example.text,
-        example.label,
+        (names or "none of the labels") if form.type == "multi" else None,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
-        bool(how_right == 1),
-        bool(confidence(probabilities[None], label_type)[0] >= model.config.threshold),
+        earned,
+        how_right(earned, example.label),
+        bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
         as_address(picture),
         as_address(seen),
         as_address(heat),
         list(zip(explanation.words, effects.tolist(), strict=True)),
+        [(word, as_address(heat)) for word, heat in zip(explanation.words, overlays, strict=False)],
     )
 
 

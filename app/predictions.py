@@ -52,8 +52,11 @@ def predict(
     """Probabilities for all rows, every row once however many processes share the work.
 
     One pass of VGG16 an image serves all its texts and all ``modalities``. The order is random (always the same one),
-    so that what shuffling takes from the same batch is of any row.
+    so that what shuffling takes from the same batch is of any row; batches are then of three images at least, so that
+    none is left alone with its own.
     """
+    if len(modalities) > 1:
+        batch_size = max(batch_size, 3)
     sampler = ImageBatchSampler(
         rows.image_keys,
         batch_size,

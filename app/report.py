@@ -13,13 +13,22 @@ from PIL import Image
 
 from app.explain import explain
 from app.predictions import MODALITIES, Predictions
-from data import Rows, decode_image
+from app.truth import answered, confidence
+from data import LabelFormat, Rows, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
+
+USED = {
+    "validation": "These rows chose the epoch, the temperature and the threshold of the model: expect less on others.",
+    "train": "The model learnt from these rows: they do not tell what it does on others.",
+}
+"""What it means where rows are not held out."""
 
 
 def score_table(figures: dict, source: str) -> str:
     """Scores with intervals by system, then by slice, and what they mean, as text."""
     lines = [f"{source}: {figures['rows']:,} rows, {figures['images']:,} images", ""]
+    if figures["role"] in USED:
+        lines += [*textwrap.wrap(USED[figures["role"]], 110), ""]
     counted = {"multi": "whole sets", "annotators": "VQA accuracy"}.get(figures["label_type"], "accuracy")
     lines.append(
         f"{'':18}{counted:>12}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by {figures['resampled_by']})"
@@ -37,7 +46,8 @@ def score_table(figures: dict, source: str) -> str:
     if unknown := figures["unknown_labels"]:
         names = ", ".join(list(unknown)[:5]) + (", …" if len(unknown) > 5 else "")
         number = sum(unknown.values())
-        lines += ["", f"{number} labels of these rows were not known in training ({names}) and count as wrong"]
+        meaning = "cannot be answered" if figures["label_type"] == "annotators" else "count as wrong"
+        lines += ["", f"{number} labels of these rows were not known in training ({names}) and {meaning}"]
     if figures["ceiling"] < 1:
         lines += ["", f"no accuracy can exceed {figures['ceiling']:.1%} on these rows"]
     return "\n".join(lines)
@@ -47,8 +57,10 @@ def describe_calibration(figures: dict) -> str:
     """How far probabilities are off, and how many answers are sure."""
     ece = figures["ece"]
     line = f"probabilities are off by {ece['after']:.1%} on average ({ece['before']:.1%} before calibration); "
-    if figures["risk"] is None:
+    if figures["threshold"] > 1:
         return line + "no answer is sure: no threshold kept the errors on the validation rows within what is allowed"
+    if figures["risk"] is None:
+        return line + f"sure, from {figures['threshold']:.0%} on, of none of the rows"
     sure, wrong = figures["coverage"]["value"], figures["risk"]["value"]
     return line + f"sure, from {figures['threshold']:.0%} on, of {sure:.1%} of the rows, {wrong:.1%} of these wrong"
 
@@ -78,6 +90,14 @@ def draw_curves(records: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def how_right(earned: float, label: str) -> str:
+    """What an answer is worth, and what would have been right."""
+    if earned == 1:
+        return "right"
+    said = label or "none of the labels"
+    return f"wrong, it is “{said}”" if earned == 0 else f"earns {earned:.0%}, it is “{said}”"
+
+
 def draw_examples(
     path: Path,
     model: ImageTextClassifier,
@@ -89,14 +109,16 @@ def draw_examples(
     """Heat-maps per word for some rows, right and wrong answers marked."""
     pictures: list[Image.Image] = []
     right, probabilities = predictions.right(), predictions.probabilities[MODALITIES[0]]
+    form = LabelFormat.of(model.config)
     for i in chosen:
         example = rows[i]
         assert example.image is not None
         assert example.text is not None
         best = int(probabilities[i].argmax())
-        mark = "right" if right[i] == 1 else f"wrong, it is “{example.label}”"
-        title = f"{example.text}\n→ {model.config.id2label[best]} ({probabilities[i, best]:.0%}, {mark})"
-        figure = explain(model, processor, decode_image(example.image), example.text).figure(title)
+        answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
+        sure = confidence(probabilities[i : i + 1], form.type)[0]
+        title = f"{example.text}\n→ {answer} ({sure:.0%}, {how_right(right[i], example.label)})"
+        figure = explain(model, processor, decode_image(example.image), example.text, best).figure(title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))

@@ -94,6 +94,20 @@ class RunDir:
         """The record of a run that came to its end: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
         return next((record for record in self.records() if "held_out" in record), None)
 
+    def finished(self, settings: Settings) -> dict | None:
+        """The record of a run that came to its end with these settings (see `result`).
+
+        Raises:
+            ValueError: it had others.
+        """
+        result = self.result()
+        if result is not None and (changed := differences(load_settings(self.config), settings)):
+            raise ValueError(
+                f"The finished run in {self.path} has other settings: {'; '.join(changed)}. Choose another folder with "
+                "--output FOLDER, or delete that run."
+            )
+        return result
+
     def rewind(self, step: int) -> None:
         """Forget the records after a step, which will be made again."""
         kept = [record for record in self.records() if record["step"] <= step]
@@ -104,6 +118,12 @@ class RunDir:
         with replacing(self.model) as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
+
+
+def own_evaluation(run_dir: Path) -> Path:
+    """Where a run has the evaluation it ended with: of its test rows, or of its validation rows where it has none."""
+    test, validation = (run_dir / "evaluation" / split for split in ("test", "validation"))
+    return test if test.is_dir() or not validation.is_dir() else validation
 
 
 @contextmanager

@@ -37,7 +37,9 @@ def tell_apart(values: list) -> dict[str, np.ndarray]:
     if is_numeric_dtype(series) and not is_bool_dtype(series):
         many = series.nunique() > MAX_NUMBERS
         parts = series.groupby(pd.qcut(series, 4, duplicates="drop") if many else series, observed=True)
-        found = {span(part): series.index.isin(part.index) for _, part in parts}
+        found: dict[str, np.ndarray] = {}
+        for _, part in parts:  # numbers that are written alike go together
+            found[span(part)] = found.get(span(part), False) | series.index.isin(part.index)
         return found | ({"None": series.isna().to_numpy()} if series.hasnans else {})
     names = series.map(str)
     frequent = names.value_counts().index

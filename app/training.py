@@ -115,9 +115,7 @@ class Training:
 
 def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
     """The model for these data; it remembers how its rows were read."""
-    rows, known = data.splits["train"], set(data.label_names)
-    names = LabelFormat.of(settings.data).count(rows.labels)
-    majority = max((name for name in names if name in known), key=names.__getitem__)
+    rows, form = data.splits["train"], LabelFormat.of(settings.data)
     return build_model(
         settings.model,
         data.label_names,
@@ -127,7 +125,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
         label_separator=settings.data.label_separator,
         normalize_labels=settings.data.normalize_labels,
         allow_missing=settings.data.allow_missing,
-        majority_label=data.label_names.index(majority),
+        majority_answer=[data.label_names.index(name) for name in form.majority(rows.labels, data.label_names)],
     )
 
 

@@ -22,6 +22,11 @@ def give_answers(probabilities: np.ndarray, label_type: str) -> np.ndarray:
     return answers
 
 
+def answered(probabilities: np.ndarray, label_type: str) -> list[int]:
+    """Numbers of the classes that the probabilities ``(C,)`` of one row answer."""
+    return np.flatnonzero(give_answers(probabilities[None], label_type)[0]).tolist()
+
+
 def confidence(probabilities: np.ndarray, label_type: str) -> np.ndarray:
     """How probable the answer is, for ``multi`` the whole set of classes ``(n,)``."""
     if label_type == "multi":

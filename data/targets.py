@@ -59,6 +59,15 @@ class LabelFormat:
             return names
         return [min(Counter(names).items(), key=lambda item: (-item[1], item[0]))[0]]
 
+    def majority(self, labels: Iterable[str], known: Sequence[str]) -> list[str]:
+        """The most frequent answer, of known names: the most frequent name, or for ``multi`` the most frequent set."""
+        if self.type != "multi":
+            counts = self.count(labels)
+            return [max(known, key=counts.__getitem__)]
+        sets: Counter[tuple[str, ...]] = Counter(tuple(sorted(set(self.names(label)) & set(known))) for label in labels)
+        (_, majority) = max((number, names) for names, number in sets.items())
+        return list(majority)
+
     def known(self, label: str, names: set[str]) -> bool:
         """Whether a label teaches anything about these classes."""
         return not label or any(name in names for name in self.names(label))

@@ -36,7 +36,8 @@ class ImageTextConfig(PreTrainedConfig):
         temperature: what logits are divided by in evaluation mode, fitted on the validation rows after training.
         threshold: probability below which an answer is not sure, chosen on the validation rows.
         columns: where the training data held ``{"image": …, "text": …, "label": …}``; the text may be a template.
-        majority_label: number of the most frequent class of the training rows.
+        majority_answer: numbers of the classes of the most frequent answer to the training rows: one, or for
+            ``multi`` any number.
         label_type: ``single``: the classes exclude each other, and their probabilities add up to 1; ``multi``: each
             applies or not, with a probability of its own; ``annotators``: as ``single``, learnt from several people's
             answers.
@@ -75,7 +76,7 @@ class ImageTextConfig(PreTrainedConfig):
     temperature: float = 1.0
     threshold: float = 0.0
     columns: dict | None = None
-    majority_label: int = 0
+    majority_answer: list[int] | tuple[int, ...] = (0,)
     label_type: str = "single"
     label_separator: str = "|"
     normalize_labels: bool = False

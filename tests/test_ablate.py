@@ -13,13 +13,13 @@ TINY = {
 
 
 def test_the_table_tells_mean_spread_and_paired_difference():
-    base = Variant("base", [], {0: 0.90, 1: 0.80}, {0: 1.0, 1: 2.0})
-    other = Variant("other", ["--a", "b c"], {0: 0.88, 1: 0.74}, {0: 3.0, 1: 3.0})
-    once = Variant("once", [], {1: 0.5}, {1: 1.0})
+    base = Variant("base", [], {0: 0.90, 1: 0.80}, {0: 0.7, 1: 0.8}, {0: 1.0, 1: 2.0})
+    other = Variant("other", ["--a", "b c"], {0: 0.88, 1: 0.74}, {0: 0.9, 1: 0.9}, {0: 3.0, 1: 3.0})
+    once = Variant("once", [], {1: 0.5}, {1: 0.6}, {1: 1.0})
     lines = table_of([base, other, once, Variant("not yet", [])]).splitlines()
-    assert lines[2] == "| base |  | 90.0, 80.0 | 85.0 | 7.1 |  | 1.5 |"
-    assert lines[3] == "| other | `--a 'b c'` | 88.0, 74.0 | 81.0 | 9.9 | -4.0 (2.8) | 3.0 |"
-    assert lines[4] == "| once |  | 50.0 | 50.0 | – | -30.0 (–) | 1.0 |"
+    assert lines[2] == "| base |  | 90.0, 80.0 | 85.0 | 7.1 |  | 75.0 | 1.5 |"
+    assert lines[3] == "| other | `--a 'b c'` | 88.0, 74.0 | 81.0 | 9.9 | -4.0 (2.8) | 90.0 | 3.0 |"
+    assert lines[4] == "| once |  | 50.0 | 50.0 | – | -30.0 (–) | 60.0 | 1.0 |"
     assert len(lines) == 5
 
 
@@ -48,6 +48,9 @@ def test_an_ablation_trains_each_variant_and_seed_once(tmp_path, capfd):
     main(command)
     assert "seed 3" not in capfd.readouterr().out, "it was trained again"
     assert (folder / "ablation.md").read_text() == first
+    with pytest.raises(SystemExit):
+        main([*command[:-1], "1"])
+    assert "has other settings: train.epochs was 2, now 1" in capfd.readouterr().err
 
 
 def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path, monkeypatch):
@@ -66,5 +69,6 @@ def test_what_an_ablation_needs_is_said(tmp_path):
         parse_variant(" : --x")
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(TINY))
-    with pytest.raises(ValueError, match="different names, got a, a"):
-        ablate(config, [Variant("a", []), Variant("a", [])], [0], tmp_path)
+    for one, other in (("a", "a"), ("a b", "a_b")):
+        with pytest.raises(ValueError, match=f"different names, got {one}, {other}"):
+            ablate(config, [Variant(one, []), Variant(other, [])], [0], tmp_path)

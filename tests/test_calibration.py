@@ -10,6 +10,7 @@ from app.calibration import (
     calibration_figures,
     choose_threshold,
     fit_temperature,
+    likeness,
     reliability,
     risk_curve,
     tempered,
@@ -66,7 +67,7 @@ def bound(right: np.ndarray) -> float:
 )
 def test_sure_answers_are_most_likely_within_the_risk_and_no_lower_threshold_is(rows, risk):
     confidence, right = np.array([c / 10 for c, _ in rows]), np.array([r for _, r in rows])
-    threshold = choose_threshold(confidence, right, risk)
+    threshold = choose_threshold(confidence, right, risk, np.arange(len(right)))
     sure = confidence >= threshold
     assert not sure.any() or bound(right[sure]) <= risk + 1e-9
     for lower in set(confidence[confidence < threshold]):
@@ -74,8 +75,40 @@ def test_sure_answers_are_most_likely_within_the_risk_and_no_lower_threshold_is(
 
 
 def test_a_few_right_answers_do_not_make_the_next_one_sure():
-    assert choose_threshold(np.full(44, 0.9), np.full(44, True), 0.05) > 1
-    assert choose_threshold(np.full(45, 0.9), np.full(45, True), 0.05) == 0.9
+    assert choose_threshold(np.full(44, 0.9), np.full(44, True), 0.05, np.arange(44)) > 1
+    assert choose_threshold(np.full(45, 0.9), np.full(45, True), 0.05, np.arange(45)) == 0.9
+
+
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+def test_the_risk_is_kept_nine_times_in_ten_however_alike_the_rows_of_an_image_are(together):
+    """300 images of 5 rows; a share ``together`` of the images is right or wrong as a whole."""
+    rng, images = np.random.default_rng(0), np.repeat(np.arange(300), 5)
+    broken = chosen = 0
+    for _ in range(150):
+        confidence = np.repeat(rng.uniform(0.6, 1, 300), 5)
+        luck = np.where(np.repeat(rng.random(300) < together, 5), np.repeat(rng.random(300), 5), rng.random(1500))
+        threshold = choose_threshold(confidence, luck < confidence, 0.05, images)
+        chosen += threshold <= 1
+        broken += threshold <= 1 and (1 - threshold) / 2 > 0.05  # the mean of 1 - confidence above the threshold
+    assert broken <= 0.15 * 150
+    assert chosen > 0.5 * 150 or together, "independent rows are enough to be sure of some"
+
+
+def test_how_alike_the_rows_of_an_image_are_is_found():
+    rng, images = np.random.default_rng(0), np.repeat(np.arange(2000), 4)
+    alone, shared = rng.normal(size=8000), np.repeat(rng.normal(size=2000), 4)
+    for share in (0.0, 0.3, 1.0):
+        values = np.sqrt(share) * shared + np.sqrt(1 - share) * alone
+        assert likeness(values, images) == pytest.approx(share, abs=0.03)
+    assert likeness(np.ones(8), np.repeat(np.arange(4), 2)) == 1, "nothing varies: nothing is known"
+    assert likeness(np.ones(8), np.arange(8)) == 0
+
+
+def test_the_error_on_rows_that_could_be_answered_leaves_out_those_that_could_not():
+    probabilities = np.full((4, 2), 0.5)
+    figures = calibration_figures(probabilities, Truth("single", np.array([0, 1, -100, -100])), np.arange(4), 1.0, 0.0)
+    assert figures["ece"]["after"] == pytest.approx(0.25)
+    assert figures["ece"]["known"] == pytest.approx(0)
 
 
 def test_the_curve_ends_with_all_rows_answered():

@@ -19,7 +19,8 @@ def table(right: np.ndarray, images: np.ndarray) -> pd.DataFrame:
     rows = np.arange(len(right))
     texts = [f"text {row}" for row in rows]
     keys = [f"image {i}" for i in images]
-    return pd.DataFrame({"row": rows, "image_key": keys, "text": texts, "label": "x", "correct": right})
+    table = {"row": rows, "image_key": keys, "group": images, "text": texts, "label": "x", "correct": right}
+    return pd.DataFrame(table)
 
 
 def test_a_hand_computed_difference():
@@ -29,7 +30,7 @@ def test_a_hand_computed_difference():
     found = compare(table(first, images), table(second, images))
     assert found["accuracy"] == [0.2, 0.4]
     assert found["difference"]["value"] == pytest.approx(0.2)
-    assert (found["only_first"], found["only_second"]) == (2, 6)
+    assert (found["better_first"], found["better_second"]) == (2, 6)
     # by image: one image -2, three images +2; as large a sum in 8 of the 16 ways to choose four signs, and 2 extremes
     assert found["p"] == pytest.approx(10 / 16, abs=0.02)
 
@@ -39,6 +40,17 @@ def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many()
     images = np.repeat(np.arange(30), 10)
     found = [sign_flip_test(np.repeat(rng.choice([-1, 0, 1], 30), 10).astype(float), images, 1000) for _ in range(200)]
     assert np.mean(np.array(found) < 0.05) < 0.1
+
+
+def test_images_of_one_patient_do_not_count_as_many():
+    """Two equal models, each better on some patients: 12 of them with 10 images."""
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    found = []
+    for _ in range(60):
+        better = rng.choice([0.0, 1.0], 12)[patients]
+        tables = [table(right, np.arange(120)).assign(group=patients) for right in (better, 1 - better)]
+        found.append(compare(tables[0], tables[1].assign(group=np.arange(120)))["p"])
+    assert np.mean(np.array(found) < 0.05) < 0.12, "by image it is most of them"
 
 
 @pytest.mark.slow
@@ -57,6 +69,9 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, cap
     app(command)
     assert (tmp_path / "out/fold_0/summary.txt").stat().st_mtime == before, "what is done is not trained again"
     assert evaluation.main([str(tmp_path / "out/fold_1"), "--pictures", "0"])["rows"] == (rows["fold"] == 1).sum()
+    with pytest.raises(SystemExit):
+        app([*command, "--train.epochs", "2"])
+    assert "has other settings: train.epochs was 1, now 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The look at the data: each fault that was put in is found and named."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from app.__main__ import main as app
-from app.doctor import contradictions
-from data import DataSettings, prepare_data
+from app.doctor import check_images, contradictions
+from data import DataSettings, LabelFormat, load_rows, prepare_data, scan_images
 from data.duplicates import near_duplicates, thumbnail
 
 TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
@@ -58,7 +59,7 @@ def test_every_fault_is_found_and_named(sick, capsys):
     for finding in (
         "broken.png: not a readable JPEG",
         "1 rows repeat another: the same image, text and label",
-        "train row 3 3.png and test row 5 3_again.jpg",
+        "test row 5 3_again.jpg and train row 3 3.png",
         "1 of the 6 rows of test have an image and text of train",
         "values of patient of test also occur in train: patient 19",
         "labels that differ by case or spaces alone: [['Yes', 'yes']]",
@@ -77,6 +78,51 @@ def test_sound_data_raise_no_warning(shapes_folder, capsys):
     said = capsys.readouterr().out
     assert "✓ no pair of an image and a text is in train and in held-out rows" in said
     assert "have several labels" not in said
+    assert "\n0 warnings." in said
+
+
+def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
+    pd.read_csv(sick / "test.csv").drop(columns="patient").iloc[1:].to_csv(sick / "test.csv", index=False)
+    options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
+    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    said = capsys.readouterr().out
+    assert "! test has no column patient: whether train has the same was not checked" in said
+    assert "and no patient" not in said
+
+
+def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypatch, capsys):
+    monkeypatch.setattr("app.doctor.MAX_COMPARED", 12)
+    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--train.batch_size", "4", *TINY])
+    assert "(12 of 25 were compared, held-out ones first)" in capsys.readouterr().out
+    monkeypatch.setattr("app.doctor.MAX_COMPARED", 1)
+    settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
+    ((grade, told),) = check_images(prepare_data(settings, 0))
+    assert grade == "note", told
+
+
+def test_answers_of_annotators_are_counted_as_answers_and_their_order_does_not_matter(sick, capsys):
+    table = pd.read_csv(sick / "train.csv")
+    table["label"] = ["yes|no|yes" if row % 2 else "no|yes|yes" for row in range(len(table))]
+    table.loc[:4, "label"] = "yes|yes"
+    table.to_csv(sick / "people.csv", index=False)
+    options = ["--data.label_type", "annotators", "--data.on_bad_image", "skip", "--train.batch_size", "4", *TINY]
+    app(["doctor", str(sick / "people.csv"), "--", *options])
+    said = capsys.readouterr().out
+    assert re.search(r"yes: \d+ answers \((?!1\d\d)", said)
+    assert "have several labels" not in said
+
+
+def test_what_it_cannot_compare_is_said(sick, capsys):
+    with pytest.raises(SystemExit):
+        app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--data.streaming", "true"])
+    assert "leave out data.streaming" in capsys.readouterr().err
+    pd.read_csv(sick / "train.csv").assign(text="").to_csv(sick / "mute.csv", index=False)
+    options = ["--data.allow_missing", "true", "--train.batch_size", "4", *TINY]
+    with pytest.raises(SystemExit):
+        app(["doctor", str(sick / "mute.csv"), "--", *options])
+    said = capsys.readouterr()
+    assert "no row of train has a text" in said.out
+    assert "no word to learn a tokenizer from" in said.err
 
 
 def test_a_configuration_is_examined_like_files(shapes_folder, tmp_path, capsys):
@@ -98,5 +144,5 @@ def test_near_duplicates_are_pictures_that_differ_by_size_and_compression_alone(
 
 def test_contradictions_are_rows_of_one_image_and_text_with_several_labels(sick):
     settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
-    rows = prepare_data(settings, 0).splits["train"]
-    assert all(len(labels) > 1 for _, labels in contradictions(rows))
+    rows, _ = scan_images(load_rows(settings.train, "train", settings), settings)
+    assert contradictions(rows, LabelFormat()) == [([5, 20], ["no", "yes"])]

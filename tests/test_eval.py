@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 import eval as evaluation
 from app import Predictor
+from app.metrics import mean_interval
 
 
 def test_eval_needs_the_run_folder_alone_and_repeats_the_figures_of_training(run_dir):
@@ -61,6 +63,24 @@ def test_predictions_are_the_predictors_whatever_the_batch(run_dir, shapes_folde
 
 def test_the_validation_rows_can_be_scored_too(run_dir):
     assert evaluation.main([str(run_dir), "--split", "validation", "--pictures", "0"])["rows"] < NUM_TRAIN
+
+
+def test_rows_stay_where_the_training_had_them_and_the_page_says_what_they_were_used_for(run_dir, tmp_path, capsys):
+    found = {}
+    for split, group in (("validation", []), ("validation", ["--data.group", "kind"]), ("train", [])):
+        output = tmp_path / f"{split}{len(group)}"
+        options = ["--split", split, *group, "--pictures", "0", "--output_dir", str(output)]
+        assert evaluation.main([str(run_dir), *options])["role"] == split
+        images = set(pd.read_parquet(output / "predictions.parquet")["image_key"])
+        assert found.setdefault(split, images) == images, "groups of the intervals are not those of the cut"
+        used = {"validation": "These rows chose the epoch", "train": "The model learnt from these rows"}[split]
+        assert used in capsys.readouterr().out
+        page = (output / "report.html").read_text()
+        assert used in page
+        assert {"validation": "validation rows,", "train": "training rows,"}[split] in page
+        assert "held-out rows," not in page
+    assert not found["validation"] & found["train"]
+    assert len(found["validation"] | found["train"]) == 24
 
 
 def test_other_rows_do_not_replace_the_result_on_the_runs_own(run_dir, shapes_folder, tmp_path, capsys):
@@ -117,13 +137,28 @@ def test_eval_without_held_out_rows_says_how_to_give_some(run_dir, capsys):
     assert "names no test data; give rows with --data.test FILE" in capsys.readouterr().err
 
 
-def test_intervals_are_resampled_by_patient_where_a_column_names_them(run_dir, tmp_path):
-    options = [str(run_dir), "--pictures", "0", "--data.slice_by", "--output_dir", str(tmp_path)]
-    by_image, by_kind = (evaluation.main([*options, *more]) for more in ([], ["--data.group", "kind"]))
-    assert (by_image["resampled_by"], by_kind["resampled_by"]) == ("image", "image and kind")
-    accuracy = [figures["scores"]["image + text"]["accuracy"] for figures in (by_image, by_kind)]
-    assert accuracy[0]["value"] == accuracy[1]["value"]
-    assert accuracy[0] != accuracy[1], "rows that share a kind are one group with all that share their images"
+def test_intervals_are_resampled_by_patient_where_a_column_names_them(run_dir, shapes_folder, tmp_path, capsys):
+    rows = pd.read_csv(shapes_folder / "test.csv")
+    rows["patient"] = [int(Path(image).stem) % 5 for image in rows.image]
+    rows.assign(label=["red"] * 40 + list(rows.label[40:])).to_csv(shapes_folder / "patients.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "patients.csv"), "--pictures", "0", "--output_dir", str(tmp_path)]
+    by_image = evaluation.main([str(run_dir), *options])
+    by_patient = evaluation.main([str(run_dir), *options, "--data.group", "patient"])
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert (by_image["resampled_by"], by_patient["resampled_by"]) == ("image", "image and patient")
+    assert pd.Series(table["group"]).groupby(rows["patient"]).nunique().tolist() == [1] * 5
+    accuracy = by_patient["scores"]["image + text"]["accuracy"]
+    assert accuracy == pytest.approx(mean_interval(table["correct"].to_numpy(), rows["patient"].to_numpy()))
+    assert accuracy != by_image["scores"]["image + text"]["accuracy"]
+
+
+def test_rows_without_the_column_of_groups_are_said_to_be_resampled_by_image(run_dir, shapes_folder, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("group: null", "group: patient"))
+    options = ["--data.test", str(shapes_folder / "test.csv"), "--pictures", "0", "--output_dir", str(tmp_path)]
+    figures = evaluation.main([str(tmp_path / "run"), *options])
+    assert figures["resampled_by"] == "image (these rows have no column patient)"
 
 
 def test_chosen_rows_are_shown_and_rows_that_are_not_there_refused(run_dir, tmp_path, capsys):

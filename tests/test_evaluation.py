@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import eval as evaluation
 from app.evaluation import input_figures
 from app.predictions import MODALITIES, Predictions, for_modalities
 from app.truth import Truth
@@ -46,6 +47,21 @@ def test_a_model_that_is_led_astray_by_the_image_is_not_said_to_gain_by_it():
         predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.3, texts_shuffled=0.2), np.arange(400)
     )
     assert "It reads the image, but is not shown to gain by it" in found["verdict"]
+
+
+def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir, tmp_path, monkeypatch):
+    kept = []
+
+    def watched(batch, modalities):
+        asked = for_modalities(batch, modalities)
+        images = asked["image_index"].view(len(modalities), -1)
+        kept.append(bool((images[0] == images[MODALITIES.index("images shuffled")]).any()))
+        return asked
+
+    monkeypatch.setattr("app.predictions.for_modalities", watched)
+    evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "1", "--output_dir", str(tmp_path)])
+    assert kept
+    assert not any(kept)
 
 
 def test_shuffled_inputs_are_those_of_other_rows():

@@ -42,26 +42,61 @@ def test_metrics_that_the_rows_do_not_define_are_left_out():
     assert figures["accuracy"]["value"] == 1
 
 
-def test_the_interval_covers_the_true_accuracy_about_95_times_in_100():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        right = (rng.random((60, 1)) < 0.3) | (rng.random((60, 5)) < 0.5)  # rows of a group are alike
-        guess = np.eye(2)[right.astype(int).ravel()]
-        figures = score(guess, np.ones(300, dtype=int), np.repeat(np.arange(60), 5), 300, ["accuracy"])
-        covered += figures["accuracy"]["low"] <= 0.65 <= figures["accuracy"]["high"]
-    assert covered / 200 >= 0.88
+@pytest.mark.parametrize(
+    ("groups", "alike", "alone"), [(60, 0.3, 0.5), (200, 0.0, 0.95), (60, 0.0, 0.98), (60, 0.98, 0.0)]
+)
+def test_the_interval_covers_the_true_accuracy_about_95_times_in_100(groups, alike, alone):
+    """Near 100 % too, where many samples have nothing wrong; and it is no wider than it has to be."""
+    rng, rows = np.random.default_rng(0), 5 if alike else 1
+    accuracy = alike + (1 - alike) * alone
+    found, values = [], []
+    for _ in range(300):
+        right = (rng.random((groups, 1)) < alike) | (rng.random((groups, rows)) < alone)  # rows of a group are alike
+        guess, of_group = np.eye(2)[right.astype(int).ravel()], np.repeat(np.arange(groups), rows)
+        found.append(score(guess, np.ones(groups * rows, dtype=int), of_group, 300, ["accuracy"])["accuracy"])
+        values.append(right.mean())
+    covered = np.mean([figure["low"] <= accuracy <= figure["high"] for figure in found])
+    assert 0.88 <= covered <= 1 - 0.01 * (accuracy < 0.9)
+    width = np.mean([figure["high"] - figure["low"] for figure in found])
+    assert width < 1.25 * 2 * 1.96 * np.std(values)
 
 
 def test_the_interval_of_a_ranking_covers_the_true_area():
     """Scores of the two classes are one deviation apart: the area under the ROC curve is Φ(1/√2)."""
-    rng, covered = np.random.default_rng(0), 0
+    rng, found = np.random.default_rng(0), []
     for _ in range(100):
         truth = np.arange(120) % 2
         positive = rng.normal(truth, 1)
         figures = score(np.stack([-positive, positive], axis=1), truth, np.arange(120), 200, ["roc_auc"])
-        covered += figures["roc_auc"]["low"] <= 0.7602 <= figures["roc_auc"]["high"]
-    assert covered >= 88
+        found.append(figures["roc_auc"])
+    assert sum(figure["low"] <= 0.7602 <= figure["high"] for figure in found) >= 88
+    spread = np.std([figure["value"] for figure in found])
+    assert np.mean([figure["high"] - figure["low"] for figure in found]) < 1.25 * 2 * 1.96 * spread
+
+
+def test_a_few_images_tell_nothing_of_others():
+    right = np.eye(2)[[1, 0, 1, 1]]
+    figures = score(right, np.ones(4, dtype=int), np.array([0, 0, 1, 1]), 100, ["accuracy"])
+    assert figures["accuracy"] == {"value": 0.75, "low": 0.0, "high": 1.0}
+    assert mean_interval(np.array([1.0, -1.0, 1.0]), np.zeros(3), least=-1) == {
+        "value": pytest.approx(1 / 3),
+        "low": -1.0,
+        "high": 1.0,
+    }
+
+
+def test_rows_that_are_all_right_do_not_make_the_next_one_so():
+    """Of n images that are all right, Clopper and Pearson's interval begins at 0.025 ^ (1 / n)."""
+    figures = score(np.eye(2)[np.ones(60, dtype=int)], np.ones(60, dtype=int), np.arange(60) // 2, 100, ["accuracy"])
+    assert figures["accuracy"] == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 30)), "high": 1.0}
+    assert mean_interval(np.zeros(30), np.arange(30))["high"] == pytest.approx(1 - 0.025 ** (1 / 30))
+
+
+def test_a_rare_class_that_is_always_right_has_an_interval_of_its_few_rows():
+    truth = np.array([0] * 97 + [1] * 3)
+    line = class_table(np.eye(2)[truth], truth, np.arange(100))[1]
+    for name in ("precision", "recall", "f1"):
+        assert line[name] == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 3)), "high": 1.0}
 
 
 def test_rows_of_one_image_widen_the_interval():
@@ -75,6 +110,17 @@ def test_rows_of_one_image_widen_the_interval():
 @pytest.mark.parametrize("unknown", [False, True])
 def test_a_draw_gives_what_scikit_learn_gives_for_the_rows_drawn(name, unknown):
     scores, truth, groups = random_case(np.random.default_rng(3), 90, 7, unknown)
+    draws = Draws(scores, truth, groups, 20).metric(name)
+    for found, count in zip(draws, draw_groups(groups.max() + 1, 20), strict=True):
+        rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), n) for g, n in enumerate(count)])
+        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows])), name
+
+
+@pytest.mark.parametrize("name", ["accuracy", "micro_f1", "macro_f1", "weighted_f1", "roc_auc", "average_precision"])
+def test_a_draw_of_sets_gives_what_scikit_learn_gives(name):
+    rng = np.random.default_rng(1)
+    truth = (rng.random((90, 5)) < 0.3).astype(int)  # the last column: a label that is not known
+    scores, groups = np.clip(truth[:, :4] * 0.3 + rng.random((90, 4)) * 0.7, 0, 1).round(1), np.arange(90) // 5
     draws = Draws(scores, truth, groups, 20).metric(name)
     for found, count in zip(draws, draw_groups(groups.max() + 1, 20), strict=True):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), n) for g, n in enumerate(count)])

@@ -3,12 +3,15 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from browser import browser, contrast
 from selenium.webdriver.common.by import By
+from tiny import TINY
 
 import eval as evaluation
-from app.report import describe_calibration
+import train
+from app.report import describe_calibration, how_right
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,9 @@ def test_the_report_shows_its_figures_and_pictures_at_any_width_in_light_and_dar
         assert read(chrome, ".verdict") == [figures["inputs"]["verdict"]]
         assert len(read(chrome, "article")) == 2 * 4, "two rows in each gallery; an untrained model is seldom right"
         sizes = chrome.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth)")
-        assert len(sizes) == 3 * 8
+        words = len(read(chrome, ".by-word figure"))
+        assert words >= 3, "the worst mistake word by word"
+        assert len(sizes) == 3 * 8 + words
         assert all(sizes), "every picture is drawn"
         assert len(chrome.find_elements(By.CSS_SELECTOR, "figure > svg")) == 5, "charts"
         page = chrome.execute_script("return document.documentElement.scrollWidth")
@@ -56,6 +61,14 @@ def test_the_report_can_be_read_aloud(report):
         for table in chrome.find_elements(By.CSS_SELECTOR, "table thead"):
             heads = table.find_elements(By.TAG_NAME, "th")
             assert all(head.get_attribute("scope") == "col" for head in heads)
+        charts = chrome.find_elements(By.CSS_SELECTOR, "figure:has(> svg)")
+        for chart in charts:
+            beside = chart.find_elements(By.XPATH, ".//table | following-sibling::*[1]//table")
+            assert beside, f"{chart.text} has its numbers in a table"
+        ids = chrome.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+        assert len(ids) == len(set(ids))
+        scrolling = chrome.find_elements(By.CSS_SELECTOR, ".wide")
+        assert all(part.get_attribute("tabindex") == "0" and part.get_attribute("aria-label") for part in scrolling)
         sections = chrome.find_elements(By.TAG_NAME, "section")
         assert [section.accessible_name for section in sections] == [
             "How good are the answers?",
@@ -82,9 +95,39 @@ def test_the_report_needs_nothing_from_elsewhere_and_shows_texts_as_texts(run_di
     assert not re.search(r"""(src|href|url\()\s*=?\s*["']?(https?:)?//""", page)
 
 
+def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, tmp_path):
+    """Two of three people say this, one says that: the best answer earns two thirds, and is no mistake."""
+    rows = pd.read_csv(shapes_folder / "train.csv")
+    rows["label"] = [f"{label}|{label}|none of it" for label in rows.label]
+    rows.to_csv(shapes_folder / "people.csv", index=False)
+    options = ["--data.train", str(shapes_folder / "people.csv"), "--data.label_type", "annotators", *TINY]
+    run = train.main([*options, "--train.epochs", "1", "--run_dir", str(tmp_path / "run")])
+    folder = run / "evaluation" / "validation"
+    table = pd.read_parquet(folder / "predictions.parquet").sort_values("correct")
+    assert 0 < table["correct"].iloc[-1] < 1
+    shown = [str(table["row"].iloc[place]) for place in (0, -1)]
+    evaluation.main([str(run), "--split", "validation", "--pictures", "0", "--rows", *shown])
+    page = (folder / "report.html").read_text()
+    verdicts = re.findall(r'<span class="(right|wrong|partly)">([^<]*)<', page)
+    assert [kind for kind, _ in verdicts] == ["wrong", "partly"]
+    assert verdicts[1][1].startswith("earns 67%, it is")
+    assert "These rows chose the epoch" in page
+
+
+def test_what_a_set_of_labels_was_answered_and_is_is_said_even_where_it_is_empty():
+    assert how_right(1, "a|b") == "right"
+    assert how_right(0, "") == "wrong, it is “none of the labels”"
+    assert how_right(2 / 3, "a|a|b") == "earns 67%, it is “a|a|b”"
+
+
 @pytest.mark.parametrize(
-    ("risk", "told"), [(None, "no answer is sure"), ({"value": 0.04}, "sure, from 80% on, of 50.0% of the rows, 4.0%")]
+    ("threshold", "risk", "told"),
+    [
+        (1.1, None, "no answer is sure: no threshold kept the errors"),
+        (0.8, None, "sure, from 80% on, of none of the rows"),
+        (0.8, {"value": 0.04}, "sure, from 80% on, of 50.0% of the rows, 4.0%"),
+    ],
 )
-def test_how_sure_it_may_be_is_said_in_words(risk, told):
-    figures = {"ece": {"before": 0.2, "after": 0.1}, "threshold": 0.8, "coverage": {"value": 0.5}, "risk": risk}
+def test_how_sure_it_may_be_is_said_in_words(threshold, risk, told):
+    figures = {"ece": {"before": 0.2, "after": 0.1}, "threshold": threshold, "coverage": {"value": 0.5}, "risk": risk}
     assert told in describe_calibration(figures)

@@ -52,6 +52,14 @@ def test_labels_become_sets_or_scores_and_what_is_not_known_is_kept_apart():
     assert scores == pytest.approx(np.array([[0.75, 0.25, 0], [0, 0, 0]]))
 
 
+def test_the_most_frequent_answer_is_a_set_where_labels_are_sets():
+    labels = ["a", "a|b", "", "", "b|a", "a|x", ""]
+    assert MULTI.majority(labels, ["a", "b"]) == []
+    assert MULTI.majority(["a|b", "b|a", "a", "c"], ["a", "b", "c"]) == ["a", "b"]
+    assert ANNOTATORS.majority(["a|a|b", "b|b", "x|x|x|x"], ["a", "b"]) == ["b"]
+    assert LabelFormat().majority(["a", "b", "b"], ["a", "b"]) == ["b"]
+
+
 def test_a_set_is_right_as_a_whole_and_never_with_an_unknown_label():
     truth = Truth.of(["a|c", "", "b|x", "b"], IDS, MULTI)
     answers = np.array([[0.9, 0.2, 0.6], [0.1, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.9, 0.5]])

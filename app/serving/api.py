@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from app.page import describe_model
+from app.run_dir import own_evaluation
 from app.serving.engine import ROUTES, Engine, RefusedError
 from data import Example
 
@@ -346,5 +347,5 @@ def add_error_handlers(api: FastAPI) -> None:
 
 def load_metrics(run_dir: Path) -> dict | None:
     """Held-out scores of a run folder, if it has some."""
-    path = run_dir / "evaluation" / "test" / "metrics.json"
+    path = own_evaluation(run_dir) / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else None

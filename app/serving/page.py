@@ -29,7 +29,7 @@ from app.onnx_model import OnnxModel
 from app.page import as_address, as_seen, describe_model
 from app.predictor import Predictor
 from app.report import draw_curves, spread
-from app.run_dir import RunDir
+from app.run_dir import RunDir, own_evaluation
 from app.serving.engine import Engine, RefusedError
 from app.settings import load_settings
 from app.tables import answer_table, unpacked
@@ -106,8 +106,7 @@ def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
         with gr.Tab("Batch") as many:
             many_tab(engine)
         with gr.Tab("Evaluation") as evaluation:
-            report = run / "evaluation" / "test" / "report.html"
-            gr.HTML(report_frame(report))
+            gr.HTML(report_frame(own_evaluation(run) / "report.html"))
         with gr.Tab("Training") as training:
             timer = training_tab(run, training)
         with gr.Tab("Code") as code:
