@@ -84,12 +84,12 @@ def train_step(
 
 
 def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
-    """What is added to the loss for sharp attention and for fusions that run."""
+    """What is added to the loss for sharp attention and for work that gates could save."""
     total: Tensor | float = 0.0
     if options.attention_penalty:
         assert output.attentions is not None
         lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
         total += options.attention_penalty * torch.stack(lengths).mean()
-    if output.gates is not None:
-        total += options.gate_cost * output.gates.mean()
+    if output.work is not None:
+        total += options.gate_cost * output.work.mean()
     return total

@@ -93,9 +93,9 @@ class TrainSettings:
     """shuffle takes every image once an epoch; balanced draws as many images, those with rare labels more often."""
     attention_penalty: NonNegativeFloat = 0.0
     """Weight in the loss of the mean squared length of the attention weights of a position, from 1/49 where they are
-    spread over all slots to 1 where they are on one."""
+    spread over all slots to 1 where they are on one; with --model.fusion cross."""
     gate_cost: NonNegativeFloat = 0.0
-    """Weight in the loss of the share of fusions that run, with --model.gated true."""
+    """Weight in the loss of the share of the work behind gates that is done, with --model.gated true."""
     early_stopping: NonNegativeInt = 0
     """Stop after this many epochs without a better validation accuracy; 0 never does."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"

@@ -66,8 +66,11 @@ class Training:
     ) -> "Training":
         """Everything up to the first step; raises ``ValueError`` for settings that do not fit together."""
         options, rows = settings.train, data.splits["train"]
-        if options.attention_penalty and settings.model.fusion in ("concat", "none"):
-            raise ValueError(f"--train.attention_penalty: fusion {settings.model.fusion} has no attention.")
+        if options.attention_penalty and settings.model.fusion != "cross":
+            raise ValueError(
+                f"--train.attention_penalty is of the weights of cross-attention; fusion {settings.model.fusion} has "
+                "none, or lowers them by reading from the image alone."
+            )
         if options.gate_cost and not settings.model.gated:
             raise ValueError("--train.gate_cost is the cost of gates: add --model.gated true.")
         scales = learning_rate_scales(options, settings.model)

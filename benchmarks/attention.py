@@ -22,49 +22,52 @@ from torchvision.models import vgg16
 from models import MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
 from models.attention import Attention
 from models.attention_kinds import KINDS, build_attention
+from models.vgg import GRID
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POSITIONS = (49, 196, 784, 3136, 12544)
 HEADS, WIDTH = 2, 64
 """Heads and their width, together the 128 channels of VGG16's longest level."""
+SIZES = {"block_size": 256, "window": 7, "top_k": 8, "rank": 16}
+"""Of the kinds that have them."""
 ROUNDS = 5
 BATCH = 8
-
-
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # in new processes glibc gives back what is freed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=("kinds", "overhead", "all"), default="all")
     part = parser.parse_args().part
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # in new processes glibc gives back what is freed
     print(
         f"{DEVICE}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {ROUNDS} paired rounds\n"
     )
     if part != "overhead":
         for dtype in (torch.float32, torch.bfloat16):
             print(table_of_kinds(dtype) + "\n")
+            print(table_of_kinds(dtype, slots=GRID * GRID) + "\n")
     if part != "kinds":
         print(table_of_steps(torch.bfloat16, 41, ["with cross-attention"]) + "\n")
         print(table_of_steps(torch.float32, 21, ["with cross-attention"]) + "\n")
         print(table_of_steps(torch.bfloat16, 11, list(NETWORKS)) + "\n")
 
 
-def table_of_kinds(dtype: torch.dtype) -> str:
+def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
     """Time and peak memory of forward and backward, and the error of the output, by kind and number of positions.
 
-    The context is as long as the query. Times are taken in turn, kind after kind and round after round; memory in a
-    new process each.
+    The context has a number of ``slots``, or is as long as the query. Times are taken in turn, kind after kind and round
+    after round; memory in a new process each.
     """
     lines = [
-        f"{dtype}, {HEADS} heads of {WIDTH}, as many slots as positions, random normal inputs",
+        f"{dtype}, {HEADS} heads of {WIDTH}, {slots or 'as many'} slots{'' if slots else ' as positions'}, random normal "
+        "inputs; " + ", ".join(f"{name} {size}" for name, size in SIZES.items()),
         "",
         "| positions | kind | forward ms | forward + backward ms | times full | peak MiB | error |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for number in POSITIONS:
-        kinds = build_kinds(number)
-        tensors = random_inputs(number, dtype)
+        kinds = build_kinds(slots or number)
+        tensors = random_inputs(number, dtype, slots)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
         for attend in kinds.values():
             one_pass(attend, tensors)
@@ -80,7 +83,7 @@ def table_of_kinds(dtype: torch.dtype) -> str:
         for name in kinds:
             forward, both = (1000 * statistics.median(column) for column in zip(*times[name], strict=True))
             ratio = statistics.median(mine[1] / full[1] for mine, full in zip(times[name], times["full"], strict=True))
-            peak = peak_memory(name, number, dtype) / 2**20
+            peak = peak_memory(name, number, dtype, slots) / 2**20
             lines.append(
                 f"| {number:,} | {name} | {forward:.1f} | {both:.1f} | {ratio:.2f} | {peak:.0f} | {errors[name]:.1e} |"
             )
@@ -90,7 +93,7 @@ def table_of_kinds(dtype: torch.dtype) -> str:
 def build_kinds(number: int) -> dict[str, Attention]:
     """Every kind by name for a context of ``number`` slots, and torch's fused kernel."""
     torch.manual_seed(0)
-    kinds = {kind: build_attention(kind, number) for kind in KINDS}
+    kinds = {kind: build_attention(kind, number, **SIZES) for kind in KINDS}
     for kind in kinds.values():
         if isinstance(kind, nn.Module):
             kind.to(DEVICE)
@@ -104,10 +107,11 @@ def fused(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
 
 
-def random_inputs(number: int, dtype: torch.dtype) -> list[Tensor]:
-    """Query, key and value ``(1, HEADS, number, WIDTH)``."""
+def random_inputs(number: int, dtype: torch.dtype, slots: int | None = None) -> list[Tensor]:
+    """Query ``(1, HEADS, number, WIDTH)``, key and value ``(1, HEADS, slots, WIDTH)``."""
     torch.manual_seed(0)
-    return [torch.randn(1, HEADS, number, WIDTH, device=DEVICE, dtype=dtype, requires_grad=True) for _ in range(3)]
+    lengths, options = (number, slots or number, slots or number), {"device": DEVICE, "dtype": dtype}
+    return [torch.randn(1, HEADS, length, WIDTH, **options, requires_grad=True) for length in lengths]
 
 
 def one_pass(attend: Attention, tensors: Sequence[Tensor]) -> tuple[float, float]:
@@ -125,15 +129,15 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def peak_memory(name: str, number: int, dtype: torch.dtype) -> int:
+def peak_memory(name: str, number: int, dtype: torch.dtype, slots: int | None) -> int:
     """Bytes that one forward and backward pass needs beyond its inputs, measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_memory_here, (name, number, dtype))
+        return pool.apply(peak_memory_here, (name, number, dtype, slots))
 
 
-def peak_memory_here(name: str, number: int, dtype: torch.dtype) -> int:
+def peak_memory_here(name: str, number: int, dtype: torch.dtype, slots: int | None) -> int:
     one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # what libraries allocate once
-    attend, tensors = build_kinds(number)[name], random_inputs(number, dtype)
+    attend, tensors = build_kinds(slots or number)[name], random_inputs(number, dtype, slots)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

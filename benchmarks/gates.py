@@ -1,16 +1,18 @@
-"""Accuracy against work of a gated model: which share of its fusions runs, and how long prediction takes for it.
+"""Accuracy against work of a gated model: which share of the work behind its gates is done, and how long it takes.
 
 python train.py configs/quickstart.yaml --model.gated true --train.gate_cost 0.02 --run_dir runs/gated
 python -m benchmarks.gates runs/gated                     # a Markdown table, and runs/gated/gates.png
 """
 
 import argparse
+import random
 import statistics
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,6 +24,7 @@ from data import Collate, ImageBatchSampler, make_loader, prepare_data
 from models import ImageTextClassifier
 from models.gate import GatedFusion
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
 """Probabilities above which a fusion runs; at 0 all do, at 1 none does."""
 ROUNDS = 5
@@ -32,36 +35,40 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path)
     run_dir = parser.parse_args().run_dir
     model, processor = load_model(run_dir)
-    if not model.config.gated:
-        parser.error(f"the model in {run_dir} has no gates; train one with --model.gated true")
+    if not model.config.gated or model.config.label_type != "single":
+        parser.error(f"{run_dir} must have gates (--model.gated true) and one label a row")
+    model.to(DEVICE)
     settings = load_settings(run_dir / "config.yaml")
     rows = prepare_data(settings.data, settings.train.seed).splits["test"]
     collate = Collate(processor, model.config.label2id, max_pixels=settings.data.max_pixels)
     sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
     batches = list(make_loader(rows, sampler, collate, 0))
-    print(f"{run_dir}: {len(rows):,} test rows, medians of {ROUNDS} paired rounds, {torch.get_num_threads()} threads\n")
+    print(
+        f"{run_dir}: {len(rows):,} test rows, gates opened from {model.config.gate_threshold} on in use; medians of "
+        f"{ROUNDS} rounds in random order, {DEVICE}, {torch.get_num_threads()} threads\n"
+    )
     seconds: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
     results = {}
     predict(model, batches[:1])
+    random.seed(0)
     for _ in range(ROUNDS):
-        for threshold in THRESHOLDS:
+        for threshold in random.sample(THRESHOLDS, len(THRESHOLDS)):
             with gates_at(model, threshold):
                 started = time.perf_counter()
                 results[threshold] = predict(model, batches)
                 seconds[threshold].append(time.perf_counter() - started)
     levels = "".join(f" level {level} runs |" for level in model.levels)
-    print(f"| threshold |{levels} accuracy | seconds | times all open |")
-    print("| --- |" + " --- |" * (len(model.levels) + 3))
-    points = []
-    for threshold, (accuracy, shares) in results.items():
+    print(f"| threshold |{levels} work behind gates | accuracy | seconds | times all open |")
+    print("| --- |" + " --- |" * (len(model.levels) + 4))
+    for threshold in THRESHOLDS:
+        accuracy, work, shares = results[threshold]
         ratio = statistics.median(
             mine / all_open for mine, all_open in zip(seconds[threshold], seconds[0.0], strict=True)
         )
         runs = "".join(f" {share:.1%} |" for share in shares)
         middle = statistics.median(seconds[threshold])
-        print(f"| {threshold} |{runs} {accuracy:.1%} | {middle:.1f} | {ratio:.2f} |")
-        points.append((ratio, accuracy))
-    draw(points, run_dir / "gates.png")
+        print(f"| {threshold} |{runs} {work:.1%} | {accuracy:.1%} | {middle:.1f} | {ratio:.2f} |")
+    draw([results[threshold][1::-1] for threshold in THRESHOLDS], run_dir / "gates.png")
     print(f"\ndrawn in {run_dir / 'gates.png'}")
 
 
@@ -78,17 +85,19 @@ def gates_at(model: ImageTextClassifier, threshold: float):
 
 
 @torch.inference_mode()
-def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tuple[float, list[float]]:
-    """Accuracy, and the share of rows for which each level's fusion ran."""
-    right, gates = [], []
+def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tuple[float, float, list[float]]:
+    """Accuracy, the share of the work behind gates that was done, and that of the rows for which each level's fusion
+    ran."""
+    right, gates, work = [], [], []
     precision = choose_precision("auto")
     for batch in batches:
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            output = model(**inputs)
-        right.append(output.logits.argmax(dim=1) == batch["labels"])
-        gates.append(output.gates)
-    return torch.cat(right).float().mean().item(), torch.cat(gates).mean(dim=0).tolist()
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
+            output = model(**send_to_device(inputs, DEVICE))
+        right.append(output.logits.argmax(dim=1).cpu() == batch["labels"])
+        gates.append(output.gates.cpu())
+        work.append(output.work.cpu())
+    return torch.cat(right).float().mean().item(), torch.cat(work).mean().item(), torch.cat(gates).mean(dim=0).tolist()
 
 
 def draw(points: list[tuple[float, float]], path: Path) -> None:
@@ -97,7 +106,7 @@ def draw(points: list[tuple[float, float]], path: Path) -> None:
     axes = figure.subplots()
     work, accuracy = zip(*sorted(points), strict=True)
     axes.plot(work, accuracy, "o-")
-    axes.set(xlabel="time of prediction, of that with all gates open", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="work behind gates that is done", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title("accuracy against work")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

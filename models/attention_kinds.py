@@ -1,11 +1,12 @@
 """Kinds of attention that cost less than every query with every slot: chunked, sparse and low rank.
 
 All are called as `models.attention.attention` is: query ``(B, H, N, d)``, key and value ``(B, H, M, d)`` and a bool
-mask broadcastable to ``(B, 1, N, M)`` (``True`` where a slot may be attended to) give the output ``(B, H, N, d)``
+mask ``(B, 1, 1, M)`` (``True`` where a slot may be attended to, at least one a row) give the output ``(B, H, N, d)``
 and, on request, the weights ``(B, H, N, M)``.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from models.attention import Attention, attention
 
 KINDS = ("full", "chunked", "window", "top_k", "low_rank")
+WINDOW, TOP_K, RANK = 3, 8, 16
+"""Sizes where none is given: side of the window, slots of top_k, means of low_rank."""
 
 
 class ChunkedAttention(nn.Module):
     """Exact attention in blocks (Rabe & Staats 2021): memory grows with N + M, not with N · M.
 
-    Torch's fused kernel works in blocks too and is used where it is the faster one, on everything but half precision
-    on CPUs (``benchmarks/attention.py``), and where no weights are asked for. Otherwise blocks of queries are worked
-    through here, and the scores of a block are computed again in the backward pass rather than kept.
+    Torch's fused kernel works in blocks too and is used where no weights are asked for, but for half precision on CPUs,
+    where it is slower on the long sequences that blocks are for (``benchmarks/attention.py``). Otherwise blocks of
+    queries are worked through here, and the scores of a block are computed again in the backward pass rather than kept.
 
     Args:
         block_size: queries whose scores stand in memory at a time.
@@ -48,7 +51,7 @@ class TopKAttention(nn.Module):
         block_size: queries whose scores stand in memory at a time.
     """
 
-    def __init__(self, k: int = 8, block_size: int = 256):
+    def __init__(self, k: int = TOP_K, block_size: int = 256):
         super().__init__()
         self.k = k
         self.block_size = block_size
@@ -65,16 +68,17 @@ class TopKAttention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         best = scores.topk(min(self.k, key.shape[-2]), dim=-1)
-        weights = torch.zeros_like(scores).scatter(-1, best.indices, best.values.softmax(dim=-1)).to(value.dtype)
+        shares = best.values.softmax(dim=-1).to(value.dtype)  # float32 under CUDA's autocast
+        weights = torch.zeros_like(scores, dtype=value.dtype).scatter(-1, best.indices, shares)
         return weights @ value, weights if need_weights else None
 
 
 class WindowAttention(nn.Module):
     """Each position of a grid reads from the slots of a window around its own place (Parmar et al. 2018, section 3.3).
 
-    Query and context are grids in reading order; where they differ in size, places are scaled. The grid is worked
-    through in tiles, each with the rectangle of the context that its windows cover, so that time and memory grow
-    with N. Where a window holds no slot that may be attended to, output and weights are zero.
+    Query and context are grids in reading order; where they differ in size, places are scaled. The query is cut into
+    tiles, each beside the rectangle of the context that its windows cover, so that time and memory grow with N. Where a
+    window holds no slot that may be attended to, output and weights are zero.
 
     Args:
         window: side of the window in slots, odd.
@@ -88,7 +92,7 @@ class WindowAttention(nn.Module):
 
     def __init__(
         self,
-        window: int = 7,
+        window: int = WINDOW,
         grid: tuple[int, int] | None = None,
         context_grid: tuple[int, int] | None = None,
         tile: int = 8,
@@ -105,55 +109,74 @@ class WindowAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         grid, context_grid = fill_grid(query.shape[-2], self.grid), fill_grid(key.shape[-2], self.context_grid)
-        slots = torch.arange(key.shape[-2], device=query.device).view(context_grid)
-        weights = query.new_zeros(*query.shape[:-1], key.shape[-2]) if need_weights else None
-        bands = []
-        for rows, row_slots, near_rows in self.bands(grid[0], context_grid[0], query.device):
-            tiles = []
-            for columns, column_slots, near_columns in self.bands(grid[1], context_grid[1], query.device):
-                near = near_rows[:, None, :, None] & near_columns[None, :, None, :]
-                mask = near.flatten(2).flatten(0, 1)
-                seen = slots[row_slots, column_slots].flatten()
-                if context_mask is not None:
-                    mask = mask & context_mask[..., seen]
-                here = query.unflatten(-2, grid)[..., rows, columns, :].flatten(-3, -2)
-                output, part = attend_or_zero(here, key[..., seen, :], value[..., seen, :], mask, need_weights)
-                tiles.append(output.unflatten(-2, (rows.stop - rows.start, -1)))
-                if weights is not None and part is not None:
-                    places = torch.arange(query.shape[-2], device=query.device).view(grid)[rows, columns].flatten()
-                    weights[..., places[:, None], seen] = part.to(weights.dtype)
-            bands.append(torch.cat(tiles, dim=-2))
-        return torch.cat(bands, dim=-3).flatten(-3, -2), weights
+        (places, slots, near) = zip(
+            *(self.tiles(*sizes, query.device) for sizes in zip(grid, context_grid, strict=True)), strict=True
+        )
+        mask = (near[0][:, None, :, None, :, None] & near[1][None, :, None, :, None, :]).flatten(4).flatten(2, 3)
+        mask = mask.flatten(0, 1)  # (tiles, positions of a tile, slots of its rectangle)
+        if context_mask is not None:
+            mask = mask & cut(context_mask.transpose(-2, -1), context_grid, slots).transpose(-2, -1)
+        here, keys, values = cut(query, grid, places), cut(key, context_grid, slots), cut(value, context_grid, slots)
+        output, weights = attend_or_zero(here, keys, values, mask, need_weights)
+        if weights is not None:
+            seen = cut(torch.arange(key.shape[-2], device=key.device)[:, None], context_grid, slots)
+            index = seen.transpose(-2, -1).expand_as(weights)
+            everywhere = weights.new_zeros(*weights.shape[:-1], key.shape[-2])
+            weights = join(everywhere.scatter_add(-1, index, weights), grid, places)
+        return join(output, grid, places), weights
 
-    def bands(self, size: int, context_size: int, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
-        """Along one side: positions of each tile, the slots their windows cover, and which of them each one sees."""
-        centres = ((torch.arange(size, device=device) + 0.5) * context_size / size).long()
-        half = self.window // 2
-        result = []
-        for start in range(0, size, self.tile):
-            stop = min(start + self.tile, size)
-            first, last = start * context_size // size, int((stop - 0.5) * context_size / size)
-            low, high = max(0, first - half), min(context_size, last + half + 1)
-            near = (torch.arange(low, high, device=device) - centres[start:stop, None]).abs() <= half
-            result.append((slice(start, stop), slice(low, high), near))
-        return result
+    def tiles(self, size: int, context_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Along one side: the positions of each tile ``(tiles, t)``, the slots that their windows cover ``(tiles, s)``,
+        and which of these each position sees ``(tiles, t, s)``. What would lie beyond the end is the last one again."""
+        half, number = self.window // 2, math.ceil(size / self.tile)
+        places = [[min(tile * self.tile + i, size - 1) for i in range(self.tile)] for tile in range(number)]
+        centres = [[int((place + 0.5) * context_size / size) for place in tile] for tile in places]
+        starts = [max(0, tile[0] - half) for tile in centres]
+        length = max(tile[-1] + half + 1 - start for tile, start in zip(centres, starts, strict=True))
+        slots = torch.tensor(starts, device=device)[:, None] + torch.arange(length, device=device)
+        near = (slots[:, None] - torch.tensor(centres, device=device)[:, :, None]).abs() <= half
+        seen = near & (slots < context_size)[:, None]
+        return torch.tensor(places, device=device), slots.clamp(max=context_size - 1), seen
+
+
+def cut(x: Tensor, grid: tuple[int, int], indices: Sequence[Tensor]) -> Tensor:
+    """Rectangles of a grid in reading order, one below the other.
+
+    Args:
+        x: ``(…, rows · columns, d)``.
+        indices: rows of each band ``(R, r)``, and columns of each ``(C, c)``.
+
+    Returns:
+        ``(…, R · C, r · c, d)``.
+    """
+    rows, columns = indices
+    x = x.unflatten(-2, grid).index_select(-3, rows.flatten()).index_select(-2, columns.flatten())
+    return x.unflatten(-2, columns.shape).unflatten(-4, rows.shape).transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
+
+
+def join(x: Tensor, grid: tuple[int, int], indices: Sequence[Tensor]) -> Tensor:
+    """What `cut` has cut, put together again: ``(…, R · C, r · c, d)`` → ``(…, rows · columns, d)``."""
+    (bands, height), (strips, width) = (index.shape for index in indices)
+    x = x.unflatten(-2, (height, width)).unflatten(-4, (bands, strips)).transpose(-4, -3)
+    return x.flatten(-3, -2).flatten(-4, -3)[..., : grid[0], : grid[1], :].flatten(-3, -2)
 
 
 class LowRankAttention(nn.Module):
     """Keys and values of M slots are projected to r (Linformer, Wang et al. 2020, section 4).
 
-    Each projected slot is a learned weighted mean of the slots that may be attended to, so the weights over slots
-    still sum to 1 and masked slots do not enter. The means start as adaptive average pooling of neighbours.
+    Each projected slot is a learned weighted mean of the slots that may be attended to, and counts by how much of its
+    weight they have, so the weights over slots still sum to 1 and masked slots do not enter. The means start as
+    adaptive average pooling of neighbours.
 
     Args:
         num_slots: M.
         rank: r, from 1 to M.
 
     Raises:
-        ValueError: another rank, a context of another length, or a mask that differs by query.
+        ValueError: another rank, or a context of another length.
     """
 
-    def __init__(self, num_slots: int, rank: int = 16):
+    def __init__(self, num_slots: int, rank: int = RANK):
         super().__init__()
         if not 1 <= rank <= num_slots:
             raise ValueError(f"rank must be from 1 to the {num_slots} slots of the context, got {rank}.")
@@ -166,17 +189,28 @@ class LowRankAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         if key.shape[-2] != self.key_logits.shape[1]:
-            raise ValueError(f"This projection is for {self.key_logits.shape[1]} slots, got {key.shape[-2]}.")
-        if context_mask is not None and context_mask.shape[-2] != 1:
-            raise ValueError("Low-rank attention needs one mask for all queries, (B, 1, 1, M).")
-        keys, values = (self.means(logits, context_mask) for logits in (self.key_logits, self.value_logits))
-        output, weights = attention(query, keys.to(key.dtype) @ key, values.to(value.dtype) @ value, None, need_weights)
-        return output, None if weights is None else weights @ values.to(weights.dtype)
+            raise ValueError(
+                f"This projection is for {self.key_logits.shape[1]} slots, got {key.shape[-2]}; low rank reads as many "
+                "as it was built for, in --model.fusion self with those of the image at its image_size."
+            )
+        (keys, mass), (values, _) = (
+            self.means(logits, context_mask) for logits in (self.key_logits, self.value_logits)
+        )
+        scores = query @ (keys.to(key.dtype) @ key).transpose(-2, -1) / math.sqrt(query.shape[-1])
+        weights = (scores + mass.log().transpose(-2, -1)).softmax(dim=-1).to(value.dtype)
+        output = weights @ (values.to(value.dtype) @ value)
+        return output, weights @ values.to(weights.dtype) if need_weights else None
 
     @staticmethod
-    def means(logits: Tensor, mask: Tensor | None) -> Tensor:
-        """Weights of the slots in each projected slot ``(…, r, M)``, each row of which sums to 1."""
-        return (logits if mask is None else logits.masked_fill(~mask, float("-inf"))).softmax(dim=-1)
+    def means(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights of the slots in each projected slot ``(…, r, M)``, each row of which sums to 1, and how much of its
+        weight the slots that may be attended to have ``(…, r, 1)``."""
+        weights = logits.softmax(dim=-1)
+        if mask is None:
+            return weights, torch.ones_like(weights[..., :1])
+        weights = weights * mask
+        mass = weights.sum(dim=-1, keepdim=True)
+        return weights / mass.clamp(min=torch.finfo(mass.dtype).tiny), mass
 
 
 def fill_grid(length: int, grid: tuple[int, int] | None) -> tuple[int, int]:
@@ -198,7 +232,7 @@ def attend_or_zero(
 
 
 def build_attention(
-    kind: str, num_slots: int, block_size: int = 256, window: int = 7, top_k: int = 8, rank: int = 16
+    kind: str, num_slots: int, block_size: int = 256, window: int = WINDOW, top_k: int = TOP_K, rank: int = RANK
 ) -> Attention:
     """The attention of a name: ``full``, ``chunked``, ``window``, ``top_k`` or ``low_rank``.
 
@@ -236,16 +270,9 @@ def in_blocks(
     weights: list[Tensor] = []
     for start in range(0, query.shape[-2], block_size):
         stop = start + block_size
-        part = mask if mask is None or mask.shape[-2] == 1 else mask[..., start:stop, :]
+        block = query[..., start:stop, :]
         output, weight = checkpoint(
-            attend,
-            query[..., start:stop, :],
-            key,
-            value,
-            part,
-            need_weights,
-            use_reentrant=False,
-            preserve_rng_state=False,
+            attend, block, key, value, mask, need_weights, use_reentrant=False, preserve_rng_state=False
         )
         outputs.append(output)
         weights += [] if weight is None else [weight]

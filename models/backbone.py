@@ -60,6 +60,10 @@ class BackboneEncoder(nn.Module):
             raise ValueError("Only the blocks of VGG16 can be told apart; other image encoders are frozen as a whole.")
         return self.network
 
+    def work(self, image_size: int, after: int, upto: int) -> int:
+        """Multiplications of what follows the only level: none."""
+        return 0
+
     def width(self, level: int = LAST) -> int:
         """Channels of the map."""
         return self.channels

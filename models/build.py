@@ -32,10 +32,6 @@ def build_model(
     Raises:
         ValueError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
     """
-    if settings.fusion == "self" and settings.attention == "window":
-        raise ValueError("A window needs a grid, and --model.fusion self reads from image and text as one sequence.")
-    if settings.gated and settings.fusion == "none":
-        raise ValueError("--model.gated needs a fusion to run or not; --model.fusion none has nothing to skip.")
     is_vgg = settings.image_encoder == VGG16
     if not is_vgg and settings.image_weights != "none":
         raise ValueError(

@@ -18,7 +18,7 @@ from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
 from models.fusion import build_fusion
-from models.gate import GatedFusion
+from models.gate import GatedFusion, gated_work
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
@@ -41,6 +41,7 @@ class ImageTextOutput(ModelOutput):
             where the fusion has no attention.
         gates: ``(B, levels)`` where the model is gated: the probability that each fusion runs in training mode, else
             1 where it ran and 0 where not.
+        work: ``(B,)`` where the model is gated: share of the work behind gates that is done, see `models.gate`.
         token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
             two is the attention of each position to each token.
         position_weights: share of each image position in the probability of each class ``(B, C, h, w)``, on request;
@@ -51,6 +52,7 @@ class ImageTextOutput(ModelOutput):
     logits: Tensor | None = None
     attentions: tuple[Tensor, ...] | None = None
     gates: Tensor | None = None
+    work: Tensor | None = None
     token_weights: Tensor | None = None
     position_weights: Tensor | None = None
 
@@ -99,6 +101,7 @@ class ImageTextClassifier(PreTrainedModel):
     def build_fusion(self, level: int) -> nn.Module:
         """The fusion after one of the image encoder's blocks."""
         config, dim = self.config, self.image_encoder.width(level)
+        check_fusion(config)
         positions = 0
         if config.fusion == "self" and config.attention == "low_rank":
             positions = self.image_encoder.side(config.image_size, level) ** 2
@@ -163,7 +166,7 @@ class ImageTextClassifier(PreTrainedModel):
             has_text &= attention_mask.bool().any(dim=1)[text_index]
         if self.training:
             has_text, has_image = self.drop_modality(has_text, has_image)
-        contexts, token_weights = self.encode_texts(texts, attention_mask)
+        contexts, token_weights = self.encode_texts(texts, attention_mask, output_attentions)
         done = 0 if image_features is None else features_level or self.levels[0]
         feature_maps = self.encode_images(images, done)
         image_index = torch.where(has_image, image_index, feature_maps.shape[0] - 1)
@@ -177,7 +180,8 @@ class ImageTextClassifier(PreTrainedModel):
             logits=logits,
             attentions=attentions,
             gates=gates,
-            token_weights=token_weights[text_index] if output_attentions else None,
+            work=None if gates is None else gated_work(gates, *self.work_by_level()),
+            token_weights=None if token_weights is None else token_weights[text_index],
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
 
@@ -209,14 +213,17 @@ class ImageTextClassifier(PreTrainedModel):
         rate = self.config.modality_dropout
         return has_text & ~(both & (draw < rate)), has_image & ~(both & (draw >= 1 - rate))
 
-    def encode_texts(self, texts: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Context grids ``(T + 1, 512, 7, 7)``, last that of the learned "no text" token; weights of tokens in them.
+    def encode_texts(
+        self, texts: Tensor | None, attention_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Context grids ``(T + 1, 512, 7, 7)``, last that of the learned "no text" token; on request the weights of
+        tokens in them.
 
         A text without real tokens is encoded as one token, so that no encoder ever sees a fully masked row.
         """
         no_text = self.no_text[None, None]
         if texts is None or attention_mask is None:
-            return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device))
+            return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device), need_weights)
         first = torch.arange(attention_mask.shape[1], device=texts.device) == 0
         mask = attention_mask.bool()
         mask = mask | (first & ~mask.any(dim=1, keepdim=True))
@@ -226,7 +233,7 @@ class ImageTextClassifier(PreTrainedModel):
             assert self.text_encoder is not None
             tokens = self.text_encoder(texts, mask.long())
         tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
-        return self.context_grid(tokens, torch.cat([mask, first[None]]))
+        return self.context_grid(tokens, torch.cat([mask, first[None]]), need_weights)
 
     def encode_images(self, images: Tensor | None, done: int) -> Tensor:
         """Maps up to the first fusion ``(I + 1, D, h, w)``: one pass an image, and last the learned "no image" map.
@@ -258,7 +265,7 @@ class ImageTextClassifier(PreTrainedModel):
         for level, following in pairwise((*self.levels, LAST)):
             fusion = self.fusions[str(level)]
             if self.config.gated:
-                rows = torch.arange(len(maps), device=maps.device) if rows is None else rows
+                assert rows is not None
                 maps, rows, weights, gate = fusion(maps, contexts, output_attentions, rows, text_index)
                 gates.append(gate)
             else:
@@ -269,6 +276,20 @@ class ImageTextClassifier(PreTrainedModel):
         known = tuple(weights for weights in attentions if weights is not None)
         maps = take(maps, rows)
         return maps, known or None, torch.stack(gates, dim=1) if gates else None
+
+    def work_by_level(self) -> tuple[list[float], list[int]]:
+        """Multiplications of each level's fusion for a pair, and of the blocks up to the next level for a map.
+
+        Those of a fusion are its weights times the positions and slots they are applied to, half of them to each.
+        """
+        size = self.config.image_size
+        fusions, blocks = [], []
+        for level, following in pairwise((*self.levels, LAST)):
+            layers = [layer for layer in self.fusions[str(level)].modules() if isinstance(layer, nn.Linear)]
+            weights = sum(layer.weight.numel() for layer in layers)
+            fusions.append(weights * (self.image_encoder.side(size, level) ** 2 + GRID**2) / 2)
+            blocks.append(self.image_encoder.work(size, level, following))
+        return fusions, blocks
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -310,6 +331,20 @@ class ImageTextClassifier(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.config.custom_text_encoder = named
+
+
+def check_fusion(config: ImageTextConfig) -> None:
+    """Stop at options that the fusion cannot follow.
+
+    Those of attention are let through where there is none, so that an ablation can give them to all fusions alike.
+
+    Raises:
+        ValueError: gates around nothing, or a window over a sequence that is no grid.
+    """
+    if config.fusion == "none" and config.gated:
+        raise ValueError("Gates need a fusion to run or not: fusion none has nothing to skip.")
+    if config.fusion == "self" and config.attention == "window":
+        raise ValueError("A window needs a grid, and fusion self reads from image and text as one sequence.")
 
 
 def resolve_indices(

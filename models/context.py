@@ -23,8 +23,8 @@ class ContextGrid(nn.Module):
     Shape:
         - tokens: ``(B, L, hidden_size)``
         - mask: ``(B, L)`` bool, ``True`` on real tokens, at least one a row
-        - returns: the grid ``(B, 512, 7, 7)`` and the weights ``(B, 49, L)`` of tokens in slots, each row of
-          which sums to 1 and is zero on padding
+        - returns: the grid ``(B, 512, 7, 7)`` and, where they are needed, the weights ``(B, 49, L)`` of tokens in
+          slots, each row of which sums to 1 and is zero on padding, else ``None``
 
     Raises:
         ValueError: an unknown pooling, or a row without a real token; on a GPU, where to look would be to wait for it,
@@ -41,18 +41,19 @@ class ContextGrid(nn.Module):
             self.queries = nn.Parameter(torch.randn(GRID * GRID, WIDTH) * WIDTH**-0.5)
             self.attention = MultiHeadCrossAttention(WIDTH)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, mask: Tensor, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
         if mask.device.type == "cpu" and not torch.compiler.is_exporting():
             refuse_empty(mask)
         projected = self.projection(tokens)
         if self.pooling == "queries":
             queries = self.queries.expand(tokens.shape[0], -1, -1)
-            slots, weights = self.attention(queries, projected, mask, output_attentions=True)
-            weights = weights.mean(dim=1)
+            slots = self.attention(queries, projected, mask, output_attentions=need_weights)
+            slots, weights = slots if need_weights else (slots, None)
+            weights = None if weights is None else weights.mean(dim=1)
         else:
             weights = average_weights(mask, GRID * GRID).to(projected.dtype)
             slots = weights @ projected
-        return slots.transpose(1, 2).unflatten(2, (GRID, GRID)), weights
+        return slots.transpose(1, 2).unflatten(2, (GRID, GRID)), weights if need_weights else None
 
 
 def refuse_empty(mask: Tensor) -> None:

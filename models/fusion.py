@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Attention, MultiHeadCrossAttention, take
+from models.attention_kinds import WindowAttention
 
 FUSIONS = ("cross", "self", "concat", "none")
 
@@ -72,6 +73,9 @@ class AttentionFusion(Fusion):
     Args:
         num_heads: H, a divisor of D.
         kind: how queries read from keys and values; all from all where not given (`models.attention_kinds`).
+
+    Raises:
+        ValueError: a map that is no square, where the kind reads from a window.
     """
 
     def __init__(
@@ -85,6 +89,12 @@ class AttentionFusion(Fusion):
         super().__init__(dim, context_dim or dim, dropout)
         self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
         start_at_zero(self.attention.out_proj)
+
+    def forward(self, features: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
+        height, width = features.shape[2:]
+        if isinstance(self.attention.attend, WindowAttention) and height != width:
+            raise ValueError(f"A window needs a square map, got {height}×{width}: bring the images to a square.")
+        return super().forward(features, *args, **kwargs)
 
 
 class CrossAttentionFusion(AttentionFusion):

@@ -1,5 +1,7 @@
 """Adaptive computation: a learned gate decides for each sample whether a fusion is worth its work."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,7 @@ class GatedFusion(nn.Module):
         self.fusion = fusion
         self.threshold = threshold
         last = nn.Linear(64, 1)
+        nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, 2.0)
         self.decide = nn.Sequential(nn.Linear(dim + context_dim, 64), nn.ReLU(), last)
 
@@ -72,3 +75,19 @@ class GatedFusion(nn.Module):
             weights = some.new_zeros(len(rows), *some.shape[1:])
             weights[is_open] = some
         return torch.cat([features[shut_maps], fused.to(features.dtype)]), rows, weights, is_open.float()
+
+
+def gated_work(gates: Tensor, fusions: Sequence[float], blocks: Sequence[float]) -> Tensor:
+    """Share of the work behind gates that is done, 1 where all are open ``(B,)``.
+
+    A level's fusion is done where its gate is open. The blocks after it are done for this sample alone where its gate,
+    or that of an earlier level, is open; else once for all samples of the image, which is work that no gate can save.
+
+    Args:
+        gates: probability that each level's gate is open ``(B, levels)``, or 1 and 0.
+        fusions: multiplications of each level's fusion.
+        blocks: multiplications of what follows each level, up to the next.
+    """
+    own_map = 1 - (1 - gates).cumprod(dim=1)
+    done = gates @ gates.new_tensor(fusions) + own_map @ gates.new_tensor(blocks)
+    return done / (sum(fusions) + sum(blocks))

@@ -59,7 +59,7 @@ class ModelSettings:
     attention_window: PositiveInt = 3
     """Side of the window in slots, odd."""
     attention_top_k: PositiveInt = 8
-    """How many slots the best k are."""
+    """How many slots the best k are. With context_pooling average the words of a short text fill several slots each."""
     attention_rank: PositiveInt = 16
     """How many means low_rank learns."""
     fusion_dropout: Dropout = 0.0

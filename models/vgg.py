@@ -59,6 +59,17 @@ class VGG16Encoder(nn.Module):
         """The layers of the blocks after one and up to another."""
         return self.features[self.ends[after] : self.ends[upto]]
 
+    def work(self, image_size: int, after: int, upto: int) -> int:
+        """Multiplications of the blocks after one and up to another, for a square image."""
+        sides = {block: image_size // 2**block for block in range(after, upto)}
+        layers = {block: self.blocks(block, block + 1) for block in sides}
+        return sum(
+            sides[block] ** 2 * layer.weight.numel()
+            for block in sides
+            for layer in layers[block]
+            if isinstance(layer, nn.Conv2d)
+        )
+
     def width(self, level: int = LAST) -> int:
         """Channels of the map after a block."""
         return WIDTHS[level]
@@ -82,9 +93,12 @@ class VGG16WithCrossAttention(VGG16Encoder):
         dropout: probability of the classifier's two dropout layers, in [0, 1).
 
     Shape:
-        - x: ``(I, 3, H, W)``, H and W at least 32
+        - x: ``(B, 3, H, W)``, H and W at least 32
         - context_feature: ``(B, 512, h, w)`` of any h and w, averaged to 7×7; ``None`` is plain VGG16
-        - returns: logits ``(B, C)``; B = I without a context
+        - returns: logits ``(B, C)``
+
+    Raises:
+        ValueError: a context of another width, or another number of contexts than of images.
     """
 
     def __init__(
@@ -110,11 +124,12 @@ class VGG16WithCrossAttention(VGG16Encoder):
         self, feature_map: Tensor, context_feature: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Let the map ``(B, 512, 7, 7)`` attend to the context; also its weights ``(B, H, 49, 49)`` on request."""
-        return self.cross_attention(feature_map, pool_context(context_feature), output_attentions)
+        return self.cross_attention(feature_map, pool_context(context_feature, len(feature_map)), output_attentions)
 
 
 class MultiLevelCrossAttentionVGG(VGG16Encoder):
-    """VGG16 with cross-attention after several of its blocks, each with its own context block.
+    """VGG16 with cross-attention after several of its blocks, each with its own norm of the context, and with a context
+    block that projects it where the map has another width than 512.
 
     ``features`` and ``classifier`` have torchvision's layout, and it starts as VGG16 exactly, as
     `VGG16WithCrossAttention` does. At 224 px blocks 2, 3, 4 and 5 have 3,136, 784, 196 and 49 positions.
@@ -127,12 +142,13 @@ class MultiLevelCrossAttentionVGG(VGG16Encoder):
         batch_norm, hidden_size, dropout: as of `VGG16WithCrossAttention`.
 
     Shape:
-        - x: ``(I, 3, H, W)``, H and W at least 32
+        - x: ``(B, 3, H, W)``, H and W at least 32
         - context_feature: ``(B, 512, h, w)`` of any h and w, averaged to 7×7; ``None`` is plain VGG16
         - returns: logits ``(B, C)``
 
     Raises:
-        ValueError: levels that are not a subset of 2 to 5, or a context of another width.
+        ValueError: levels that are not a subset of 2 to 5, a context of another width, or another number of contexts
+            than of images.
     """
 
     def __init__(
@@ -163,16 +179,16 @@ class MultiLevelCrossAttentionVGG(VGG16Encoder):
 
     def attend(
         self, x: Tensor, context_feature: Tensor | None, output_attentions: bool = False
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """Logits, and on request the weights ``(B, H, N, 49)`` of each level."""
-        context = None if context_feature is None else pool_context(context_feature)
+        context = None if context_feature is None else pool_context(context_feature, len(x))
         done = 0
-        attentions: list[Tensor | None] = []
+        attentions: list[Tensor] = []
         for level in self.levels:
             x, done = self.run(x, done, level), level
             if context is not None:
                 x, weights = self.cross_attentions[str(level)](x, context, output_attentions)
-                attentions.append(weights)
+                attentions += [] if weights is None else [weights]
         logits = self.classifier(torch.flatten(self.run(x, done, LAST), 1))
         return logits, attentions
 
@@ -184,12 +200,17 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(levels))
 
 
-def pool_context(context_feature: Tensor) -> Tensor:
-    """A context map of any size averaged to 7×7."""
+def pool_context(context_feature: Tensor, number: int) -> Tensor:
+    """Context maps of any size, one for each of a number of images, averaged to 7×7."""
     if context_feature.dim() != 4 or context_feature.shape[1] != WIDTH:
         raise ValueError(
             f"context_feature must be (batch, {WIDTH}, h, w), got {tuple(context_feature.shape)}; "
             "project it to 512 channels first (models.ContextGrid does)."
+        )
+    if len(context_feature) != number:
+        raise ValueError(
+            f"Each image needs a context of its own, got {number} images and {len(context_feature)} contexts; "
+            "ImageTextClassifier shares images and texts by image_index and text_index."
         )
     return F.adaptive_avg_pool2d(context_feature, GRID)
 

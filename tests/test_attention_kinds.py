@@ -1,9 +1,12 @@
 """What the kinds of attention have in common with full attention, over random shapes."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.attention import attention
 from models.attention_kinds import (
@@ -19,7 +22,7 @@ side = st.integers(1, 9)
 grids = st.tuples(side, side)
 
 
-def tensors(grid, context_grid, masked: bool):
+def tensors(grid, context_grid, masked: bool = False):
     """Query, key and value of 2 rows with 3 heads of 4, and a mask."""
     n, m = grid[0] * grid[1], context_grid[0] * context_grid[1]
     query, key, value = (torch.randn(2, 3, length, 4, requires_grad=True) for length in (n, m, m))
@@ -104,15 +107,74 @@ def test_the_best_of_all_slots_are_full_attention(grid, context_grid, masked, bl
 
 
 @settings(max_examples=20, deadline=None)
-@given(grids, grids)
-def test_low_rank_with_identity_projections_is_full_attention(grid, context_grid):
-    inputs, _ = tensors(grid, context_grid, masked=False)
+@given(grids, grids, st.booleans())
+def test_low_rank_with_identity_projections_is_full_attention(grid, context_grid, masked):
+    inputs, mask = tensors(grid, context_grid, masked)
     slots = inputs[1].shape[-2]
     kind = LowRankAttention(slots, slots)
     with torch.no_grad():
         kind.key_logits.copy_(torch.eye(slots).log())
         kind.value_logits.copy_(torch.eye(slots).log())
-    check_equal(kind, inputs, None)
+    check_equal(kind, inputs, mask)
+
+
+def test_low_rank_with_few_slots_to_read_from_reads_from_them_as_sharply():
+    """Means of which all slots are masked do not count, where plain averages of them would drown the others."""
+    (query, key, value), _ = tensors((3, 3), (7, 7))
+    mask = torch.zeros(2, 1, 1, 49, dtype=torch.bool)
+    mask[..., :2] = True
+    kind = LowRankAttention(49, 49)
+    expected = attention(4 * query, key, value, mask, True)[1]
+    torch.testing.assert_close(kind(4 * query, key, value, mask, True)[1], expected, atol=0.15, rtol=0)
+
+
+def window_mask(grid, context_grid, window: int) -> torch.Tensor:
+    """Which slots each position sees, slot by slot: those around the slot that its centre lies in."""
+    seen = torch.zeros(*grid, *context_grid, dtype=torch.bool)
+    for row, column in product(*map(range, grid)):
+        centre = [int((i + 0.5) * m / n) for i, m, n in zip((row, column), context_grid, grid, strict=True)]
+        for slot in product(*map(range, context_grid)):
+            seen[row, column][slot] = all(abs(s - c) <= window // 2 for s, c in zip(slot, centre, strict=True))
+    return seen.flatten(2).flatten(0, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids, grids, st.sampled_from([1, 3, 5]), st.integers(1, 5))
+def test_a_window_is_full_attention_to_the_slots_near_by_on_grids_of_any_two_sizes(grid, context_grid, window, tile):
+    inputs, _ = tensors(grid, context_grid)
+    mask = window_mask(grid, context_grid, window)
+    expected, expected_weights = attention(*inputs, mask, True)
+    output, weights = WindowAttention(window, grid, context_grid, tile)(*inputs, None, True)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights, expected_weights)
+
+
+@pytest.mark.parametrize("make", [ChunkedAttention, lambda size: TopKAttention(4, size)])
+def test_the_scores_of_no_more_than_a_block_are_in_memory_at_a_time(make, monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16):
+        (query, key, value), _ = tensors((9, 9), (5, 5))
+        largest, matmul = [], torch.Tensor.__matmul__
+
+        def watched(one, other, largest=largest, matmul=matmul):
+            largest.append(one.shape[-2] if one.shape[-1] == 4 else 0)
+            return matmul(one, other)
+
+        monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+        make(7)(*(tensor.to(dtype) for tensor in (query, key, value)), None, True)
+        monkeypatch.undo()
+        assert max(largest) == 7
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_runs_under_the_mixed_precision_of_a_gpu(name):
+    """On tensors that have a device, a shape and a type, but no content: no GPU is needed to see what types meet."""
+    with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.bfloat16):
+        kind = build_attention(name, 25, block_size=7)
+        inputs = [torch.empty(2, 3, 25, 4, dtype=torch.bfloat16) for _ in range(3)]
+        for need_weights in (False, True):
+            output, weights = kind(*inputs, None, need_weights)
+            assert (output.shape, output.dtype) == ((2, 3, 25, 4), torch.bfloat16)
+            assert (weights is not None) == need_weights
 
 
 @pytest.fixture(params=KINDS)
@@ -164,7 +226,7 @@ def test_top_k_reads_from_exactly_k_slots_the_best_ones():
 def test_low_rank_starts_as_the_mean_of_neighbours_and_every_projection_learns():
     (query, key, value), _ = tensors((4, 4), (3, 4), masked=False)
     kind = LowRankAttention(12, 3)
-    means = kind.means(kind.value_logits, None)
+    means, _ = kind.means(kind.value_logits, None)
     assert (means[0, :4] > 0.2).all()
     assert means[0, 4:].sum() < 0.1
     kind(query, key, value)[0].square().sum().backward()
@@ -178,7 +240,7 @@ def test_low_rank_starts_as_the_mean_of_neighbours_and_every_projection_learns()
         (lambda: WindowAttention(4), "window must be odd"),
         (lambda: LowRankAttention(9, 10), "from 1 to the 9 slots"),
         (lambda: build_attention("sparse", 9), "attention must be one of full, chunked, window"),
-        (lambda: LowRankAttention(9, 2)(*tensors((2, 2), (2, 2), False)[0]), "for 9 slots, got 4"),
+        (lambda: LowRankAttention(9, 2)(*tensors((2, 2), (2, 2), False)[0]), "for 9 slots, got 4.*image_size"),
         (lambda: WindowAttention(3)(*tensors((2, 3), (2, 2), False)[0]), "6 positions do not fill a grid of 2×2"),
     ],
 )

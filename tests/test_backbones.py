@@ -112,10 +112,14 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(family):
 def test_every_kind_of_attention_works_on_the_map(family, kind, fusion, tmp_path):
     if (fusion, kind) == ("self", "window"):
         return
-    model = classifier(family, attention=kind, fusion=fusion)
+    model, inputs = classifier(family, attention=kind, fusion=fusion), batch()
+    for parameter in model.fusions.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path)
-    weights = ImageTextClassifier.from_pretrained(tmp_path)(**batch(), output_attentions=True).attentions[0]
-    assert weights.shape == (3, 4, SIDES[family] ** 2, 49)
+    output = ImageTextClassifier.from_pretrained(tmp_path)(**inputs, output_attentions=True)
+    assert output.attentions[0].shape == (3, 4, SIDES[family] ** 2, 49)
+    assert torch.equal(output.logits, model(**inputs, output_attentions=True).logits)
+    assert output.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "swin", "dinov2"])

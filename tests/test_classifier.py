@@ -181,11 +181,30 @@ def test_a_classifier_of_every_fusion_and_attention_is_saved_and_loaded(config, 
         return
     settings = config.to_dict() | {"fusion": fusion, "attention": attention}
     model = ImageTextClassifier(ImageTextConfig.from_dict(settings)).eval()
+    for parameter in model.fusions.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path)
     loaded = ImageTextClassifier.from_pretrained(tmp_path)
-    output = loaded(**batch, output_attentions=True)
-    assert torch.equal(output.logits, model(**batch).logits)
+    output, own = loaded(**batch, output_attentions=True), model(**batch, output_attentions=True)
+    assert torch.equal(output.logits, own.logits)
+    assert own.attentions is None or torch.equal(output.attentions[0], own.attentions[0])
+    if fusion != "none":
+        other = model(**batch | {"input_ids": batch["input_ids"].flip(0)}).logits
+        assert not torch.allclose(other, own.logits, atol=1e-4), "the logits tell what the fusion does"
     assert (output.attentions is None) == (fusion in ("concat", "none"))
+
+
+@pytest.mark.parametrize(
+    ("attention", "size"), [("window", {"window": 5}), ("top_k", {"k": 7}), ("low_rank", {"key_logits": (9, 49)})]
+)
+def test_the_sizes_of_a_kind_of_attention_are_those_of_the_configuration(config, attention, size):
+    sizes = {"attention_window": 5, "attention_top_k": 7, "attention_rank": 9, "fusion_dropout": 0.3}
+    model = ImageTextClassifier(ImageTextConfig.from_dict(config.to_dict() | sizes | {"attention": attention}))
+    attend = model.fusions["5"].attention.attend
+    for name, value in size.items():
+        found = getattr(attend, name)
+        assert (tuple(found.shape) if isinstance(found, torch.Tensor) else found) == value
+    assert model.fusions["5"].dropout.p == 0.3
 
 
 @pytest.mark.parametrize("levels", [(2, 3, 4, 5), (3,), (4, 5)])

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import ImageTextClassifier, ImageTextConfig
 from models.fusion import build_fusion
-from models.gate import GatedFusion
+from models.gate import GatedFusion, gated_work
 
 
 class BySign(torch.nn.Module):
@@ -65,8 +66,9 @@ def test_in_training_every_gate_is_drawn_by_its_probability_and_learns(gated):
     same = (maps[rows] == features[index]).flatten(1).all(dim=1)
     assert 0.4 < same.float().mean() < 0.6
     torch.testing.assert_close(gate, torch.full((1000,), 0.5))
-    maps.square().sum().backward()
-    assert gated.decide.bias.grad.abs() > 0
+    fused = gated.fusion(features, context, False, index, texts.repeat(200))[0].detach()
+    ((maps[rows] - fused).square()).sum().backward()  # the more gates are open, the less is lost
+    assert gated.decide.bias.grad < 0, "a step down the gradient opens the gate"
 
 
 @pytest.mark.parametrize("levels", [(5,), (4, 5), (3, 5)])
@@ -89,7 +91,6 @@ def test_a_gated_classifier_starts_as_without_gates_and_is_saved_and_loaded(conf
     assert torch.equal(
         ImageTextClassifier.from_pretrained(tmp_path)(images, ids, image_index=index).logits, output.logits
     )
-    model.config.gate_threshold = 1.0
     shut = ImageTextClassifier.from_pretrained(tmp_path, gate_threshold=1.0)(
         images, ids, image_index=index, output_attentions=True
     )
@@ -103,5 +104,30 @@ def test_every_parameter_of_a_gated_classifier_gets_a_gradient(config):
     index, mask = torch.tensor([0, -1, 0]), torch.ones(3, 6)
     mask[2] = 0
     output = model(torch.randn(1, 3, 32, 32), torch.randint(4, 50, (3, 6)), mask, index, torch.tensor([0, 1, 2]))
-    (output.loss + 0.1 * output.gates.mean()).backward()
+    torch.testing.assert_close(output.gates, torch.full((3, 2), 2.0).sigmoid())
+    (output.loss + 0.1 * output.work.mean()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_an_open_gate_costs_its_fusion_and_the_blocks_that_no_longer_run_once_an_image():
+    gates = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    work = gated_work(gates, fusions=[2.0, 3.0], blocks=[10.0, 5.0])
+    assert work.tolist() == pytest.approx([x / 20 for x in (20, 0, 2 + 10 + 5, 3 + 5, 1 + 1.5 + 5 + 0.75 * 5)])
+
+
+def test_the_work_that_is_told_is_the_work_that_is_done(config):
+    """Multiplications as torch counts them, of 16 texts about one image."""
+    settings = config.to_dict() | {"levels": (3, 5), "gated": True, "image_size": 64}
+    model = ImageTextClassifier(ImageTextConfig.from_dict(settings)).eval()
+    inputs = {"pixel_values": torch.randn(1, 3, 64, 64), "input_ids": torch.randint(4, 50, (16, 6))}
+    counted, told = [], []
+    for is_open in ((False, False), (True, False), (False, True), (True, True)):
+        for gate, opened in zip(model.fusions.values(), is_open, strict=True):
+            gate.threshold = 0.0 if opened else 1.0
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            output = model(**inputs, image_index=torch.zeros(16, dtype=torch.long))
+        counted.append(counter.get_total_flops())
+        told.append(output.work.mean().item())
+    assert (told[0], told[3]) == (0, pytest.approx(1))
+    shares = [(count - counted[0]) / (counted[3] - counted[0]) for count in counted]
+    assert shares == pytest.approx(told, abs=0.08)

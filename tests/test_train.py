@@ -121,6 +121,16 @@ def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
     assert 0 <= figures["scores"]["image + text"]["accuracy"]["value"] <= 1
 
 
+def test_a_cost_of_gates_closes_them(shapes_folder, tmp_path):
+    bias = {}
+    for cost in ("0", "20"):
+        options = ["--model.gated", "true", "--train.gate_cost", cost, "--train.learning_rate", "1e-2"]
+        run = train.main([*arguments(shapes_folder, tmp_path / cost), *options])
+        weights = load_file(run / "model" / "model.safetensors")
+        bias[cost] = weights["fusions.5.decide.2.bias"].item()
+    assert bias["20"] < bias["0"] - 0.02
+
+
 def test_another_image_encoder_is_fine_tuned_from_its_folder(shapes_folder, tmp_path):
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
     AutoBackbone.from_config(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")

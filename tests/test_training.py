@@ -30,7 +30,7 @@ class Scores(nn.Module):
         self.text_encoder = None
 
     def forward(self, number, output_attentions=False):
-        return SimpleNamespace(logits=self.scores * number[:, None], gates=None)
+        return SimpleNamespace(logits=self.scores * number[:, None], work=None)
 
 
 def training(numbers: list[float]) -> Training:
@@ -137,7 +137,7 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
 
 def test_sharp_attention_and_open_gates_cost_what_the_settings_say():
     sharp, even = torch.eye(4).expand(2, 8, 4, 4), torch.full((2, 8, 4, 4), 0.25)
-    output = ImageTextOutput(attentions=(sharp, even), gates=torch.tensor([[1.0, 0.5], [0.0, 0.5]]))
+    output = ImageTextOutput(attentions=(sharp, even), work=torch.tensor([0.75, 0.25]))
     assert penalty(output, TrainSettings()) == 0
     assert penalty(output, TrainSettings(attention_penalty=2.0)).item() == pytest.approx(2 * (1 + 0.25) / 2)
     assert penalty(output, TrainSettings(gate_cost=0.1)).item() == pytest.approx(0.1 * 0.5)
