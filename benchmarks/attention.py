@@ -55,12 +55,12 @@ def main() -> None:
 def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
     """Time and peak memory of forward and backward, and the error of the output, by kind and number of positions.
 
-    The context has a number of ``slots``, or is as long as the query. Times are taken in turn, kind after kind and round
-    after round; memory in a new process each.
+    The context has a number of ``slots``, or is as long as the query. Times are taken in turn, kind after kind and
+    round after round; memory in a new process each.
     """
     lines = [
-        f"{dtype}, {HEADS} heads of {WIDTH}, {slots or 'as many'} slots{'' if slots else ' as positions'}, random normal "
-        "inputs; " + ", ".join(f"{name} {size}" for name, size in SIZES.items()),
+        f"{dtype}, {HEADS} heads of {WIDTH}, {f'{slots} slots' if slots else 'as many slots as positions'}, "
+        "random normal inputs; " + ", ".join(f"{name} {size}" for name, size in SIZES.items()),
         "",
         "| positions | kind | forward ms | forward + backward ms | times full | peak MiB | error |",
         "| --- | --- | --- | --- | --- | --- | --- |",
