@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
 from scipy.stats import beta
 
-from app.metrics import mean_interval
+from app.intervals import mean_interval
 from app.truth import Truth
 from app.truth import confidence as confidence_of
 

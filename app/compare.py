@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from app.metrics import mean_interval
+from app.intervals import mean_interval
 from data.splits import connect_groups
 
 IDENTITY = ["row", "image_key", "text", "label"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from app.explain import explain
-from app.metrics import mean_interval
+from app.intervals import mean_interval
 from data import Rows, decode_image
 from models import ImageTextClassifier, ImageTextProcessor
 

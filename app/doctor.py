@@ -12,12 +12,9 @@ from itertools import islice
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
 
+from app.baselines import always, text_baseline
 from app.checkpoint import Progress
 from app.epoch import train_epoch
 from app.hardware import choose_precision
@@ -229,8 +226,7 @@ def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
             continue
         rows = data.splits[split]
         truth = Truth.of(rows.labels, label2id, form)
-        always = np.zeros((len(rows), len(label2id)))
-        always[:, [label2id[name] for name in majority]] = 1
+        answer = always([label2id[name] for name in majority], len(rows), len(label2id))
         words = "no row of train has a text"
         if any(train.texts.present()):
             text = text_baseline(train, rows, label2id, form)
@@ -238,31 +234,11 @@ def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
         found.append(
             (
                 "note",
-                f"{split}: always {told} is right in {truth.right(always).mean():.1%} of the rows, {words}, "
+                f"{split}: always {told} is right in {truth.right(answer).mean():.1%} of the rows, {words}, "
                 f"{truth.best().mean():.1%} could be",
             )
         )
     return found
-
-
-def text_baseline(train: Rows, held_out: Rows, label2id: dict[str, int], form: LabelFormat) -> np.ndarray:
-    """Probabilities ``(n, C)`` from the words and pairs of words alone."""
-    classes = Truth.of(train.labels, label2id, form).classes()
-    classifier = LogisticRegression(C=10, max_iter=300)
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True),
-        OneVsRestClassifier(classifier) if form.type == "multi" else classifier,
-    )
-    texts = ([text or "" for text in rows.texts] for rows in (train, held_out))
-    if form.type == "multi":
-        return model.fit(next(texts), classes[:, :-1]).predict_proba(next(texts))
-    probabilities = np.zeros((len(held_out), len(label2id)))
-    if len(there := np.unique(classes)) == 1:  # nothing to tell apart
-        probabilities[:, there] = 1
-        return probabilities
-    found = model.fit(next(texts), classes).predict_proba(next(texts))
-    probabilities[:, model.classes_] = found
-    return probabilities
 
 
 def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:

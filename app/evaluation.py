@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
+from app.baselines import always
 from app.calibration import calibration_figures
 from app.deletion import deletion_figures
-from app.metrics import Value, class_table, mean_interval, score
+from app.intervals import Value, mean_interval
+from app.metrics import class_table, score
 from app.page import what_it_saw, write_report
 from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, spread
@@ -53,8 +55,7 @@ def evaluate(
     """
     truth, form = predictions.truth, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, group)
-    majority = np.zeros((len(truth), config.num_labels), dtype=np.float32)
-    majority[:, config.majority_answer] = 1
+    majority = always(config.majority_answer, len(truth), config.num_labels)
     systems = predictions.probabilities | {"majority answer": majority}
     probabilities = systems[BOTH]
     scores = {system: scores_of(p, truth, groups, None if system == BOTH else BRIEF) for system, p in systems.items()}

@@ -15,7 +15,7 @@ import pandas as pd
 
 from app.compare import load_predictions
 from app.evaluation import BRIEF, scores_of
-from app.metrics import Value
+from app.intervals import Value
 from app.run_dir import RunDir
 from app.settings import parse_settings
 from app.truth import Truth

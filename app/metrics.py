@@ -13,7 +13,6 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import beta
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -23,6 +22,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from app.intervals import Value, draw_groups, with_interval
 from app.truth import give_answers
 from data import UNKNOWN
 
@@ -30,15 +30,10 @@ TOP_K = 5
 """Answers among which the right one is looked for; fewer where there are not as many labels."""
 RANKING_RESAMPLES = 200
 """Draws for the intervals of the metrics that rank all rows by class; the others have a thousand."""
-FEW_GROUPS = 5
-"""With fewer groups draws say nothing of the spread, and an interval is all there can be."""
 SHARES = {"precision": ("guesses",), "recall": ("truths",), "f1": ("guesses", "truths")}
 """What the right answers of a class are counted against."""
 CELLS = 5_000_000
 """Numbers that are in memory at a time while draws are weighed."""
-
-Value = dict[str, float]
-"""``value``, ``low`` and ``high``, the ends of a 95 % interval."""
 
 
 def by_class(metric: Callable, truth: np.ndarray, scores: np.ndarray) -> float:
@@ -155,29 +150,6 @@ def score(
     return {
         name: with_interval(value, draws.metric(name), number) for name, value in values.items() if not np.isnan(value)
     }
-
-
-def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0.0) -> Value:
-    """A value and the middle 95 % of what draws gave.
-
-    Draws of rows that are all right, or all wrong, are all alike, which does not make the next row so: the other end is
-    then that of Clopper & Pearson (1934) for as many groups of one kind. Where groups are too few to draw from, or no
-    draw is defined, the interval reaches from ``least`` to 1.
-
-    Args:
-        draws: ``(resamples,)``, NaN where a draw does not define the value.
-        groups: how many groups there are to draw from.
-        least: the lowest value there can be: 0, or -1 for a difference.
-    """
-    defined = draws[~np.isnan(draws)]
-    if len(defined) and least == 0 and min(value, 1 - value) < 1e-9 and np.allclose(defined, value):
-        end = float(beta.ppf(0.025, groups, 1))
-        low, high = (end, 1.0) if value > 0.5 else (0.0, 1 - end)
-    elif groups < FEW_GROUPS or not len(defined):
-        low, high = least, 1.0
-    else:
-        low, high = np.quantile(defined, [0.025, 0.975]).tolist()
-    return {"value": float(value), "low": low, "high": high}
 
 
 class Draws:
@@ -315,17 +287,3 @@ def class_table(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resam
         for c, line in enumerate(table):
             line[name] = with_interval(value[c], drawn[:, c], int(groups_with[c]))
     return table
-
-
-def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000, least: float = 0.0) -> Value:
-    """Mean of the values of rows ``(n,)`` in [``least``, 1] with its 95 % interval: ``value``, ``low``, ``high``."""
-    _, group = np.unique(groups, return_inverse=True)
-    drawn = draw_groups(group.max() + 1, resamples)
-    draws = (drawn @ np.bincount(group, values)) / (drawn @ np.bincount(group))
-    return with_interval(values.mean(), draws, drawn.shape[1], least)
-
-
-def draw_groups(number: int, resamples: int) -> np.ndarray:
-    """How often each group is in each draw with replacement ``(resamples, number)``; the same in every call."""
-    rng, shares = np.random.default_rng(0), np.full(number, 1 / number)
-    return np.stack([rng.multinomial(number, shares).astype(np.int16) for _ in range(resamples)])

@@ -94,6 +94,7 @@ def row_groups(rows: Rows, group: str | None) -> np.ndarray:
 
 
 def describe_groups(group: str | None) -> str:
+    """What `row_groups` goes by, in words."""
     return f"image and {group}" if group else "image"
 
 

@@ -165,10 +165,22 @@ def test_the_scores_of_no_more_than_a_block_are_in_memory_at_a_time(make, monkey
         assert max(largest) == 7
 
 
+@pytest.fixture
+def _gpu_autocast():
+    """As ``torch.autocast("cuda", torch.bfloat16)``, which switches itself off where there is no GPU."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    yield
+    torch.set_autocast_enabled("cuda", before[0])
+    torch.set_autocast_dtype("cuda", before[1])
+
+
+@pytest.mark.usefixtures("_gpu_autocast")
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_runs_under_the_mixed_precision_of_a_gpu(name):
     """On tensors that have a device, a shape and a type, but no content: no GPU is needed to see what types meet."""
-    with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.bfloat16):
+    with FakeTensorMode(), torch.device("cuda"):
         kind = build_attention(name, 25, block_size=7)
         inputs = [torch.empty(2, 3, 25, 4, dtype=torch.bfloat16) for _ in range(3)]
         for need_weights in (False, True):

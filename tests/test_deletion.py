@@ -10,7 +10,8 @@ from PIL import Image
 
 import eval as evaluation
 from app.deletion import FRACTIONS, curves_of, hide, rank
-from app.metrics import mean_interval, score
+from app.intervals import mean_interval
+from app.metrics import score
 
 
 class LooksAtOneCell:

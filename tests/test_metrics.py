@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from app.metrics import METRICS, Draws, class_table, draw_groups, mean_interval, score
+from app.intervals import draw_groups, mean_interval
+from app.metrics import METRICS, Draws, class_table, score
 
 SURE = np.eye(4)
 
