@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logit, softmax
 from scipy.stats import beta
 
@@ -23,6 +23,9 @@ TEMPERATURES = (0.05, 20.0)
 def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
     """The temperature that makes the labels most likely (Guo et al. 2017, section 4.2).
 
+    Where every answer is right, the lower the likelier, without end: then it is the one at which the answers are as
+    probable on average as the rule of succession has it, ``(n + 1) / (n + 2)``.
+
     Args:
         probabilities: ``(n, C)`` at temperature 1.
         truth: the labels; rows whose label is not known do not count.
@@ -38,7 +41,16 @@ def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
     def loss(log_temperature: float) -> float:
         return truth.loss(tempered(probabilities, np.exp(log_temperature), truth.label_type)).mean()
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+    def too_sure(log_temperature: float) -> float:
+        cooled = tempered(probabilities, np.exp(log_temperature), truth.label_type)
+        return confidence_of(cooled, truth.label_type).mean() - (len(truth) + 1) / (len(truth) + 2)
+
+    coldest, hottest = np.log(TEMPERATURES)
+    if (truth.right(probabilities) < 1).any():
+        return float(np.exp(minimize_scalar(loss, bounds=(coldest, hottest), method="bounded").x))
+    if too_sure(coldest) <= 0 or too_sure(hottest) >= 0:
+        return 1.0
+    return float(np.exp(brentq(too_sure, coldest, hottest)))
 
 
 def tempered(probabilities: np.ndarray, temperature: float, label_type: str = "single") -> np.ndarray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from scipy.stats import binomtest
 
 from app.calibration import (
@@ -15,7 +15,7 @@ from app.calibration import (
     risk_curve,
     tempered,
 )
-from app.truth import Truth
+from app.truth import Truth, confidence
 
 
 def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, Truth]:
@@ -29,6 +29,24 @@ def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, T
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_that_was_used_is_found(temperature):
     assert fit_temperature(*overconfident(temperature)) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("label_type", ["single", "multi"])
+@pytest.mark.parametrize("sharpness", [2.0, 20.0])
+def test_validation_rows_that_are_all_right_do_not_make_the_model_certain(label_type, sharpness):
+    """300 rows, all right, from a model that is hardly sure or too sure: the next one is right 301 times in 302."""
+    labels = np.random.default_rng(0).integers(0, 4, 300)
+    logits = sharpness * np.eye(4)[labels] + np.random.default_rng(1).normal(0, 0.1, (300, 4))
+    if label_type == "multi":
+        values, probabilities = np.pad(np.eye(4)[labels], ((0, 0), (0, 1))), expit(2 * logits - sharpness)
+    else:
+        values, probabilities = labels, softmax(logits, axis=1)
+    truth = Truth(label_type, values.astype(np.float32 if label_type == "multi" else np.int64))
+    temperature = fit_temperature(probabilities, truth)
+    calibrated = tempered(probabilities, temperature, label_type)
+    assert confidence(calibrated, label_type).mean() == pytest.approx(301 / 302, abs=1e-3)
+    before = calibration_figures(calibrated, truth, np.arange(300), temperature, 0.0)["ece"]["before"]
+    assert before == pytest.approx(1 - confidence(probabilities, label_type).mean(), abs=1e-3)
 
 
 def test_calibration_takes_the_error_away_and_no_answer_changes():
