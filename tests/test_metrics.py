@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from app.intervals import draw_groups, mean_interval
@@ -73,6 +75,15 @@ def test_the_interval_of_a_ranking_covers_the_true_area():
     assert sum(figure["low"] <= 0.7602 <= figure["high"] for figure in found) >= 88
     spread = np.std([figure["value"] for figure in found])
     assert np.mean([figure["high"] - figure["low"] for figure in found]) < 1.25 * 2 * 1.96 * spread
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_every_value_lies_within_its_interval_however_few_rows_a_class_has(seed):
+    rng = np.random.default_rng(seed)
+    scores, truth, groups = random_case(rng, 60, 7)
+    for name, figure in score(scores, truth, groups, 200).items():
+        assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1, name
 
 
 def test_a_few_images_tell_nothing_of_others():
