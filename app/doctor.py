@@ -84,7 +84,7 @@ def check_rows(data: PreparedData) -> list[Finding]:
 def check_images(data: PreparedData) -> list[Finding]:
     """Near-duplicates across the splits."""
     first: dict[str, tuple[str, int]] = {}
-    for split in sorted(data.splits, key="train".__eq__):  # held-out images first: none of them is left out
+    for split in sorted(data.splits, key="train".__eq__):  # those of train last: they are the ones to leave out
         for place, key in enumerate(data.splits[split].image_keys):
             if key is not None:
                 first.setdefault(key, (split, place))
