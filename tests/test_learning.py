@@ -27,22 +27,25 @@ def trained(tmp_path_factory):
     return train.main([*data, *model, *options, "--run_dir", str(folder / "run")])
 
 
-def test_the_heat_is_where_the_square_was_painted(trained):
+def test_the_heat_is_where_the_shape_was_painted(trained):
+    """A model may take one shape for granted, and answer the same without its word. Where a word matters, it is there."""
     predictor, rng = Predictor.from_pretrained(trained), random.Random(0)
-    found: dict[str, list[bool]] = {"answer": [], "square": [], "attention": []}
-    scenes = [scene for scene in (draw_scene(rng) for _ in range(200)) if "square" in {s for _, s in scene.values()}]
-    for scene in scenes[:40]:
-        place = next(place for place, (_, shape) in scene.items() if shape == "square")
-        told = predictor.explain(paint(scene, rng), "what color is the square?")
-        word = told.words.index("square")
-        heats = {"answer": told.answer_weights, "square": told.effects[word], "attention": told.maps("attention")[word]}
-        for name, heat in heats.items():
-            quarters = heat.reshape(2, 2, 2, 2).sum(axis=(1, 3)).ravel()
-            found[name].append(PLACES[int(quarters.argmax())] == place)
-    right = {name: np.mean(places) for name, places in found.items()}
-    print(right)
-    assert right["answer"] > 0.9
-    assert right["square"] > 0.9
+    found: dict[str, list[bool]] = {"answer": [], "word": [], "attention": []}
+    for scene in [draw_scene(rng) for _ in range(40)]:
+        picture = paint(scene, rng)
+        for place, (_, shape) in scene.items():
+            told = predictor.explain(picture, f"what color is the {shape}?")
+            word = told.words.index(shape)
+            heats = {"answer": told.answer_weights, "attention": told.maps("attention")[word]}
+            if told.effects[word].sum() > 0.2:
+                heats["word"] = told.effects[word]
+            for name, heat in heats.items():
+                quarters = heat.reshape(2, 2, 2, 2).sum(axis=(1, 3)).ravel()
+                found[name].append(PLACES[int(quarters.argmax())] == place)
+    print({name: f"{sum(places)} of {len(places)}" for name, places in found.items()})
+    assert np.mean(found["answer"]) > 0.9
+    assert len(found["word"]) > 20
+    assert np.mean(found["word"]) > 0.9
 
 
 def test_hiding_the_hottest_cells_costs_more_than_hiding_random_ones(trained):

@@ -237,7 +237,7 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
         (["--model.text_encoder", "someone/encoder"], "hf download someone/encoder"),
         (["--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
         (["--train.gate_cost", "1"], "add --model.gated true"),
-        (["--train.attention_penalty", "1", "--model.fusion", "concat"], "fusion concat has no attention"),
+        (["--train.attention_penalty", "1", "--model.fusion", "concat"], "fusion concat has none, or lowers them"),
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),
     ],
 )
