@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
 
 
 def test_the_heat_is_where_the_shape_was_painted(trained):
-    """A model may take one shape for granted, and answer the same without its word. Where a word matters, it is there."""
+    """A model may take one shape for granted and answer as well without its word. Where a word matters, it is there."""
     predictor, rng = Predictor.from_pretrained(trained), random.Random(0)
     found: dict[str, list[bool]] = {"answer": [], "word": [], "attention": []}
     for scene in [draw_scene(rng) for _ in range(40)]:
