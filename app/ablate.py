@@ -79,7 +79,9 @@ def ablate(
         for variant in variants:
             run = RunDir(folder / f"{variant.folder}_{seed}")
             command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run.path)]
-            if run.result() is None or run.finished(parse_settings(command)) is None:
+            if run.result() is not None:
+                run.check_settings(parse_settings(command))
+            else:
                 print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
                 done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
                 if done.returncode:

@@ -48,9 +48,9 @@ def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
     coldest, hottest = np.log(TEMPERATURES)
     if (truth.right(probabilities) < 1).any():
         return float(np.exp(minimize_scalar(loss, bounds=(coldest, hottest), method="bounded").x))
-    if too_sure(coldest) <= 0 or too_sure(hottest) >= 0:
+    if too_sure(hottest) >= 0:  # a single class, which is certain at any temperature
         return 1.0
-    return float(np.exp(brentq(too_sure, coldest, hottest)))
+    return float(np.exp(coldest if too_sure(coldest) <= 0 else brentq(too_sure, coldest, hottest)))
 
 
 def tempered(probabilities: np.ndarray, temperature: float, label_type: str = "single") -> np.ndarray:
@@ -148,9 +148,9 @@ def calibration_figures(
 
     Returns:
         ``temperature``, ``threshold``, ``ece`` (``before`` and ``after`` the temperature, and ``known``, after it, on
-        the rows that could be answered rightly), ``bins`` (of `reliability`,
-        before and after), ``curve`` (of `risk_curve`), ``coverage`` (share of rows whose answer is sure enough) and
-        ``risk`` (share of wrong answers among them, ``None`` where there are none), with intervals.
+        the rows that could be answered rightly), ``bins`` (of `reliability`, before and after), ``curve`` (of
+        `risk_curve`), ``coverage`` (share of rows whose answer is sure enough) and ``risk`` (share of wrong answers
+        among them, ``None`` where there are none), with intervals.
     """
     ways = {"before": tempered(probabilities, 1 / temperature, truth.label_type), "after": probabilities}
     bins = {way: reliability(confidence_of(p, truth.label_type), truth.right(p)) for way, p in ways.items()}

@@ -38,13 +38,14 @@ def evaluate(
     rows: Rows,
     config: ImageTextConfig,
     slices: dict[str, dict[str, np.ndarray]],
-    group: str | None = None,
+    groups: np.ndarray,
+    resampled_by: str,
 ) -> dict:
     """Figures with 95 % intervals, by what the model was given, for the majority answer, and by slices of the rows.
 
     Args:
         slices: column → value → which rows have it ``(n,)``, by which the accuracy is told apart.
-        group: column, such as the patient, whose values intervals are resampled by, besides images.
+        groups, resampled_by: see `groups_of`.
 
     Returns:
         ``rows``, ``images``, ``resampled_by``, ``label_type``, ``ceiling`` (how right the best answers would be; less
@@ -54,7 +55,6 @@ def evaluate(
         rows and metrics), ``calibration`` (see `app.calibration.calibration_figures`).
     """
     truth, form = predictions.truth, LabelFormat.of(config)
-    groups, resampled_by = groups_of(rows, group)
     majority = always(config.majority_answer, len(truth), config.num_labels)
     systems = predictions.probabilities | {"majority answer": majority}
     probabilities = systems[BOTH]
@@ -186,7 +186,8 @@ def evaluate_to(
     if not accelerator.is_main_process:
         return {}
     slices = {name: slice_rows(rows, name, processor) for name in settings.slice_by}
-    found = evaluate(predictions, rows, config, slices, settings.group)
+    groups, resampled_by = groups_of(rows, settings.group)
+    found = evaluate(predictions, rows, config, slices, groups, resampled_by)
     figures = {"role": role, **found, "saw": what_it_saw(processor, rows)}
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
@@ -194,7 +195,6 @@ def evaluate_to(
         if hidden := spread(rows, num_deletion):
             figures["deletion"] = deletion_figures(plain, processor, rows, hidden)
         (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
-        groups, _ = groups_of(rows, settings.group)
         prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
         if shown := chosen or spread(rows, num_pictures):
             draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)

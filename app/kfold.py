@@ -47,9 +47,12 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     for fold in range(folds):
         run = RunDir(folder / f"fold_{fold}")
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
-        if run.result() is None or run.finished(parse_settings([*command, "--run_dir", str(run.path)])) is None:
+        command += ["--run_dir", str(run.path)]
+        if run.result() is not None:
+            run.check_settings(parse_settings(command))
+        else:
             print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
-            done = subprocess.run([sys.executable, str(TRAIN), *command, "--run_dir", str(run.path)], check=False)
+            done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
             if done.returncode:
                 raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
         tables.append(load_predictions(run.path, "test").assign(fold=fold))

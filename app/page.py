@@ -212,7 +212,6 @@ def make_card(
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     heat = lay_over(picture, explanation.answer_weights, explanation.answer_weights.max())
     effects = explanation.effects.sum(axis=(1, 2))
-    explanation.image = picture
     overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
     return Card(
         example.row,

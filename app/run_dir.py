@@ -94,19 +94,13 @@ class RunDir:
         """The record of a run that came to its end: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
         return next((record for record in self.records() if "held_out" in record), None)
 
-    def finished(self, settings: Settings) -> dict | None:
-        """The record of a run that came to its end with these settings (see `result`).
-
-        Raises:
-            ValueError: it had others.
-        """
-        result = self.result()
-        if result is not None and (changed := differences(load_settings(self.config), settings)):
+    def check_settings(self, settings: Settings) -> None:
+        """Stop where the run that is here was made with other settings, so that it is not taken for one with these."""
+        if changed := differences(load_settings(self.config), settings):
             raise ValueError(
                 f"The finished run in {self.path} has other settings: {'; '.join(changed)}. Choose another folder with "
                 "--output FOLDER, or delete that run."
             )
-        return result
 
     def rewind(self, step: int) -> None:
         """Forget the records after a step, which will be made again."""

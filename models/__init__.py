@@ -1,10 +1,11 @@
 """Batches in → logits and attention out."""
 
 from models.attention import CrossAttentionLayer, MultiHeadCrossAttention
-from models.classifier import ImageTextClassifier, ImageTextOutput
+from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.fusion import CrossAttentionFusion
+from models.output import ImageTextOutput
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder

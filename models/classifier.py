@@ -1,7 +1,6 @@
 """The whole model: a text becomes a context, the image map attends to it, and a classifier answers."""
 
 import shutil
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from models.attention import take
 from models.attention_kinds import build_attention
@@ -17,8 +15,9 @@ from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
-from models.fusion import build_fusion
+from models.fusion import build_fusion, check_fusion
 from models.gate import GatedFusion, gated_work
+from models.output import ImageTextOutput
 from models.pooling import PositionClassifier
 from models.processing import ImageTextProcessor
 from models.text import TextEncoder
@@ -26,35 +25,6 @@ from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
 
 ALIGNMENT = 64
 """Bytes; where torch's CPU allocator places tensors."""
-
-
-@dataclass
-class ImageTextOutput(ModelOutput):
-    """Output of `ImageTextClassifier`.
-
-    Attributes:
-        loss: where labels were given, the mean cross-entropy over the rows whose label is not -100, or over rows and
-            classes where each class applies by itself.
-        logits: ``(B, C)``.
-        attentions: weights of image positions over context slots ``(B, H, N, 49)``, one a level, on request; they
-            add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
-            where the fusion has no attention.
-        gates: ``(B, levels)`` where the model is gated: the probability that each fusion runs in training mode, else
-            1 where it ran and 0 where not.
-        work: ``(B,)`` where the model is gated: share of the work behind gates that is done, see `models.gate`.
-        token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
-            two is the attention of each position to each token.
-        position_weights: share of each image position in the probability of each class ``(B, C, h, w)``, on request;
-            they sum to 1 over the positions.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    gates: Tensor | None = None
-    work: Tensor | None = None
-    token_weights: Tensor | None = None
-    position_weights: Tensor | None = None
 
 
 class ImageTextClassifier(PreTrainedModel):
@@ -87,6 +57,7 @@ class ImageTextClassifier(PreTrainedModel):
         self.image_encoder = build_image_encoder(config)
         self.levels = check_levels(config.levels)
         self.fusions = nn.ModuleDict({str(level): self.build_fusion(level) for level in self.levels})
+        self.work = self.work_by_level() if config.gated else None
         self.classifier = PositionClassifier(
             self.image_encoder.width(LAST),
             config.classifier_hidden_size,
@@ -101,7 +72,7 @@ class ImageTextClassifier(PreTrainedModel):
     def build_fusion(self, level: int) -> nn.Module:
         """The fusion after one of the image encoder's blocks."""
         config, dim = self.config, self.image_encoder.width(level)
-        check_fusion(config)
+        check_fusion(config.fusion, config.attention, config.gated)
         positions = 0
         if config.fusion == "self" and config.attention == "low_rank":
             positions = self.image_encoder.side(config.image_size, level) ** 2
@@ -180,7 +151,7 @@ class ImageTextClassifier(PreTrainedModel):
             logits=logits,
             attentions=attentions,
             gates=gates,
-            work=None if gates is None else gated_work(gates, *self.work_by_level()),
+            work=None if self.work is None or gates is None else gated_work(gates, *self.work),
             token_weights=None if token_weights is None else token_weights[text_index],
             position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
         )
@@ -331,20 +302,6 @@ class ImageTextClassifier(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.config.custom_text_encoder = named
-
-
-def check_fusion(config: ImageTextConfig) -> None:
-    """Stop at options that the fusion cannot follow.
-
-    Those of attention are let through where there is none, so that an ablation can give them to all fusions alike.
-
-    Raises:
-        ValueError: gates around nothing, or a window over a sequence that is no grid.
-    """
-    if config.fusion == "none" and config.gated:
-        raise ValueError("Gates need a fusion to run or not: fusion none has nothing to skip.")
-    if config.fusion == "self" and config.attention == "window":
-        raise ValueError("A window needs a grid, and fusion self reads from image and text as one sequence.")
 
 
 def resolve_indices(

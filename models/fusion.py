@@ -191,6 +191,20 @@ def build_fusion(
     raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {kind!r}.")
 
 
+def check_fusion(fusion: str, attention: str, gated: bool) -> None:
+    """Stop at options that the fusion cannot follow.
+
+    Those of attention are let through where there is none, so that an ablation can give them to all fusions alike.
+
+    Raises:
+        ValueError: gates around nothing, or a window over a sequence that is no grid.
+    """
+    if fusion == "none" and gated:
+        raise ValueError("Gates need a fusion to run or not: fusion none has nothing to skip.")
+    if fusion == "self" and attention == "window":
+        raise ValueError("A window needs a grid, and fusion self reads from image and text as one sequence.")
+
+
 class PositionNorm(nn.BatchNorm1d):
     """Batch norm of positions ``(B, N, D)``, each counted as a row: the numbers of ``BatchNorm2d`` on the map.
 

@@ -107,6 +107,14 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(family):
     )
 
 
+def test_a_gate_costs_no_second_pass_of_the_image(family):
+    model = ImageTextClassifier(ImageTextConfig.from_dict(classifier(family).config.to_dict() | {"gated": True})).eval()
+    first, passes = model.image_encoder.features[0] if family == "vgg16" else model.image_encoder.network, []
+    first.register_forward_pre_hook(lambda module, x: passes.append(len(x[0])))
+    assert model(**batch()).work.tolist() == [1, 1, 1]
+    assert passes == [2]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fusion", ["cross", "self"])
 def test_every_kind_of_attention_works_on_the_map(family, kind, fusion, tmp_path):
