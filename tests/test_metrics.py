@@ -77,6 +77,16 @@ def test_the_interval_of_a_ranking_covers_the_true_area():
     assert np.mean([figure["high"] - figure["low"] for figure in found]) < 1.25 * 2 * 1.96 * spread
 
 
+def test_the_value_of_a_ranking_of_few_images_and_many_classes_lies_within_its_interval():
+    """Drawn with replacement, the rows of a class are fewer and stand twice, which ranks them higher than they are."""
+    for seed in (0, 4):
+        rng = np.random.default_rng(seed)
+        truth, scores = rng.integers(0, 40, 240), rng.random((240, 40))
+        scores /= scores.sum(axis=1, keepdims=True)
+        figure = score(scores, truth, np.arange(240) // 12, names=["average_precision"])["average_precision"]
+        assert figure["low"] < figure["value"] < figure["high"]
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_every_value_lies_within_its_interval_however_few_rows_a_class_has(seed):

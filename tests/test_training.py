@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny import arguments
 from torch import nn
 
 import train
@@ -17,7 +18,7 @@ from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
 from app.training import Training, learning_rate_scales
 from data.targets import SINGLE
-from models import ImageTextOutput
+from models import ImageTextClassifier, ImageTextOutput
 from models.settings import ModelSettings
 
 
@@ -95,6 +96,23 @@ def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
     with pytest.raises(FloatingPointError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
         list(train_epoch(made, Accelerator(cpu=True), TrainSettings(), Progress()))
     assert made.model.scores.isfinite().all(), "the step was not made"
+
+
+def test_training_sees_other_views_of_its_images_and_validation_the_images(shapes_folder, tmp_path, monkeypatch):
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    forward = ImageTextClassifier.forward
+
+    def watched(self, *args, **kwargs):
+        seen[self.training].append(kwargs["pixel_values"])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageTextClassifier, "forward", watched)
+    monkeypatch.setattr("app.training.Augmentation.__call__", lambda self, images: torch.full_like(images, 7.0))
+    monkeypatch.setattr(train, "finish", lambda *args: None)
+    train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.augment", "true", "--train.epochs", "1"])
+    assert all((images == 7).all() for images in seen[True])
+    assert seen[False]
+    assert not any((images == 7).any() for images in seen[False])
 
 
 def test_gradients_are_clipped_to_the_norm():
