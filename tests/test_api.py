@@ -384,8 +384,12 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(run_dir):
         clients = [threading.Thread(target=ask_until_refused) for _ in range(8)]
         for client in clients:
             client.start()
-        time.sleep(2)
-        server.send_signal(signal.SIGTERM)
+        with socket.create_connection(("127.0.0.1", 8765)) as slow:
+            time.sleep(2)
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            slow.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert slow.recv(1000).startswith(b"HTTP/1.1 503"), "connected before, asked after"
         for client in clients:
             client.join(30)
         assert server.wait(30) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -22,6 +23,8 @@ from app.serving.guard import Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
+GRACE = 1.0
+"""Seconds in which a connection that is there when the server stops may still send its request; it is told 503."""
 T = TypeVar("T")
 
 
@@ -65,6 +68,13 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig, frame) -> None:
         self.engine.stop()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets=None) -> None:
+        for server in self.servers:
+            server.close()
+        if not self.force_exit:
+            await asyncio.sleep(GRACE)  # uvicorn would cut connections whose request is still on its way
+        await super().shutdown(sockets)
 
 
 def build_app(
