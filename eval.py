@@ -52,6 +52,9 @@ def main(argv: list[str]) -> dict:
     role: Role = "test" if args.test else args.split
     sizes = (args.batch_size, args.pictures, args.deletion)
     figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role)
+    del model
+    accelerator.free_memory()  # what still holds the process group, so that its threads end before the interpreter
+    accelerator.end_training()
     if accelerator.is_main_process:
         pictures = ", where_it_looked.png" if args.pictures or chosen else ""
         print(score_table(figures, rows.source))

@@ -65,6 +65,7 @@ def main(argv: list[str]) -> Path:
             finish(settings, data, accelerator, run, started)
         finally:
             run.lock.release()
+    accelerator.free_memory()  # what still holds the process group, so that its threads end before the interpreter
     accelerator.end_training()
     return run.path
 
