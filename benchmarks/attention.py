@@ -83,7 +83,7 @@ def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
         for name in kinds:
             forward, both = (1000 * statistics.median(column) for column in zip(*times[name], strict=True))
             ratio = statistics.median(mine[1] / full[1] for mine, full in zip(times[name], times["full"], strict=True))
-            peak = peak_memory(name, number, dtype, slots) / 2**20
+            peak = max(0, peak_memory(name, number, dtype, slots)) / 2**20
             lines.append(
                 f"| {number:,} | {name} | {forward:.1f} | {both:.1f} | {ratio:.2f} | {peak:.0f} | {errors[name]:.1e} |"
             )

@@ -163,6 +163,9 @@ def test_the_scores_of_no_more_than_a_block_are_in_memory_at_a_time(make, monkey
         make(7)(*(tensor.to(dtype) for tensor in (query, key, value)), None, True)
         monkeypatch.undo()
         assert max(largest) == 7
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    make(25)(query, key, value, None, True)
+    assert max(largest) == 81, "a context no longer than a block is attended to at once"
 
 
 @pytest.fixture
