@@ -31,6 +31,9 @@ from data import (
 )
 from models import ImageTextConfig
 
+CUT_BY = ("image", "label", "on_bad_image", "allow_missing", "max_pixels")
+"""Settings that decide which rows go where when splits are cut."""
+
 
 def main(argv: list[str]) -> dict:
     """The command line; returns what ``metrics.json`` holds, or what the comparison found."""
@@ -79,35 +82,46 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:
     """The rows to score: those named, or a split of the run's own data; read, and cut, as for the training."""
+    if args.test is not None and args.split != "test":
+        raise ValueError("--split names rows of the run's own data, --data.test other rows: give one of them.")
     reading = {
         name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
     }
     data = replace(run.data, **(config.columns or {}), **reading)
-    names = ("test", "image_root", "image", "text", "label", "slice_by", "on_bad_image", "allow_missing")
+    names = ("test", "image_root", "image", "text", "label", "on_bad_image", "allow_missing", "max_pixels")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    data = replace(data, **given)
-    resampled = replace(data, group=args.group or data.group)
+    trained_on = data
+    slice_by = data.slice_by if args.slice_by is None else args.slice_by
+    data = replace(data, **given, slice_by=[])
+    resampled = replace(data, group=args.group or data.group, slice_by=slice_by)
     is_cut = data.folds or (args.split != "test" and data.validation is None)
     if args.test is None and data.train is not None and is_cut:
+        if moved := [name for name in CUT_BY if given.get(name) not in (None, getattr(trained_on, name))]:
+            raise ValueError(
+                f"These rows were cut from {data.train}; with another --data.{moved[0]} the cut would be another, with "
+                "rows in it that were trained on. Give held-out rows with --data.test SOURCE."
+            )
         rows = prepare_data(data, run.train.seed).splits[args.split]
-        require_columns(rows.table.column_names, {"group": [args.group]} if args.group else {}, rows.source)
-        return rows, resampled
+        return rows, with_columns(resampled, rows, args)
     source = data.test if args.test is not None else getattr(data, args.split)
     if source is None:
         raise ValueError(
             f"{args.model} names no {args.split} data; give rows with --data.test FILE"
             + (" or score what was held out for choosing the model: --split validation." if data.train else ".")
         )
-    rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False, slice_by=[])), data)
-    if args.test is not None and "slice_by" not in given:
-        there = [name for name in data.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
-        if absent := [name for name in data.slice_by if name not in there]:
-            print(f"{source} has no column {', '.join(absent)}: accuracy is not told apart by it")
-        resampled = replace(resampled, slice_by=there)
-    columns = [name for name in resampled.slice_by if name not in TEXT_SLICES]
-    wanted = {"slice_by": columns} | ({"group": [args.group]} if args.group else {})
-    require_columns(rows.table.column_names, wanted, rows.source)
-    return rows, resampled
+    rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False)), data)
+    return rows, with_columns(resampled, rows, args)
+
+
+def with_columns(settings: DataSettings, rows: Rows, args: argparse.Namespace) -> DataSettings:
+    """The settings without columns of the run's that these rows lack, which are named; those asked for must be there."""
+    there = [name for name in settings.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
+    absent = [name for name in settings.slice_by if name not in there]
+    wanted = {"slice_by": absent} if args.slice_by is not None else {}
+    require_columns(rows.table.column_names, wanted | ({"group": [args.group]} if args.group else {}), rows.source)
+    if absent:
+        print(f"{rows.source} has no column {', '.join(absent)}: accuracy is not told apart by it")
+    return replace(settings, slice_by=there)
 
 
 if __name__ == "__main__":

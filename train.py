@@ -286,12 +286,12 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     pictures = ", where_it_looked.png" if options.pictures else ""
     minutes = (time.time() - started) / 60
     accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
-    run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     card = model_card(run.path.name, model, settings, data, split, figures)
     card.save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
+    run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     print(f"\n{summary}")
 
 

@@ -7,7 +7,7 @@ python -m app predict runs/quickstart --rows test.csv --output answers.parquet
 python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
 python -m app serve runs/quickstart
 python -m app export runs/quickstart --output exported
-python -m app kfold configs/quickstart.yaml
+python -m app kfold configs/mine.yaml
 python -m app ablate configs/quickstart.yaml
 python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.image_size 64" -- --train.epochs 5
 """

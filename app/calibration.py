@@ -123,8 +123,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, flo
     ]
 
 
-def calibration_error(bins: list[dict[str, float]]) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy over the rows (Naeini et al. 2015)."""
+def calibration_error(bins: list[dict[str, float]]) -> float | None:
+    """Expected calibration error: mean gap between confidence and accuracy over the rows (Naeini et al. 2015); ``None``
+    of no rows."""
+    if not bins:
+        return None
     rows = np.array([b["rows"] for b in bins])
     gaps = np.array([abs(b["confidence"] - b["accuracy"]) for b in bins])
     return float((rows * gaps).sum() / rows.sum())

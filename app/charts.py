@@ -16,6 +16,7 @@ BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8a8f98"
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "text.color": INK,
     "axes.edgecolor": INK,

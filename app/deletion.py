@@ -8,7 +8,7 @@ from PIL import Image
 
 from app.explain import explain
 from app.intervals import mean_interval
-from data import Rows, decode_image
+from data import Rows
 from models import ImageTextClassifier, ImageTextProcessor
 
 FRACTIONS = np.linspace(0, 1, 9)
@@ -36,7 +36,7 @@ def deletion_figures(
         example = rows[i]
         assert example.image is not None
         assert example.text is not None
-        curves = curves_of(model, processor, decode_image(example.image), example.text, np.random.default_rng(i))
+        curves = curves_of(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
         for name, curve in curves.items():
             found.setdefault(name, []).append(curve)
     curves = {name: np.stack(of_rows) for name, of_rows in found.items()}

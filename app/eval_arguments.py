@@ -54,6 +54,13 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
         metavar="true|false",
         help="let rows without an image or without a text through",
     )
+    parser.add_argument(
+        "--data.max_pixels",
+        dest="max_pixels",
+        type=at_least(1),
+        metavar="PIXELS",
+        help="refuse larger images (default: as the run)",
+    )
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
     parser.add_argument(
         "--pictures",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -76,6 +77,7 @@ class Explanation:
         most = maps.max(initial=self.answer_weights.max() if of == "effect" else 0)
         return [lay_over(self.image, heat, most, opacity) for heat in maps]
 
+    @mpl.rc_context({"text.parse_math": False})
     def figure(self, title: str = "", head: int | None = None, level: int | None = None, max_words: int = 12) -> Figure:
         """The picture; then for the answer and each word the overlay, the numbers under it, and the attention.
 

@@ -20,7 +20,7 @@ from app.onnx_model import OnnxModel
 from app.predictions import MODALITIES, Predictions
 from app.report import USED, how_right
 from app.truth import answered, confidence
-from data import LabelFormat, Rows, decode_image
+from data import LabelFormat, Rows
 from models import ImageTextClassifier, ImageTextProcessor
 
 THUMBNAIL = 240
@@ -203,7 +203,7 @@ def make_card(
     example, probabilities = rows[index], predictions.probabilities[MODALITIES[0]][index]
     assert example.image is not None
     assert example.text is not None
-    picture = decode_image(example.image)
+    picture = rows.picture(index)
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
     explanation = explain(model, processor, picture, example.text, int(best[0]))
     names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))

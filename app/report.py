@@ -14,7 +14,7 @@ from PIL import Image
 from app.explain import explain
 from app.predictions import MODALITIES, Predictions
 from app.truth import answered, confidence
-from data import LabelFormat, Rows, decode_image
+from data import LabelFormat, Rows
 from models import ImageTextClassifier, ImageTextProcessor
 
 USED = {
@@ -34,7 +34,7 @@ def score_table(figures: dict, source: str) -> str:
         f"{'':18}{counted:>12}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by {figures['resampled_by']})"
     )
     for system, scores in figures["scores"].items():
-        lines.append(f"{system:22}{format_interval(scores['accuracy'])}    {format_interval(scores['macro_f1'])}")
+        lines.append(f"{system:22}{format_interval(scores['accuracy'])}    {format_interval(scores.get('macro_f1'))}")
     for column, values in figures["slices"].items():
         lines += ["", f"accuracy by {column}"]
         lines += [f"  {value:20}{format_interval(v['accuracy'])}{v['rows']:>9,} rows" for value, v in values.items()]
@@ -65,7 +65,9 @@ def describe_calibration(figures: dict) -> str:
     return line + f"sure, from {figures['threshold']:.0%} on, of {sure:.1%} of the rows, {wrong:.1%} of these wrong"
 
 
-def format_interval(interval: dict[str, float]) -> str:
+def format_interval(interval: dict[str, float] | None) -> str:
+    if interval is None:  # no row has a label that is known
+        return f"{'–':>8}{'':20}"
     return f"{interval['value']:>8.1%}  [{interval['low']:>6.1%}, {interval['high']:>6.1%}]"
 
 
@@ -118,7 +120,7 @@ def draw_examples(
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
         sure = confidence(probabilities[i : i + 1], form.type)[0]
         title = f"{example.text}\n→ {answer} ({sure:.0%}, {how_right(right[i], example.label)})"
-        figure = explain(model, processor, decode_image(example.image), example.text, best).figure(title)
+        figure = explain(model, processor, rows.picture(i), example.text, best).figure(title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))

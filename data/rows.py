@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from PIL import Image
 
 from data.columns import StringColumn, write_columns
+from data.images import decode_image
 from data.labels import normalize_label
 from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
@@ -92,6 +94,10 @@ class Rows(torch.utils.data.Dataset[Example]):
         number, label = int(self.numbers[index]), self.labels[index]
         weight = 1.0 if self.weights is None else float(self.weights[number])
         return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
+
+    def picture(self, index: int) -> Image.Image:
+        """The decoded image of a row that has passed `data.scan.scan_images`, and with it the limit on pixels."""
+        return decode_image(self.read_image(int(self.numbers[index])), max_pixels=sys.maxsize)
 
     def read_image(self, number: int) -> StoredImage:
         """The image of one row of the table; its path made absolute."""
@@ -273,6 +279,8 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
 
 def scored_split(settings: DataSettings) -> str:
     """The split that the figures after training are of; validation rows may still be part of train."""
+    if settings.folds:
+        return "train"
     if settings.test is not None:
         return "test"
     return "validation" if settings.validation is not None else "train"

@@ -89,5 +89,5 @@ def gated_work(gates: Tensor, fusions: Sequence[float], blocks: Sequence[float])
         blocks: multiplications of what follows each level, up to the next.
     """
     own_map = 1 - (1 - gates).cumprod(dim=1)
-    done = gates @ gates.new_tensor(fusions) + own_map @ gates.new_tensor(blocks)
-    return done / (sum(fusions) + sum(blocks))
+    shares = gates.new_tensor([fusions, blocks]) / (sum(fusions) + sum(blocks))
+    return (gates * shares[0] + own_map * shares[1]).sum(dim=1)  # no matrix product: autocast would round it

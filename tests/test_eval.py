@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from tiny import NUM_TEST, NUM_TRAIN
 from transformers import BertConfig, BertModel
 
@@ -159,6 +160,59 @@ def test_rows_without_the_column_of_groups_are_said_to_be_resampled_by_image(run
     options = ["--data.test", str(shapes_folder / "test.csv"), "--pictures", "0", "--output_dir", str(tmp_path)]
     figures = evaluation.main([str(tmp_path / "run"), *options])
     assert figures["resampled_by"] == "image (these rows have no column patient)"
+
+
+@pytest.mark.parametrize("labels", [["never seen"], ["never seen", "red"]])
+def test_rows_whose_labels_are_unknown_have_no_f1_and_are_shown_all_the_same(run_dir, shapes_folder, tmp_path, labels):
+    rows = pd.read_csv(shapes_folder / "test.csv").head(4)
+    rows = rows.assign(label=[labels[i % len(labels)] for i in range(4)], organ=["knee", "head"] * 2)
+    rows.to_csv(shapes_folder / "unknown.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "unknown.csv"), "--data.slice_by", "organ", "--pictures", "1"]
+    figures = evaluation.main([str(run_dir), *options, "--output_dir", str(tmp_path)])
+    assert "macro_f1" not in figures["slices"]["organ"]["knee"]
+    assert "–" in (tmp_path / "report.html").read_text()
+    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_signs_of_mathematics_in_texts_and_labels_are_signs(run_dir, shapes_folder, tmp_path):
+    rows = pd.read_csv(shapes_folder / "test.csv").head(3)
+    rows = rows.assign(text=r"what is $\ce{H2O}$ here?", label="$10_$ to $x^$", cost=r"$\ce{a}$ or $x^$")
+    rows.to_csv(shapes_folder / "money.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "money.csv"), "--data.slice_by", "cost", "--pictures", "1"]
+    evaluation.main([str(run_dir), *options, "--output_dir", str(tmp_path)])
+    assert (tmp_path / "where_it_looked.png").exists()
+
+
+def test_pictures_as_large_as_the_run_allows_are_shown_too(run_dir, shapes_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.images.MAX_PIXELS", 10)
+    monkeypatch.setattr("data.images.decode_image.__defaults__", (10,))
+    evaluation.main([str(run_dir), "--pictures", "1", "--deletion", "2", "--output_dir", str(tmp_path)])
+    assert (tmp_path / "where_it_looked.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--split", "validation", "--data.label", "text"], "the cut would be another"),
+        (["--split", "validation", "--data.test", "other.csv"], "give one of them"),
+    ],
+)
+def test_rows_that_were_trained_on_are_not_taken_for_others(run_dir, capsys, options, told):
+    with pytest.raises(SystemExit):
+        evaluation.main([str(run_dir), *options])
+    assert told in capsys.readouterr().err
+
+
+def test_a_column_of_the_test_rows_alone_is_no_matter_to_others(run_dir, shapes_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    pd.read_csv(shapes_folder / "test.csv").assign(age="30").to_csv(shapes_folder / "aged.csv", index=False)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] |= {"slice_by": ["age"], "test": str(shapes_folder / "aged.csv")}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluation.main([str(run), "--pictures", "0"])["slices"].keys() == {"age"}
+    assert evaluation.main([str(run), "--split", "validation", "--pictures", "0"])["slices"] == {}
+    assert "no column age" in capsys.readouterr().out
 
 
 def test_chosen_rows_are_shown_and_rows_that_are_not_there_refused(run_dir, tmp_path, capsys):

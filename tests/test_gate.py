@@ -115,6 +115,14 @@ def test_an_open_gate_costs_its_fusion_and_the_blocks_that_no_longer_run_once_an
     assert work.tolist() == pytest.approx([x / 20 for x in (20, 0, 2 + 10 + 5, 3 + 5, 1 + 1.5 + 5 + 0.75 * 5)])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_work_is_counted_exactly_in_half_precision_too(dtype):
+    gates = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    with torch.autocast("cpu", dtype):
+        work = gated_work(gates, fusions=[3.7e7, 1.1e7], blocks=[1.1e8, 9.1e7])
+    torch.testing.assert_close(work, torch.tensor([1.0, 1 - 1.1 / 24.9]))
+
+
 def test_the_work_that_is_told_is_the_work_that_is_done(config):
     """Multiplications as torch counts them, of 16 texts about one image."""
     settings = config.to_dict() | {"levels": (3, 5), "gated": True, "image_size": 64}
