@@ -114,7 +114,7 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
 
 
 def with_columns(settings: DataSettings, rows: Rows, args: argparse.Namespace) -> DataSettings:
-    """The settings without columns of the run's that these rows lack, which are named; those asked for must be there."""
+    """The settings without columns of the run's that these rows lack, by name; those asked for must be there."""
     there = [name for name in settings.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
     absent = [name for name in settings.slice_by if name not in there]
     wanted = {"slice_by": absent} if args.slice_by is not None else {}

@@ -194,7 +194,8 @@ def evaluate_to(
     with accelerator.autocast():
         if hidden := spread(rows, num_deletion):
             figures["deletion"] = deletion_figures(plain, processor, rows, hidden)
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        told = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "metrics.json").write_text(told, encoding="utf-8")
         prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
         if shown := chosen or spread(rows, num_pictures):
             draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
