@@ -6,6 +6,7 @@ python eval.py compare runs/mine runs/other
 """
 
 import argparse
+import json
 import re
 import sys
 from dataclasses import replace
@@ -46,11 +47,11 @@ def main(argv: list[str]) -> dict:
         run = run_settings(args.model)
         rows, settings = held_out_rows(args, run, model.config)
         chosen = find_rows(rows, args.rows)
+        folder = args.output_dir or free_folder(output_folder(args), rows.source)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     accelerator = Accelerator(mixed_precision=choose_precision(args.mixed_precision or run.train.mixed_precision))
-    folder = args.output_dir or output_folder(args)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     role: Role = "test" if args.test else args.split
     sizes = (args.batch_size, args.pictures, args.deletion)
@@ -78,6 +79,19 @@ def output_folder(args: argparse.Namespace) -> Path:
         return base / args.split
     name = re.sub(r"[^\w.-]+", "_", "_".join(Path(args.test).with_suffix("").parts[-2:])).strip("_")
     return base / (f"other_{name}" if name in ("train", "validation", "test") else name)
+
+
+def free_folder(folder: Path, source: str) -> Path:
+    """The folder, unless it holds the figures of other rows.
+
+    Raises:
+        ValueError: it does.
+    """
+    figures = folder / "metrics.json"
+    there = json.loads(figures.read_text(encoding="utf-8")).get("source", source) if figures.is_file() else source
+    if Path(there).resolve() != Path(source).resolve():
+        raise ValueError(f"{folder} holds the figures of {there}; name one for those of {source}: --output_dir FOLDER")
+    return folder
 
 
 def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:

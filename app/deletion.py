@@ -18,7 +18,7 @@ DRAWS = 4
 
 
 def deletion_figures(
-    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, indices: Sequence[int]
+    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, indices: Sequence[int], groups: np.ndarray
 ) -> dict:
     """The probability of the answer as the picture is hidden, hottest cells first (RISE, Petsiuk et al. 2018).
 
@@ -29,7 +29,7 @@ def deletion_figures(
     Returns:
         ``rows``, ``fractions``, ``curves`` (heat-map → mean probability at each fraction) and ``drop`` (heat-map →
         ``value``, ``low``, ``high``: area under the random curve less the area under its own, in points of
-        probability, resampled by image).
+        probability, resampled by the ``groups`` of the rows ``(n,)``).
     """
     found: dict[str, list[np.ndarray]] = {}
     for i in indices:
@@ -41,13 +41,12 @@ def deletion_figures(
             found.setdefault(name, []).append(curve)
     curves = {name: np.stack(of_rows) for name, of_rows in found.items()}
     areas = {name: np.trapezoid(curve, FRACTIONS, axis=1) for name, curve in curves.items()}
-    groups = np.array([rows.image_keys[i] for i in indices])
     return {
         "rows": len(indices),
         "fractions": FRACTIONS.tolist(),
         "curves": {name: curve.mean(axis=0).tolist() for name, curve in curves.items()},
         "drop": {
-            name: mean_interval(areas["random"] - area, groups, least=-1)
+            name: mean_interval(areas["random"] - area, groups[np.asarray(indices)], least=-1)
             for name, area in areas.items()
             if name != "random"
         },

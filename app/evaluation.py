@@ -172,8 +172,8 @@ def evaluate_to(
 ) -> dict:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
-    Besides what `evaluate` finds, the figures hold ``role``, what the rows were used for in training, ``saw``, what the
-    model gets of their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
+    Besides what `evaluate` finds, the figures hold ``source``, ``role``, what the rows were used for in training,
+    ``saw``, what the model gets of their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
     ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
@@ -188,12 +188,12 @@ def evaluate_to(
     slices = {name: slice_rows(rows, name, processor) for name in settings.slice_by}
     groups, resampled_by = groups_of(rows, settings.group)
     found = evaluate(predictions, rows, config, slices, groups, resampled_by)
-    figures = {"role": role, **found, "saw": what_it_saw(processor, rows)}
+    figures = {"source": rows.source, "role": role, **found, "saw": what_it_saw(processor, rows)}
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
     with accelerator.autocast():
         if hidden := spread(rows, num_deletion):
-            figures["deletion"] = deletion_figures(plain, processor, rows, hidden)
+            figures["deletion"] = deletion_figures(plain, processor, rows, hidden, groups)
         told = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "metrics.json").write_text(told, encoding="utf-8")
         prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")

@@ -97,7 +97,9 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     def picture(self, index: int) -> Image.Image:
         """The decoded image of a row that has passed `data.scan.scan_images`, and with it the limit on pixels."""
-        return decode_image(self.read_image(int(self.numbers[index])), max_pixels=sys.maxsize)
+        image = self.read_image(int(self.numbers[index]))
+        assert image is not None
+        return decode_image(image, max_pixels=sys.maxsize)
 
     def read_image(self, number: int) -> StoredImage:
         """The image of one row of the table; its path made absolute."""

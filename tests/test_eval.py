@@ -203,9 +203,22 @@ def test_rows_that_were_trained_on_are_not_taken_for_others(run_dir, capsys, opt
     assert told in capsys.readouterr().err
 
 
+def test_rows_of_another_source_do_not_replace_figures(run_dir, shapes_folder, tmp_path, capsys):
+    for site in ("a", "b"):
+        (tmp_path / site / "v1").mkdir(parents=True)
+        shutil.copy(shapes_folder / "test.csv", tmp_path / site / "v1/test.csv")
+    options = [str(run_dir), "--data.image_root", str(shapes_folder), "--pictures", "0", "--data.test"]
+    evaluation.main([*options, str(tmp_path / "a/v1/test.csv")])
+    with pytest.raises(SystemExit):
+        evaluation.main([*options, str(tmp_path / "b/v1/test.csv")])
+    assert "--output_dir FOLDER" in capsys.readouterr().err
+    assert evaluation.main([*options, str(tmp_path / "a/v1/test.csv")])["rows"] == NUM_TEST
+
+
 def test_a_column_of_the_test_rows_alone_is_no_matter_to_others(run_dir, shapes_folder, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(run_dir, run)
+    shutil.rmtree(run / "evaluation")
     pd.read_csv(shapes_folder / "test.csv").assign(age="30").to_csv(shapes_folder / "aged.csv", index=False)
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"] |= {"slice_by": ["age"], "test": str(shapes_folder / "aged.csv")}
