@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import eval as evaluation
 from app.slices import MAX_NAMES, tell_apart
+from data.rows import scored_split
+from data.settings import DataSettings
 
 
 @example([1.0, 1.0000001, 2.0])
@@ -59,3 +61,7 @@ def test_accuracy_is_told_apart_by_the_length_of_the_text_and_by_whether_it_was_
     assert slices["text_cut"]["cut at 64 tokens"]["accuracy"]["value"] == pytest.approx(right)
     assert sum(part["rows"] for part in slices["text_tokens"].values()) == len(rows)
     assert json.loads((tmp_path / "metrics.json").read_text())["slices"] == slices
+
+
+def test_with_folds_the_scored_rows_are_those_of_train():
+    assert scored_split(DataSettings(train="t.csv", validation="v.csv", folds=3)) == "train"
