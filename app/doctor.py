@@ -22,8 +22,9 @@ from app.settings import Settings
 from app.summary import describe_training
 from app.training import Training, build, learning_rate_scales
 from app.truth import Truth
-from data import LabelFormat, PreparedData, Rows, decode_image, prepare_data
+from data import LabelFormat, PreparedData, Rows, prepare_data
 from data.duplicates import near_duplicates, thumbnail
+from data.prepare import group_names, pairs_of
 
 SHOWN = 5
 """Examples of a finding that are named; all are counted."""
@@ -92,9 +93,7 @@ def check_images(data: PreparedData) -> list[Finding]:
     all_compared = len(places) == len(first)
     thumbnails = []
     for split, place in tqdm(places, "comparing images", unit="image", leave=False):
-        image = data.splits[split][place].image
-        assert image is not None
-        thumbnails.append(thumbnail(decode_image(image)))
+        thumbnails.append(thumbnail(data.splits[split].picture(place)))
     pairs = near_duplicates(np.stack(thumbnails)) if thumbnails else []
     across = [pair for pair in pairs if places[pair[0]][0] != places[pair[1]][0]]
     left_out = "" if all_compared else f" ({MAX_COMPARED:,} of {len(first):,} were compared, held-out ones first)"
@@ -186,31 +185,27 @@ def contradictions(rows: Rows, form: LabelFormat) -> list[tuple[list[int], list[
 
 
 def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
-    """What stands both in train and in held-out rows: pairs, and groups such as patients."""
-    train = data.splits["train"]
-    pairs = set(zip(train.image_keys, train.texts, strict=True))
+    """What stands in two splits: pairs, and groups such as patients."""
+    pairs = {split: list(zip(rows.image_keys, rows.texts, strict=True)) for split, rows in data.splits.items()}
+    names: dict[str, set[str]] = {}
     found: list[Finding] = []
-    for split in ("validation", "test"):
-        if split not in data.splits:
-            continue
-        rows = data.splits[split]
-        same = sum(pair in pairs for pair in zip(rows.image_keys, rows.texts, strict=True))
-        if same:
-            found.append(("warning", f"{same:,} of the {len(rows):,} rows of {split} have an image and text of train"))
-        if group and group not in rows.table.column_names:
-            found.append(("warning", f"{split} has no column {group}: whether train has the same was not checked"))
+    for split, rows in data.splits.items():
+        if group and group in rows.table.column_names:
+            names[split] = {name for name in group_names(rows, group) if name is not None}
         elif group:
-            shared = set(train.column(group)) & set(rows.column(group)) - {None}
-            if shared:
-                found.append(
-                    ("warning", f"{len(shared):,} values of {group} of {split} also occur in train: {shorten(shared)}")
-                )
+            found.append(("warning", f"{split} has no column {group}: whether others have the same was not checked"))
+    for other, split in pairs_of(data.splits):
+        seen = set(pairs[other])
+        if same := sum(pair in seen for pair in pairs[split]):
+            of = f"{same:,} of the {len(pairs[split]):,} rows of {split}"
+            found.append(("warning", f"{of} have an image and text of {other}"))
+        if shared := names.get(other, set()) & names.get(split, set()):
+            told = f"{len(shared):,} values of {group} of {split} also occur in {other}: {shorten(shared)}"
+            found.append(("warning", told))
     return found or [
         (
             "ok",
-            "no pair of an image and a text"
-            + (f", and no {group}," if group else "")
-            + " is in train and in held-out rows",
+            "no pair of an image and a text" + (f", and no {group}," if group else "") + " is in two splits",
         )
     ]
 

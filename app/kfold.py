@@ -57,6 +57,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
                 raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
         tables.append(load_predictions(run.path, "test").assign(fold=fold))
     rows = pd.concat(tables, ignore_index=True).sort_values("row", ignore_index=True)
+    rows["group"] = rows.groupby(["fold", "group"], sort=False).ngroup()  # each fold numbers its own
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(table["correct"].mean()) for table in tables]
     figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows, form)}

@@ -41,21 +41,30 @@ class Truth:
     Args:
         label_type: see `data.LabelFormat`.
         values: the labels as it encodes them.
+        most_given: of ``annotators``, the known class that most of them gave ``(n,)``; scores cannot tell, since what
+            four of ten people said earns as much as what six said.
     """
 
     label_type: str
     values: np.ndarray
+    most_given: np.ndarray | None = None
 
     @classmethod
     def of(cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> Truth:
-        return cls(form.type, form.encode(labels, label2id))
+        most_given = None
+        if form.type == "annotators":
+            counts = [form.count([label]) for label in labels]
+            known = [{name: number for name, number in count.items() if name in label2id} for count in counts]
+            most = [min(count, key=lambda name: (-count[name], name), default="") for count in known]
+            most_given = np.array([label2id.get(name, UNKNOWN) for name in most], dtype=np.int64)
+        return cls(form.type, form.encode(labels, label2id), most_given)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, rows: np.ndarray) -> Truth:
         """Some of the rows, by number or as a mask."""
-        return Truth(self.label_type, self.values[rows])
+        return Truth(self.label_type, self.values[rows], None if self.most_given is None else self.most_given[rows])
 
     def right(self, probabilities: np.ndarray) -> np.ndarray:
         """How right each answer is, in [0, 1] ``(n,)``: the class, the whole set, or what annotators' answers earn."""
@@ -78,9 +87,7 @@ class Truth:
     def classes(self) -> np.ndarray:
         """What metrics that count classes compare with: class numbers ``(n,)``, the annotators' most frequent answer,
         or for ``multi`` the sets ``(n, C + 1)``."""
-        if self.label_type != "annotators":
-            return self.values.astype(np.int64)
-        return np.where(self.values.any(axis=1), self.values.argmax(axis=1), UNKNOWN)
+        return self.values.astype(np.int64) if self.most_given is None else self.most_given
 
     def loss(self, probabilities: np.ndarray) -> np.ndarray:
         """Cross-entropy of each row, over classes on average for ``multi`` ``(n,)``; NaN where no label is known."""

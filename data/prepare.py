@@ -1,7 +1,9 @@
 """From the data section of a configuration to checked rows for train, validation and test."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -90,7 +92,13 @@ def strata(rows: Rows, settings: DataSettings) -> list[str]:
 
 def row_groups(rows: Rows, group: str | None) -> np.ndarray:
     """Group of each row: rows of one image, or of one value of the column, belong together."""
-    return connect_groups(rows.image_keys, *([rows.column(group)] if group else []))
+    return connect_groups(rows.image_keys, *([group_names(rows, group)] if group else []))
+
+
+def group_names(rows: Rows, group: str) -> list[str | None]:
+    """The value of a group's column in each row; ``None`` where the cell is empty: of no group, not of one together."""
+    names = [None if value is None else str(value).strip() for value in rows.column(group)]
+    return [name or None for name in names]
 
 
 def describe_groups(group: str | None) -> str:
@@ -166,11 +174,15 @@ def describe_labels(splits: dict[str, Rows], label_names: list[str], form: Label
 
 
 def describe_overlap(splits: dict[str, Rows]) -> list[str]:
-    """Images that stand in training rows and held-out rows alike, where the user gave the splits."""
-    seen = set(splits["train"].image_keys) - {None}
-    lines = []
-    for split in ("validation", "test"):
-        if split in splits and (shared := seen & set(splits[split].image_keys)):
-            total = len(set(splits[split].image_keys) - {None})
-            lines.append(f"warning: {len(shared)} of the {total} images of {split} also occur in train")
-    return lines
+    """Images that stand in two splits, where the user gave the splits."""
+    images = {split: set(rows.image_keys) - {None} for split, rows in splits.items()}
+    return [
+        f"warning: {len(shared)} of the {len(images[split])} images of {split} also occur in {other}"
+        for other, split in pairs_of(splits)
+        if (shared := images[other] & images[split])
+    ]
+
+
+def pairs_of(splits: Iterable[str]) -> list[tuple[str, str]]:
+    """Every two splits that must not share rows, the one that is learnt from, or chosen by, first."""
+    return list(combinations([split for split in ("train", "validation", "test") if split in splits], 2))

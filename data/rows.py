@@ -271,12 +271,20 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
         ValueError: weights that are no numbers of 0 or more, by row, or that are all 0.
     """
     found = [row[column] for row in table.select_columns([column])]
-    weights = np.array([value if isinstance(value, int | float) else np.nan for value in found], dtype=np.float32)
+    weights = np.array([as_number(value) for value in found], dtype=np.float32)
     faulty = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))).tolist()
     refuse(faulty, source, f"have no weight of 0 or more in column {column!r}", "Correct them.")
     if not weights.any():
         raise ValueError(f"All weights in column {column!r} of {source} are 0: there is nothing to learn.")
     return weights
+
+
+def as_number(value) -> float:
+    """A cell as a number, which in a CSV is written out; NaN where it is none."""
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def scored_split(settings: DataSettings) -> str:

@@ -62,6 +62,7 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, cap
     rows = pd.read_parquet(tmp_path / "out/predictions.parquet")
     assert rows["row"].tolist() == list(range(NUM_TRAIN))
     assert rows.groupby("image_key")["fold"].nunique().max() == 1, "an image stays in one fold"
+    assert rows.groupby("group")["fold"].nunique().max() == 1, "nor is a group of one fold that of another"
     figures = json.loads((tmp_path / "out/kfold.json").read_text())
     assert figures["scores"]["accuracy"]["value"] == pytest.approx(rows["correct"].mean())
     assert f"2 folds, {NUM_TRAIN:,} rows, each held out once" in capsys.readouterr().out

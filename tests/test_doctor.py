@@ -76,9 +76,26 @@ def test_every_fault_is_found_and_named(sick, capsys):
 def test_sound_data_raise_no_warning(shapes_folder, capsys):
     app(["doctor", str(shapes_folder / "train.csv"), str(shapes_folder / "test.csv"), "--", *TINY])
     said = capsys.readouterr().out
-    assert "✓ no pair of an image and a text is in train and in held-out rows" in said
+    assert "✓ no pair of an image and a text is in two splits" in said
     assert "have several labels" not in said
     assert "\n0 warnings." in said
+
+
+def test_rows_that_are_both_validation_and_test_are_found(shapes_folder, capsys):
+    train, test = (str(shapes_folder / name) for name in ("train.csv", "test.csv"))
+    app(["doctor", train, test, "--", *TINY, "--data.validation", test])
+    said = capsys.readouterr().out
+    number = len(pd.read_csv(test))
+    assert f"! {number} of the {number} rows of test have an image and text of validation" in said
+
+
+def test_rows_without_a_patient_are_not_of_one_patient(sick, capsys):
+    for name in ("train.csv", "test.csv"):
+        rows = pd.read_csv(sick / name)
+        rows.assign(patient=["", " "] * (len(rows) // 2)).to_csv(sick / name, index=False)
+    options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
+    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    assert "values of patient" not in capsys.readouterr().out
 
 
 def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
@@ -86,7 +103,7 @@ def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
     app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
     said = capsys.readouterr().out
-    assert "! test has no column patient: whether train has the same was not checked" in said
+    assert "! test has no column patient: whether others have the same was not checked" in said
     assert "and no patient" not in said
 
 

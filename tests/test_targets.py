@@ -19,7 +19,7 @@ from app.loss import RowLoss, balancing_weights, build_loss
 from app.metrics import score
 from app.settings import TrainSettings
 from app.truth import Truth, confidence
-from data import Collate, DataSettings, Example, ImageBatchSampler, LabelFormat, prepare_data
+from data import Collate, DataSettings, Example, ImageBatchSampler, LabelFormat, load_rows, prepare_data
 from data.targets import annotator_score
 from models.pooling import PositionClassifier
 
@@ -66,6 +66,13 @@ def test_a_set_is_right_as_a_whole_and_never_with_an_unknown_label():
     assert truth.right(answers).tolist() == [1, 1, 0, 0]
     assert truth.best().tolist() == [1, 1, 0, 1]
     assert confidence(answers, "multi")[0] == pytest.approx(0.9 * 0.8 * 0.6)
+
+
+def test_the_most_frequent_answer_is_told_from_one_that_earns_as_much():
+    truth = Truth.of(["b|b|b|b|b|b|a|a|a|a", "x|x|c", "x", "a|a|a|a|b|b|b|b"], IDS, ANNOTATORS)
+    assert truth.right(np.eye(len(IDS))[[IDS["a"], IDS["c"], 0, IDS["b"]]])[0] == 1
+    assert truth.classes().tolist() == [IDS["b"], IDS["c"], -100, IDS["a"]]
+    assert truth.select(np.array([1, 0])).classes().tolist() == [IDS["c"], IDS["b"]]
 
 
 def test_annotators_answers_are_right_by_what_they_earn():
@@ -180,6 +187,16 @@ def test_weights_are_numbers_of_0_or_more(table, tmp_path, weight, message):
     table = table.assign(trust=weight)
     with pytest.raises(ValueError, match=f"column 'trust'.*{message}"):
         read(write(table, table["label"].tolist(), tmp_path / "t.jsonl"), weight="trust")
+
+
+def test_weights_may_stand_in_a_csv(table, tmp_path):
+    path = tmp_path / "t.csv"
+    table.assign(trust=[0.5, 2] * (len(table) // 2)).to_csv(path, index=False)
+    rows = load_rows(str(path), "train", DataSettings(train=str(path), weight="trust"))
+    assert rows.weights[:4].tolist() == [0.5, 2, 0.5, 2]
+    table.assign(trust="nan").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="row 0, 1, 2"):
+        load_rows(str(path), "train", DataSettings(train=str(path), weight="trust"))
 
 
 def run(source: str, tmp_path, *options: str) -> dict:
