@@ -64,6 +64,32 @@ def test_the_interval_covers_the_true_accuracy_about_95_times_in_100(groups, ali
     assert width < 1.25 * 2 * 1.96 * np.std(values)
 
 
+@pytest.mark.parametrize(
+    ("groups", "better", "worse", "rows"),
+    [(60, 0.02, 0, 1), (60, 0.02, 0.03, 1), (200, 0.01, 0, 2), (30, 0.97, 0, 1), (30, 0, 0.98, 1), (100, 0.2, 0.1, 1)],
+)
+def test_the_interval_of_a_difference_covers_it_however_few_groups_differ(groups, better, worse, rows):
+    """Where none does, or one or two, or all do; and it is no wider than it has to be where many do."""
+    rng, found, values = np.random.default_rng(0), [], []
+    for _ in range(200):
+        kind = rng.random((groups, 1)) * np.ones(rows)
+        gain = ((kind < better) * 1.0 - (kind > 1 - worse)).ravel()
+        found.append(mean_interval(gain, np.repeat(np.arange(groups), rows), 300, least=-1))
+        values.append(gain.mean())
+    covered = np.mean([figure["low"] <= better - worse <= figure["high"] for figure in found])
+    assert covered >= 0.91
+    if groups * (better + worse) > 10 and better + worse < 0.9:
+        width = np.mean([figure["high"] - figure["low"] for figure in found])
+        assert width < 1.25 * 2 * 1.96 * np.std(values)
+
+
+def test_the_interval_of_no_difference_is_clopper_and_pearsons():
+    end = 1 - 0.025 ** (1 / 30)
+    for value, low, high in ((0.0, -end, end), (1.0, 1 - 2 * end, 1.0), (-1.0, -1.0, 2 * end - 1)):
+        figure = mean_interval(np.full(60, value), np.arange(60) // 2, least=-1)
+        assert figure == pytest.approx({"value": value, "low": low, "high": high})
+
+
 def test_the_interval_of_a_ranking_covers_the_true_area():
     """Scores of the two classes are one deviation apart: the area under the ROC curve is Φ(1/√2)."""
     rng, found = np.random.default_rng(0), []
@@ -158,5 +184,8 @@ def test_the_table_of_classes_is_scikit_learns_with_intervals_around_it():
         assert all(line[name]["low"] < line[name]["value"] < line[name]["high"] for name in ("precision", "recall"))
 
 
-def test_the_mean_of_equal_values_has_no_spread():
-    assert mean_interval(np.full(9, 0.25), np.arange(9)) == {"value": 0.25, "low": 0.25, "high": 0.25}
+def test_equal_values_do_not_make_the_next_one_so():
+    end = 1 - 0.025 ** (1 / 9)
+    assert mean_interval(np.full(9, 0.25), np.arange(9)) == pytest.approx(
+        {"value": 0.25, "low": 0.25 - 0.25 * end, "high": 0.25 + 0.75 * end}
+    )
