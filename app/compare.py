@@ -41,6 +41,11 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
             table = pd.read_parquet(file)
             if "group" not in table:
                 raise ValueError(f"{file} was written before rows had groups; evaluate again: python eval.py {path}")
+            if "fold" in table and table.groupby("group")["fold"].nunique().max() > 1:
+                raise ValueError(
+                    f"{file} was written before groups were told apart by fold; run python -m app kfold again: folds "
+                    "that are done are not trained again."
+                )
             return table.sort_values("row", ignore_index=True)
     there = sorted(p.parent.name for p in path.glob("evaluation/*/predictions.parquet"))
     hint = f"it has {', '.join(there)} (--rows)" if there else f"evaluate it first: python eval.py {path}"

@@ -31,9 +31,9 @@ def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0
     Of rows drawn with replacement some stand twice and some classes are missing, which makes rankings better than they
     are: without the move a value could lie outside of its own interval (Efron & Tibshirani 1993, section 10.3).
 
-    Draws of groups that are all alike (all right, all wrong, none with a difference) are so too, which does not make the
-    next group so: the ends are then those of `unseen`. Where groups are too few to draw from, or no draw is defined,
-    the interval reaches from ``least`` to 1; but of few groups that are all at an end it leaves out what they rule out.
+    Draws of groups that are all alike (all right, all wrong, none with a difference) are all alike too, which does not
+    make the next group so: the ends are then those of `unseen`. Where groups are too few to draw from and not all at
+    ``least`` or at 1, or no draw is defined, the interval reaches from ``least`` to 1.
 
     Args:
         draws: ``(resamples,)``, NaN where a draw does not define the value.
@@ -55,8 +55,8 @@ def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0
 def unseen(value: float, groups: int, least: float) -> tuple[float, float]:
     """Ends of the interval of a mean when groups are all alike, each of 97.5 % confidence.
 
-    Groups of another kind, of which none was seen, are at most 1 - 0.025 ^ (1 / groups) of all (Clopper & Pearson 1934);
-    at worst they have ``least``, or 1.
+    Groups of another kind, of which none was seen, are at most 1 - 0.025 ^ (1 / groups) of all (Clopper & Pearson
+    1934); at worst they have ``least``, or 1.
     """
     share = 1 - 0.025 ** (1 / groups)
     return float(value - share * (value - least)), float(value + share * (1 - value))

@@ -55,14 +55,21 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
             done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
             if done.returncode:
                 raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
-        tables.append(load_predictions(run.path, "test").assign(fold=fold))
-    rows = pd.concat(tables, ignore_index=True).sort_values("row", ignore_index=True)
-    rows["group"] = rows.groupby(["fold", "group"], sort=False).ngroup()  # each fold numbers its own
+        tables.append(load_predictions(run.path, "test"))
+    rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(table["correct"].mean()) for table in tables]
     figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows, form)}
     (folder / "kfold.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return describe(figures)
+
+
+def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all folds in order, with their ``fold``; each numbered its groups from 0, and they are told apart."""
+    numbered = [
+        table.assign(fold=fold, group=f"{fold} " + table["group"].astype(str)) for fold, table in enumerate(tables)
+    ]
+    return pd.concat(numbered, ignore_index=True).sort_values("row", ignore_index=True)
 
 
 def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, Value]]:
@@ -73,8 +80,7 @@ def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, V
     answers = np.zeros((len(rows), len(label2id)))
     for row, prediction in enumerate(rows["prediction"]):
         answers[row, [label2id[name] for name in form.names(prediction)]] = 1
-    groups = (rows["fold"].astype(str) + " " + rows["group"].astype(str)).to_numpy(dtype=str)
-    return {"rows": len(rows), "scores": scores_of(answers, truth, groups, BRIEF)}
+    return {"rows": len(rows), "scores": scores_of(answers, truth, rows["group"].to_numpy(dtype=str), BRIEF)}
 
 
 def describe(figures: dict) -> str:
