@@ -127,16 +127,17 @@ def input_figures(predictions: Predictions, groups: np.ndarray) -> dict:
     """Whether the model uses both inputs: what is lost without each, or with another row's, on the same rows.
 
     Returns:
-        ``lost`` (system → accuracy with both less accuracy of the system: value, low, high) and ``verdict``, a
-        sentence.
+        ``lost`` (system → accuracy with both less accuracy of the system: value, low, high), ``kept`` (system → rows
+        that were asked with nothing but their own, of all) and ``verdict``, sentences.
     """
     right = {way: predictions.right(way) for way in predictions.probabilities}
     lost = {way: mean_interval(right[BOTH] - right[way], groups, least=-1) for way in MODALITIES[1:] if way in right}
-    return {"lost": lost, "verdict": verdict(lost)}
+    kept = {way: predictions.kept.get(way, 0) for way in lost}
+    return {"lost": lost, "kept": kept, "verdict": verdict(lost, kept, len(predictions.truth))}
 
 
-def verdict(lost: dict[str, Value]) -> str:
-    """What the losses mean, in words."""
+def verdict(lost: dict[str, Value], kept: dict[str, int], rows: int) -> str:
+    """What the losses mean, in words, and how many of the rows that were to be shuffled were not."""
     sentences = []
     for name, without, shuffled in (("image", TEXT_ONLY, IMAGES_SHUFFLED), ("text", IMAGE_ONLY, TEXTS_SHUFFLED)):
         told = f"{points(lost[without])} without it, {points(lost[shuffled])} with another row's"
@@ -149,6 +150,8 @@ def verdict(lost: dict[str, Value]) -> str:
             )
         else:
             sentences.append(f"It is not shown to use the {name}: accuracy loses {told}.")
+        if same := kept[shuffled]:
+            sentences.append(f"When shuffled, {same:,} of {rows:,} rows kept their own {name}, an equal one or none.")
     return " ".join(sentences)
 
 

@@ -1,6 +1,6 @@
 """Probabilities for many rows, with both inputs, without either, and with another row's, shared over processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,10 +19,15 @@ MODALITIES = ("image + text", "text only", "image only", "images shuffled", "tex
 
 @dataclass
 class Predictions:
-    """Probabilities ``(n, C)`` by what the model was given, and what would have been right."""
+    """Probabilities ``(n, C)`` by what the model was given, and what would have been right.
+
+    Beside them ``kept``: by what it was given how many rows had nothing but their own, since they lack what was taken
+    or the other row's is the same.
+    """
 
     probabilities: dict[str, np.ndarray]
     truth: Truth
+    kept: dict[str, int] = field(default_factory=dict)
 
     def right(self, modality: str = MODALITIES[0]) -> np.ndarray:
         """How right each answer is, in [0, 1] ``(n,)``."""
@@ -53,7 +58,8 @@ def predict(
 
     One pass of VGG16 an image serves all its texts and all ``modalities``. The order is random (always the same one),
     so that what shuffling takes from the same batch is of any row; batches are then of three images at least, so that
-    none is left alone with its own.
+    few are left alone with their own. These are counted: rows without an image, and the parts of an image of more than
+    ``max_texts_per_image`` texts, may still be all that a batch has.
     """
     if len(modalities) > 1:
         batch_size = max(batch_size, 3)
@@ -77,15 +83,20 @@ def predict(
     for indices, batch in zip(sampler, bar, strict=True):
         batch = send_to_device(batch, accelerator.device)
         batch = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
+        asked = for_modalities(batch, modalities)
+        same = [asked[name].view(len(modalities), -1) == batch[name] for name in ("image_index", "text_index")]
+        kept = (same[0] & same[1]).T.cpu().numpy()
         with accelerator.autocast():
-            logits = plain(**for_modalities(batch, modalities)).logits
+            logits = plain(**asked).logits
         probabilities = plain.probabilities(logits).unflatten(0, (len(modalities), -1)).transpose(0, 1)
-        found += list(zip(indices, probabilities.cpu().numpy(), strict=True))
+        found += list(zip(indices, probabilities.cpu().numpy(), kept, strict=True))
     plain.train(was_training)
     found = sorted(gather_object(found), key=lambda item: item[0])
-    stacked = np.stack([probabilities for _, probabilities in found])
+    stacked = np.stack([probabilities for _, probabilities, _ in found])
+    kept_rows = np.sum([kept for *_, kept in found], axis=0).tolist()
     truth = Truth.of(rows.labels, collate.label2id, collate.label_format)
-    return Predictions({modality: stacked[:, i] for i, modality in enumerate(modalities)}, truth)
+    by_modality = {modality: stacked[:, i] for i, modality in enumerate(modalities)}
+    return Predictions(by_modality, truth, dict(zip(modalities, kept_rows, strict=True)))
 
 
 def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """What the evaluation says of a model whose answers are known."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -62,6 +65,22 @@ def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir
     evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "1", "--output_dir", str(tmp_path)])
     assert kept
     assert not any(kept)
+
+
+def test_rows_that_shuffling_leaves_as_they_are_are_counted_and_told(run_dir, shapes_folder, tmp_path, capsys):
+    """Rows of one image and rows without any: none gets another image."""
+    rows = pd.read_csv(shapes_folder / "test.csv")[:9]
+    rows["image"] = [f"{shapes_folder}/{rows['image'][0]}"] * 6 + [None] * 3
+    rows["text"] = [f"{text} {number}" for number, text in enumerate(rows["text"])]
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    options = ["--data.image_root", "/", "--pictures", "0", "--data.allow_missing", "true"]
+    command = [str(run_dir), "--data.test", str(tmp_path / "t.csv"), *options, "--output_dir", str(tmp_path / "out")]
+    found = evaluation.main(command)["inputs"]
+    assert found["kept"] == {"text only": 3, "image only": 0, "images shuffled": 9, "texts shuffled": 0}
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["inputs"] == found
+    told = " ".join(capsys.readouterr().out.split())
+    assert "When shuffled, 9 of 9 rows kept their own image, an equal one or none." in told
+    assert "kept their own text" not in told
 
 
 def test_shuffled_inputs_are_those_of_other_rows():
