@@ -25,6 +25,7 @@ from app.truth import Truth
 from data import LabelFormat, PreparedData, Rows, prepare_data
 from data.duplicates import near_duplicates, thumbnail
 from data.prepare import group_names, pairs_of
+from data.rows import name_rows
 
 SHOWN = 5
 """Examples of a finding that are named; all are counted."""
@@ -71,9 +72,18 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
 
 
 def check_rows(data: PreparedData) -> list[Finding]:
-    """What was decided while reading, and rows that stand twice."""
+    """What was decided while reading, rows whose image cannot be read, and rows that stand twice."""
     found = [
         ("warning" if line.startswith("warning") else "note", line.removeprefix("warning: ")) for line in data.decisions
+    ]
+    found += [
+        (
+            "warning",
+            f"{split}: {len(numbers):,} rows have an image that cannot be read ({name_rows(numbers)}); training stops "
+            "at them, or leaves them out with --data.on_bad_image skip",
+        )
+        for split, numbers in data.unreadable.items()
+        if numbers
     ]
     for split, rows in data.splits.items():
         pairs = Counter(zip(rows.image_keys, rows.texts, rows.labels, strict=True))

@@ -17,11 +17,16 @@ from data.targets import LabelFormat
 
 @dataclass
 class PreparedData:
-    """Rows of each split that there is, the label names learnt from train, and what was decided on the way."""
+    """Rows of each split that there is, the label names learnt from train, and what was decided on the way.
+
+    ``unreadable`` are the numbers of the rows of each source that were left out, their image being one that cannot be
+    read.
+    """
 
     splits: dict[str, Rows]
     label_names: list[str]
     decisions: list[str] = field(default_factory=list)
+    unreadable: dict[str, list[int]] = field(default_factory=dict)
 
 
 def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
@@ -35,10 +40,13 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     decisions: list[str] = []
     splits: dict[str, Rows] = {}
     looks: dict[str, list[Look]] = {}
+    unreadable: dict[str, list[int]] = {}
     for split in ("train", "validation", "test"):
         source = getattr(settings, split)
         if source is not None:
-            splits[split], looks[split] = scan_images(load_rows(source, split, settings), settings)
+            rows = load_rows(source, split, settings)
+            splits[split], looks[split] = scan_images(rows, settings)
+            unreadable[split] = np.setdiff1d(rows.numbers, splits[split].numbers).tolist()
     if settings.folds:
         hold_out_fold(settings, splits, looks, decisions)
     if settings.validation is None and settings.streaming:
@@ -60,7 +68,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
     decisions += describe_labels(splits, label_names, form) + describe_overlap(splits)
-    return PreparedData(splits, label_names, decisions)
+    return PreparedData(splits, label_names, decisions, unreadable)
 
 
 def hold_out_fold(

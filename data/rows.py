@@ -355,5 +355,9 @@ def is_clean(text: str) -> bool:
 def refuse(rows: list[int], source: str, fault: str, cure: str) -> None:
     """Raise a ``ValueError`` that counts and names the rows, if there are any."""
     if rows:
-        shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-        raise ValueError(f"{len(rows)} rows of {source} {fault}: row {shown} (counted from 0). {cure}")
+        raise ValueError(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")
+
+
+def name_rows(rows: Sequence[int]) -> str:
+    """The first few by number."""
+    return "row " + ", ".join(map(str, rows[:SHOWN])) + (", …" if len(rows) > SHOWN else "")

@@ -58,6 +58,7 @@ def test_every_fault_is_found_and_named(sick, capsys):
     said = capsys.readouterr().out
     for finding in (
         "broken.png: not a readable JPEG",
+        "! train: 1 rows have an image that cannot be read (row 22); training stops at them, or",
         "1 rows repeat another: the same image, text and label",
         "test row 5 3_again.jpg and train row 3 3.png",
         "1 of the 6 rows of test have an image and text of train",
@@ -96,6 +97,17 @@ def test_rows_without_a_patient_are_not_of_one_patient(sick, capsys):
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
     app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
     assert "values of patient" not in capsys.readouterr().out
+
+
+def test_an_image_that_cannot_be_read_is_a_warning_of_its_split(shapes_folder, tmp_path, capsys):
+    table = pd.read_csv(shapes_folder / "test.csv")
+    table.loc[3:9, "image"] = "gone.png"
+    table.to_csv(tmp_path / "test.csv", index=False)
+    options = ["--data.image_root", str(shapes_folder), *TINY]
+    app(["doctor", str(shapes_folder / "train.csv"), str(tmp_path / "test.csv"), "--", *options])
+    said = capsys.readouterr().out
+    assert "! test: 7 rows have an image that cannot be read (row 3, 4, 5, 6, 7, …)" in said
+    assert "\n1 warnings." in said
 
 
 def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
