@@ -7,6 +7,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from data import TEXT_SLICES, Rows
+from data.rows import as_number, is_blank
 from models import ImageTextProcessor
 
 MAX_NUMBERS = 10
@@ -33,7 +34,7 @@ def slice_rows(rows: Rows, name: str, processor: ImageTextProcessor) -> dict[str
 
 def tell_apart(values: list) -> dict[str, np.ndarray]:
     """Rows by value: many numbers by quarters of the rows, the rarest of many names together."""
-    series = pd.Series(values)
+    series = pd.Series(parse_numbers(values))
     if is_numeric_dtype(series) and not is_bool_dtype(series):
         many = series.nunique() > MAX_NUMBERS
         parts = series.groupby(pd.qcut(series, 4, duplicates="drop") if many else series, observed=True)
@@ -46,6 +47,22 @@ def tell_apart(values: list) -> dict[str, np.ndarray]:
     if len(frequent) > MAX_NAMES:
         names = names.where(names.isin(frequent[: MAX_NAMES - 1]), "(others)")
     return {name: (names == name).to_numpy() for name in sorted(names.unique())}
+
+
+def parse_numbers(values: list) -> list:
+    """Values of a CSV, which are strings, as numbers where all are, blank ones missing; few stay as they are written.
+
+    Few of them may be codes, such as 007.
+    """
+    written = [value for value in values if not is_blank(value)]
+    if not written or not all(isinstance(value, str) for value in written):
+        return values
+    numbers = {value: as_number(value) for value in written}
+    if not np.isfinite(list(numbers.values())).all():
+        return values
+    if len(set(numbers.values())) > MAX_NUMBERS:
+        return [None if is_blank(value) else numbers[value] for value in values]
+    return ["None" if is_blank(value) else value for value in values]
 
 
 def span(numbers: pd.Series) -> str:

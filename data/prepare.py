@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from data.labels import build_vocabulary, similar_labels
-from data.rows import Rows, load_rows
+from data.rows import Rows, is_blank, load_rows
 from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation
@@ -105,8 +105,7 @@ def row_groups(rows: Rows, group: str | None) -> np.ndarray:
 
 def group_names(rows: Rows, group: str) -> list[str | None]:
     """The value of a group's column in each row; ``None`` where the cell is empty: of no group, not of one together."""
-    names = [None if value is None else str(value).strip() for value in rows.column(group)]
-    return [name or None for name in names]
+    return [None if is_blank(value) else str(value).strip() for value in rows.column(group)]
 
 
 def describe_groups(group: str | None) -> str:

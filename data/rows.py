@@ -279,11 +279,16 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
     return weights
 
 
+def is_blank(cell) -> bool:
+    """Whether a cell of a table holds nothing: no value, or of a CSV no characters but spaces."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
 def as_number(value) -> float:
     """A cell as a number, which in a CSV is written out; NaN where it is none."""
     try:
         return float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 

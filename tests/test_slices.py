@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import eval as evaluation
 from app.slices import MAX_NAMES, tell_apart
+from data import DataSettings, load_rows
 from data.rows import scored_split
-from data.settings import DataSettings
 
 
 @example([1.0, 1.0000001, 2.0])
@@ -36,6 +36,33 @@ def test_few_numbers_are_told_apart_each_and_many_by_quarters():
 
 def test_numbers_that_are_missing_are_a_slice_of_their_own():
     assert tell_apart([1.0, None, 2.0])["None"].tolist() == [False, True, False]
+
+
+def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
+    ages = np.random.default_rng(0).permutation(np.arange(80)).astype(str)
+    ages[:3] = "", " ", "007"
+    table = pd.DataFrame({"image": "x.png", "text": "a", "label": "b", "age": ages, "ward": np.arange(80) % 2 + 100})
+    table.assign(ward=table.ward.map("0{}".format)).to_csv(tmp_path / "t.csv", index=False)
+    rows = load_rows(str(tmp_path / "t.csv"), "test", DataSettings())
+    found = tell_apart(rows.column("age"))
+    assert len(found) == 5
+    assert list(found)[0].startswith("0 to ")
+    assert np.flatnonzero(found["None"]).tolist() == [0, 1]
+    assert list(tell_apart(rows.column("ward"))) == ["0100", "0101"], "few values stay as they are written"
+
+
+@pytest.mark.parametrize("odd", ["unknown", "nan", "inf"])
+def test_names_among_numbers_leave_them_names(odd):
+    assert list(tell_apart([*map(str, range(11)), odd, ""])) == sorted([*map(str, range(11)), odd, ""])
+
+
+def test_few_numbers_of_a_csv_and_none():
+    found = tell_apart(["1", "", "2", None])
+    assert {name: rows.tolist() for name, rows in found.items()} == {
+        "1": [True, False, False, False],
+        "2": [False, False, True, False],
+        "None": [False, True, False, True],
+    }
 
 
 def test_rare_names_go_together_where_there_are_many():
