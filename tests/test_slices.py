@@ -46,7 +46,7 @@ def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
     rows = load_rows(str(tmp_path / "t.csv"), "test", DataSettings())
     found = tell_apart(rows.column("age"))
     assert len(found) == 5
-    assert list(found)[0].startswith("0 to ")
+    assert next(iter(found)).startswith("0 to ")
     assert np.flatnonzero(found["None"]).tolist() == [0, 1]
     assert list(tell_apart(rows.column("ward"))) == ["0100", "0101"], "few values stay as they are written"
 
