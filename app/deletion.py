@@ -64,9 +64,9 @@ def curves_of(
     """One pair's curves ``(F,)`` by the heat-maps there are, and at random."""
     explanation = explain(model, processor, image, text)
     heats = {"answer": explanation.answer_weights, "words": explanation.effects.sum(axis=0)}
-    if explanation.attention:
-        heats["attention"] = max(explanation.maps("attention"), key=np.ptp)
     shape = explanation.answer_weights.shape
+    if explanation.attention:  # a text without a word marks nothing: the order is random
+        heats["attention"] = max(explanation.maps("attention"), key=np.ptp, default=np.zeros(shape))
     heats |= {f"random {draw}": rng.random(shape) for draw in range(DRAWS)}
     orders = {name: rank(heat, rng) for name, heat in heats.items()}
     pictures = [hide(image, order < fraction * order.size) for order in orders.values() for fraction in FRACTIONS[1:-1]]

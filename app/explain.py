@@ -27,7 +27,7 @@ class Explanation:
 
     Attributes:
         image: the decoded picture.
-        words: W words of the text, in order.
+        words: W words of the text, in order; none where it has no token but special ones.
         answer_weights: ``(h, w)``, share of each image position in the probability of the top answer; they add up to 1.
         effects: ``(W, h, w)``, what each word brought to the top answer at each position: the probability that comes
             from the position, less that without the word. Over all positions they add up to the probability that is
@@ -159,18 +159,20 @@ def explain(
             answer,
         )
         for mask in masks.split(TEXTS_AT_ONCE)
+        if len(mask)
     ]
     attention = {}
     for level, weights in zip(model.levels, output.attentions or [], strict=False):
         per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
-        per_word = torch.stack([per_token[..., tokens].sum(dim=-1) for _, tokens in spans], dim=1)
-        side = math.isqrt(per_word.shape[-1])
-        attention[level] = per_word.unflatten(-1, (side, side)).float().cpu().numpy()
+        per_word = [per_token[..., tokens].sum(dim=-1) for _, tokens in spans]
+        maps = torch.stack(per_word, dim=1) if per_word else per_token.new_zeros(len(per_token), 0, per_token.shape[1])
+        side = math.isqrt(maps.shape[-1])
+        attention[level] = maps.unflatten(-1, (side, side)).float().cpu().numpy()
     return Explanation(
         image,
         [word for word, _ in spans],
         output.position_weights[0, answer].float().cpu().numpy(),
-        (whole - torch.cat(without)).cpu().numpy(),
+        (whole - torch.cat([whole[:0], *without])).cpu().numpy(),
         attention,
     )
 

@@ -1,18 +1,25 @@
 """Where the model looked: for every kind of attention, fusion, level and backbone, at the right places."""
 
+import copy
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tokenizers.normalizers import BertNormalizer
 from transformers import Dinov2Config
 
+import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
 from app.explain import Explanation, explain
 from models import ImageTextClassifier
 from models.attention_kinds import KINDS
+from models.processing import build_processor
 
 TEXT = "is there a red square?"
 
@@ -47,6 +54,43 @@ def test_a_long_text_is_taken_apart_piece_by_piece(model, processor, monkeypatch
     whole = explain(model, processor, image, TEXT)
     monkeypatch.setattr("app.explain.TEXTS_AT_ONCE", 2)
     np.testing.assert_allclose(explain(model, processor, image, TEXT).effects, whole.effects, atol=1e-5)
+
+
+NORMALIZER = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,
+    "lowercase": True,
+}
+
+
+@pytest.mark.parametrize("fusion", ["cross", "concat"])
+def test_a_text_without_a_word_has_an_answer_and_no_words(fusion, config, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = BertNormalizer()
+    processor = build_processor(tokenizer, 32, 16)
+    model = ImageTextClassifier(type(config)(**config.to_dict() | {"fusion": fusion})).eval()
+    found = explain(model, processor, Image.new("RGB", (50, 40), (200, 30, 90)), "\u200b")
+    assert found.words == found.overlays() == []
+    assert found.effects.shape == (0, *found.answer_weights.shape)
+    assert {level: maps.shape for level, maps in found.attention.items()} == (
+        {5: (8, 0, 7, 7)} if fusion == "cross" else {}
+    )
+    assert found.figure("title").axes
+
+
+def test_a_report_shows_texts_without_a_word(run_dir, shapes_folder, tmp_path):
+    """Of a run whose tokenizer drops characters that are not seen, as BERT's does."""
+    run_dir = shutil.copytree(run_dir, tmp_path / "run")
+    for path in run_dir.rglob("tokenizer.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": NORMALIZER}))
+    rows = pd.read_csv(shapes_folder / "test.csv").iloc[:4]
+    rows.assign(text=["\u200b", *rows.text[1:]]).to_csv(shapes_folder / "wordless.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "wordless.csv"), "--output_dir", str(tmp_path), "--rows", "0"]
+    figures = evaluation.main([str(run_dir), *options, "--pictures", "2", "--deletion", "2"])
+    assert figures["deletion"]["rows"] == 2
+    assert (tmp_path / "where_it_looked.png").exists()
 
 
 def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
