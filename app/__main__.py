@@ -18,6 +18,7 @@ import sys
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from tqdm.auto import tqdm
 
@@ -32,6 +33,8 @@ from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import parse_settings
 from app.tables import answer_table, table_pairs
 from data import Example
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: list[str]) -> None:
@@ -50,6 +53,15 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
+    add_asking(commands)
+    add_delivery(commands)
+    add_studies(commands)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
+
+
+def add_asking(commands: Commands) -> None:
+    """The commands that ask a trained model."""
     predict = commands.add_parser("predict", help="the most probable labels of an image and a text")
     predict.add_argument("--top_k", type=int, default=3, help="how many labels (default: 3)")
     predict.add_argument("--rows", metavar="SOURCE", help="instead of one pair: a table, or a folder of images")
@@ -70,6 +82,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
         )
+
+
+def add_delivery(commands: Commands) -> None:
+    """The commands that put a trained model where others use it."""
     serving = commands.add_parser(
         "serve",
         help="a page for people and an API for programs",
@@ -92,6 +108,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     export.add_argument("--int8_rows", type=at_least(1), default=256, help="how many of them (default: 256)")
     export.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     export.set_defaults(run=run_export)
+
+
+def add_studies(commands: Commands) -> None:
+    """The commands that look at data, and at what choices make of it."""
     doctor = commands.add_parser(
         "doctor",
         help="look at data before training: broken and double images, leaks, labels, baselines, cost",
@@ -121,8 +141,6 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     folds.set_defaults(run=run_kfold)
     for command in (compare, folds):
         command.epilog = "After -- come options of train.py that all runs share."
-    cut = argv.index("--") if "--" in argv else len(argv)
-    return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:

@@ -34,7 +34,6 @@ def deletion_figures(
     found: dict[str, list[np.ndarray]] = {}
     for i in indices:
         example = rows[i]
-        assert example.image is not None
         assert example.text is not None
         curves = curves_of(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
         for name, curve in curves.items():

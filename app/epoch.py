@@ -90,6 +90,6 @@ def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
         assert output.attentions is not None
         lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
         total += options.attention_penalty * torch.stack(lengths).mean()
-    if output.work is not None and options.gate_cost:
+    if output.work is not None:
         total += options.gate_cost * output.work.mean()
     return total

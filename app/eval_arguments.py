@@ -17,6 +17,13 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
         default="test",
         help="split of the run's own data (default: test)",
     )
+    add_rows(parser)
+    add_output(parser)
+    return parser.parse_args(argv)
+
+
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """Which rows are scored, and how they are read."""
     parser.add_argument(
         "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
     )
@@ -61,6 +68,10 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
         metavar="PIXELS",
         help="refuse larger images (default: as the run)",
     )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """How they are scored, and what is written."""
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="images in a batch (default: 32)")
     parser.add_argument(
         "--pictures",
@@ -90,7 +101,6 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
     parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
-    return parser.parse_args(argv)
 
 
 def at_least(least: int) -> Callable[[str], int]:

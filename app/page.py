@@ -201,7 +201,6 @@ def make_card(
 ) -> Card:
     """One row, its answers, and where they came from; ``by_word``: with a heat-map of each word."""
     example, probabilities = rows[index], predictions.probabilities[MODALITIES[0]][index]
-    assert example.image is not None
     assert example.text is not None
     picture = rows.picture(index)
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)

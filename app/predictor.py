@@ -16,8 +16,8 @@ from app.model_folder import load_any
 from app.onnx_model import OnnxModel
 from app.truth import confidence, give_answers
 from data import BadImageError, Collate, Example, LabelFormat, decode_image
+from data.cells import is_clean
 from data.images import MAX_PIXELS, content_key
-from data.rows import is_clean
 from models import ImageTextClassifier, ImageTextProcessor
 
 ImageInput = str | Path | bytes | Image.Image | None

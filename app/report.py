@@ -114,7 +114,6 @@ def draw_examples(
     form = LabelFormat.of(model.config)
     for i in chosen:
         example = rows[i]
-        assert example.image is not None
         assert example.text is not None
         best = int(probabilities[i].argmax())
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"

@@ -7,7 +7,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from data import TEXT_SLICES, Rows
-from data.rows import as_number, is_blank
+from data.cells import as_number, is_blank
 from models import ImageTextProcessor
 
 MAX_NUMBERS = 10

@@ -15,7 +15,7 @@ import pandas as pd
 
 from app.predictor import Predictor
 from data import Example
-from data.rows import make_text, resolve_image, text_columns
+from data.cells import make_text, resolve_image, text_columns
 from data.sources import READERS, load_source
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")

@@ -53,10 +53,8 @@ class Truth:
     def of(cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> Truth:
         most_given = None
         if form.type == "annotators":
-            counts = [form.count([label]) for label in labels]
-            known = [{name: number for name, number in count.items() if name in label2id} for count in counts]
-            most = [min(count, key=lambda name: (-count[name], name), default="") for count in known]
-            most_given = np.array([label2id.get(name, UNKNOWN) for name in most], dtype=np.int64)
+            most = [form.main(label, label2id) for label in labels]
+            most_given = np.array([label2id[name[0]] if name else UNKNOWN for name in most], dtype=np.int64)
         return cls(form.type, form.encode(labels, label2id), most_given)
 
     def __len__(self) -> int:

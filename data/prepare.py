@@ -7,8 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
+from data.cells import is_blank
 from data.labels import build_vocabulary, similar_labels
-from data.rows import Rows, is_blank, load_rows
+from data.rows import Rows, load_rows
 from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation

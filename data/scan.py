@@ -7,9 +7,10 @@ from itertools import islice
 
 from tqdm.auto import tqdm
 
+from data.cells import StoredImage
 from data.columns import write_columns
 from data.images import BadImageError, content_key, decode_image, read_image
-from data.rows import Rows, StoredImage
+from data.rows import Rows
 from data.settings import DataSettings
 
 BLOCK = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -52,10 +52,11 @@ class LabelFormat:
         """How often each name stands in the labels."""
         return Counter(name for label in labels for name in self.names(label))
 
-    def main(self, label: str) -> list[str]:
-        """The names a label stands for: all of them, or the most frequent of the annotators' answers."""
-        names = self.names(label)
-        if self.type != "annotators":
+    def main(self, label: str, known: Container[str] | None = None) -> list[str]:
+        """The names a label stands for, of those ``known`` where given: all of them, or the most frequent of the
+        annotators' answers."""
+        names = [name for name in self.names(label) if known is None or name in known]
+        if self.type != "annotators" or not names:
             return names
         return [min(Counter(names).items(), key=lambda item: (-item[1], item[0]))[0]]
 

@@ -267,7 +267,7 @@ def in_blocks(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend block of queries by block of queries; a block's scores are not kept for the backward pass.
 
-    A context no longer than a block is attended to at once, in a sixth of the time: its scores grow with N alone.
+    A context no longer than a block is attended to at once: its scores grow with N alone (`benchmarks/attention.py`).
     """
     if key.shape[-2] <= block_size:
         return attend(query, key, value, mask, need_weights)

@@ -87,6 +87,8 @@ def test_rows_that_are_both_validation_and_test_are_found(shapes_folder, capsys)
     app(["doctor", train, test, "--", *TINY, "--data.validation", test])
     said = capsys.readouterr().out
     number = len(pd.read_csv(test))
+    images = pd.read_csv(test)["image"].nunique()
+    assert f"! {images} of the {images} images of test also occur in validation" in said
     assert f"! {number} of the {number} rows of test have an image and text of validation" in said
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from accelerate import Accelerator
 from tiny import NUM_TEST, NUM_TRAIN
 from transformers import BertConfig, BertModel
 
@@ -201,6 +202,28 @@ def test_rows_that_were_trained_on_are_not_taken_for_others(run_dir, capsys, opt
     with pytest.raises(SystemExit):
         evaluation.main([str(run_dir), *options])
     assert told in capsys.readouterr().err
+
+
+def test_a_limit_on_pixels_can_be_given(run_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluation.main([str(run_dir), "--data.max_pixels", "10", "--output_dir", str(tmp_path)])
+    assert "more than the 10 pixels allowed" in capsys.readouterr().err
+
+
+def test_the_deletion_check_is_resampled_by_patient_too(run_dir, shapes_folder, tmp_path):
+    pd.read_csv(shapes_folder / "test.csv").assign(patient="one").to_csv(shapes_folder / "one.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "one.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
+    by_image = evaluation.main([str(run_dir), *options, "--deletion", "6"])["deletion"]["drop"]["answer"]
+    by_patient = evaluation.main([str(run_dir), *options, "--deletion", "6", "--data.group", "patient"])
+    assert by_patient["deletion"]["drop"]["answer"] == {"value": by_image["value"], "low": -1, "high": 1}
+    assert (by_image["low"], by_image["high"]) != (-1, 1)
+
+
+def test_evaluation_gives_the_process_group_up(run_dir, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(Accelerator, "end_training", lambda self: ended.append(self))
+    evaluation.main([str(run_dir), "--pictures", "0", "--output_dir", str(tmp_path)])
+    assert len(ended) == 1
 
 
 def test_rows_of_another_source_do_not_replace_figures(run_dir, shapes_folder, tmp_path, capsys):

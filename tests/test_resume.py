@@ -315,6 +315,18 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(options, whole,
     assert_same(tmp_path / "run", whole)
 
 
+def test_a_run_is_finished_once_all_that_it_writes_is_there(options, whole, shapes_folder, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "next_commands", lambda *args: Clock(1).tick())
+        with pytest.raises(Killed):
+            train.main(command)
+    assert RunDir(tmp_path / "run").result() is None
+    train.main(command)
+    assert (tmp_path / "run/summary.txt").exists()
+    assert_same(tmp_path / "run", whole)
+
+
 def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     options, whole, shapes_folder, tmp_path, monkeypatch, capsys
 ):

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from data import DataSettings, load_rows, prepare_data, scan_images
-from data.rows import make_text
+from data.cells import make_text
 
 
 def png(color: str = "red") -> bytes:

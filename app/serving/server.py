@@ -17,9 +17,10 @@ from typing import TypeVar
 import uvicorn
 
 from app.predictor import Predictor
-from app.serving.api import MAX_INPUTS, MAX_TEXT, build_api, load_metrics
+from app.serving.api import build_api, load_metrics
 from app.serving.engine import Engine
 from app.serving.guard import Guard
+from app.serving.schemas import MAX_INPUTS, MAX_TEXT
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
