@@ -121,6 +121,12 @@ def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
     assert "and no patient" not in said
 
 
+def test_pictures_as_large_as_training_allows_are_compared(shapes_folder, monkeypatch):
+    monkeypatch.setattr("data.images.decode_image.__defaults__", (10,))
+    train, test = (str(shapes_folder / name) for name in ("train.csv", "test.csv"))
+    assert check_images(prepare_data(DataSettings(train=train, test=test), 0))
+
+
 def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypatch, capsys):
     monkeypatch.setattr("app.doctor.MAX_COMPARED", 12)
     app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--train.batch_size", "4", *TINY])

@@ -11,6 +11,7 @@ from tiny import TINY
 
 import eval as evaluation
 import train
+from app.charts import draw_confusion
 from app.report import describe_calibration, how_right
 
 
@@ -93,6 +94,10 @@ def test_the_report_needs_nothing_from_elsewhere_and_shows_texts_as_texts(run_di
     assert "owned" in page
     assert "<script" not in page
     assert not re.search(r"""(src|href|url\()\s*=?\s*["']?(https?:)?//""", page)
+
+
+def test_labels_in_charts_are_no_mathematics():
+    assert "$5 or $6" in draw_confusion({"labels": ["$5 or $6", r"$\ce{a}$"], "counts": [[1, 0], [0, 1]]})
 
 
 def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, tmp_path):
