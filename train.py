@@ -174,7 +174,7 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     )
     with StopRequest() as stop:
         while progress.epoch < options.epochs and not is_enough(options, progress):
-            training.start_epoch(progress, options.gradient_accumulation_steps)
+            training.start_epoch(progress, options)
             for record in train_epoch(training, accelerator, options, progress):
                 if record is not None:
                     bar.update(record["step"] - bar.n)

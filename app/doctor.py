@@ -258,7 +258,7 @@ def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
     if settings.train.cache_features and 0 in learning_rate_scales(settings.train, settings.model).values():
         left_out += " and what the cache of frozen encoders saves"
     ends = [time.perf_counter()]
-    training.start_epoch(Progress(), options.gradient_accumulation_steps)
+    training.start_epoch(Progress(), options)
     steps = train_epoch(training, accelerator, options, Progress())
     for _ in tqdm(islice(steps, TIMED_STEPS), "timing steps", TIMED_STEPS, unit="step", leave=False):
         ends.append(time.perf_counter())

@@ -29,6 +29,7 @@ from data import (
 )
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_model, image_is_pretrained, text_is_pretrained
+from models.gate import GatedFusion
 from models.gradient_checkpointing import checkpoint_gradients
 from models.lora import add_lora
 from models.optimization import build_optimizer, build_schedule, parameter_groups
@@ -105,9 +106,19 @@ class Training:
             model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
         )
 
-    def start_epoch(self, progress: Progress, accumulation: int) -> None:
-        """Make the loader give the batches of the epoch under way that have not been trained on."""
-        self.sampler.set_epoch(progress.epoch, progress.epoch_step * accumulation)
+    def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
+        """Make the loader give the batches of the epoch under way that have not been trained on.
+
+        Gates begin to learn when their time has come; the best epoch is then looked for anew, since none before has
+        learnt to save work.
+        """
+        self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
+        gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
+        first = round(options.gate_warmup * options.epochs)
+        for gate in gates:
+            gate.held_open = progress.epoch < first
+        if gates and progress.epoch == first:
+            progress.best = -1.0
 
     def describe_epoch(self) -> str:
         left_out = self.sampler.num_left_out

@@ -11,10 +11,13 @@ from models.attention import take
 class GatedFusion(nn.Module):
     """A fusion behind a gate per sample (Veit & Belongie 2018, section 3).
 
-    The gate sees the means of the image map and of the context. In training it is drawn, with a straight-through
-    gradient (Bengio et al. 2013, section 4), and every sample is computed; at inference a sample runs where its gate
-    is above the threshold, and where it is not the fusion does no work at all. Samples of one image that skip share
-    its map, so what follows runs once for them. It starts open (probability 0.88).
+    The gate sees the means of the image map and of the context; what it learns does not change them. In training it is
+    drawn, with a straight-through gradient (Bengio et al. 2013, section 4), and every sample is computed; at inference
+    a sample runs where its gate is above the threshold, and where it is not the fusion does no work at all. Samples of
+    one image that skip share its map, so what follows runs once for them. It starts open (probability 0.88).
+
+    ``held_open``, for the first epochs of a training, lets everything learn as without gates before gates do (Wang et
+    al. 2018, SkipNet, section 3.3): drawn from the first step on, they keep the fusion from learning.
 
     Args:
         fusion: a fusion of `models.fusion`.
@@ -32,6 +35,7 @@ class GatedFusion(nn.Module):
         super().__init__()
         self.fusion = fusion
         self.threshold = threshold
+        self.held_open = False
         last = nn.Linear(64, 1)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, 2.0)
@@ -42,16 +46,17 @@ class GatedFusion(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         means = take(features.mean(dim=(2, 3)), image_index), take(context.mean(dim=(2, 3)), text_index)
         seen = torch.cat(means, dim=1)
-        logits = self.decide(seen).squeeze(1).float()
-        gate = logits.sigmoid()
+        gate = self.decide(seen.detach()).squeeze(1).float().sigmoid()
         if not self.training:
             return self.run_open(features, context, output_attentions, image_index, text_index, gate > self.threshold)
+        if self.held_open:
+            gate = 1 + 0 * gate  # its parameters get a gradient, of 0: DistributedDataParallel waits for one
         drawn = (torch.rand_like(gate) < gate).to(gate.dtype)
-        passed = (drawn + gate - gate.detach()).to(features.dtype)[:, None, None, None]
+        passed = (drawn + (gate - gate.detach())).to(features.dtype)[:, None, None, None]
         fused, weights = self.fusion(features, context, output_attentions, image_index, text_index)
         plain = take(features, image_index)
         weights = None if weights is None else weights * drawn[:, None, None, None].to(weights.dtype)
-        return plain + passed * (fused - plain), torch.arange(len(gate), device=gate.device), weights, gate
+        return passed * fused + (1 - passed) * plain, torch.arange(len(gate), device=gate.device), weights, gate
 
     def run_open(
         self,

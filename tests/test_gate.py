@@ -71,6 +71,31 @@ def test_in_training_every_gate_is_drawn_by_its_probability_and_learns(gated):
     assert gated.decide.bias.grad < 0, "a step down the gradient opens the gate"
 
 
+def test_a_gate_that_is_held_open_is_as_if_it_were_not_there(gated):
+    """To the bit, in outputs and gradients, whatever the gate would say; its own gradient is 0."""
+    features, context, index, texts = inputs()
+    gated.decide = torch.nn.Linear(16, 1)
+    gated.train().held_open = True
+    found = []
+    for module in (gated, gated.fusion):
+        image_map, text_map = features.clone().requires_grad_(), context.clone().requires_grad_()
+        maps = module(image_map, text_map, False, index, texts)[0]
+        found.append((maps, *torch.autograd.grad(maps.square().sum(), (image_map, text_map), retain_graph=True)))
+        maps.sum().backward()
+    assert all(torch.equal(mine, without) for mine, without in zip(*found, strict=True))
+    assert gated.decide.weight.grad.abs().sum() == 0
+    assert gated(features, context, False, index, texts)[3].tolist() == [1] * 5
+
+
+def test_what_a_gate_learns_does_not_change_what_it_sees(gated):
+    features, context, index, texts = inputs()
+    gated.decide = torch.nn.Linear(16, 1)
+    *_, gate = gated.train()(features.requires_grad_(), context.requires_grad_(), False, index, texts)
+    assert torch.autograd.grad(gate.sum(), (features, context), allow_unused=True, retain_graph=True) == (None, None)
+    gate.sum().backward()
+    assert gated.decide.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("levels", [(5,), (4, 5), (3, 5)])
 def test_a_gated_classifier_starts_as_without_gates_and_is_saved_and_loaded(config, tmp_path, levels):
     settings = config.to_dict() | {"levels": levels, "gated": True}

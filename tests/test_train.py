@@ -124,7 +124,8 @@ def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
 def test_a_cost_of_gates_closes_them(shapes_folder, tmp_path):
     bias = {}
     for cost in ("0", "20"):
-        options = ["--model.gated", "true", "--train.gate_cost", cost, "--train.learning_rate", "1e-2"]
+        options = ["--model.gated", "true", "--train.gate_cost", cost, "--train.gate_warmup", "0"]
+        options += ["--train.learning_rate", "1e-2"]
         run = train.main([*arguments(shapes_folder, tmp_path / cost), *options])
         weights = load_file(run / "model" / "model.safetensors")
         bias[cost] = weights["fusions.5.decide.2.bias"].item()

@@ -19,6 +19,7 @@ from app.settings import LearningRateScales, Settings, TrainSettings
 from app.training import Training, learning_rate_scales
 from data.targets import SINGLE
 from models import ImageTextClassifier, ImageTextOutput
+from models.gate import GatedFusion
 from models.settings import ModelSettings
 
 
@@ -55,6 +56,24 @@ def run(numbers: list[float], **options) -> torch.Tensor:
     made = training(numbers)
     list(train_epoch(made, Accelerator(cpu=True), TrainSettings(**options), Progress()))
     return made.model.scores.detach()
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(1, 0), (2, 1), (3, 2), (10, 5)])
+def test_gates_are_held_open_for_the_first_half_and_the_best_epoch_is_one_in_which_they_learn(epochs, first):
+    made = training([1.0])
+    made.sampler = SimpleNamespace(set_epoch=lambda epoch, start: None)
+    made.model.gate = GatedFusion(nn.Identity(), 8, 8)
+    held, progress = [], Progress()
+    for epoch in range(epochs):
+        made.start_epoch(progress, TrainSettings(epochs=epochs))
+        held.append(made.model.gate.held_open)
+        progress.end_epoch(0.9 if epoch < first else 0.8)
+        assert progress.best == (0.9 if epoch < first else 0.8)
+    assert held == [True] * first + [False] * (epochs - first)
+    del made.model.gate
+    progress = Progress(epoch=first, best=0.9)
+    made.start_epoch(progress, TrainSettings(epochs=epochs))
+    assert progress.best == 0.9, "without gates no epoch is passed over"
 
 
 def test_accumulated_batches_count_as_their_mean_and_a_short_last_group_as_much():
