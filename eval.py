@@ -32,7 +32,7 @@ from data import (
 )
 from models import ImageTextConfig
 
-CUT_BY = ("image", "label", "on_bad_image", "allow_missing", "max_pixels")
+CUT_BY = ("image", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
 """Settings that decide which rows go where when splits are cut."""
 
 
@@ -102,7 +102,7 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
     }
     data = replace(run.data, **(config.columns or {}), **reading)
-    names = ("test", "image_root", "image", "text", "label", "on_bad_image", "allow_missing", "max_pixels")
+    names = ("test", "image_root", "image", "text", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     trained_on = data
     slice_by = data.slice_by if args.slice_by is None else args.slice_by
@@ -132,9 +132,12 @@ def with_columns(settings: DataSettings, rows: Rows, args: argparse.Namespace) -
     there = [name for name in settings.slice_by if name in (*rows.table.column_names, *TEXT_SLICES)]
     absent = [name for name in settings.slice_by if name not in there]
     wanted = {"slice_by": absent} if args.slice_by is not None else {}
-    require_columns(rows.table.column_names, wanted | ({"group": [args.group]} if args.group else {}), rows.source)
+    wanted |= {name: [column] for name in ("group", "weight") if (column := getattr(args, name))}
+    require_columns(rows.table.column_names, wanted, rows.source)
     if absent:
         print(f"{rows.source} has no column {', '.join(absent)}: accuracy is not told apart by it")
+    if settings.weight and rows.weights is None:
+        print(f"{rows.source} has no column {settings.weight}: all rows count alike")
     return replace(settings, slice_by=there)
 
 

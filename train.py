@@ -261,7 +261,8 @@ def calibrate(
     probabilities = tempered(probabilities, model.config.temperature, label_type)
     sure = confidence(probabilities, label_type)
     groups, _ = groups_of(rows, data.group)
-    model.config.threshold = choose_threshold(sure, found.truth.right(probabilities), options.target_risk, groups)
+    right, weights = found.truth.right(probabilities), found.truth.weights
+    model.config.threshold = choose_threshold(sure, right, options.target_risk, groups, weights)
 
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:

@@ -39,11 +39,11 @@ def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
     probabilities, truth = probabilities[is_known], truth.select(is_known)
 
     def loss(log_temperature: float) -> float:
-        return truth.loss(tempered(probabilities, np.exp(log_temperature), truth.label_type)).mean()
+        return truth.mean(truth.loss(tempered(probabilities, np.exp(log_temperature), truth.label_type)))
 
     def too_sure(log_temperature: float) -> float:
         cooled = tempered(probabilities, np.exp(log_temperature), truth.label_type)
-        return confidence_of(cooled, truth.label_type).mean() - (len(truth) + 1) / (len(truth) + 2)
+        return truth.mean(confidence_of(cooled, truth.label_type)) - (len(truth) + 1) / (len(truth) + 2)
 
     coldest, hottest = np.log(TEMPERATURES)
     if (truth.right(probabilities) < 1).any():
@@ -60,18 +60,26 @@ def tempered(probabilities: np.ndarray, temperature: float, label_type: str = "s
     return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature, axis=1)
 
 
-def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float, groups: np.ndarray) -> float:
+def choose_threshold(
+    confidence: np.ndarray,
+    right: np.ndarray,
+    risk: float,
+    groups: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> float:
     """The lowest confidence from which on no more than a share ``risk`` of the answers is wrong, most likely.
 
     That is, the upper end of a one-sided 90 % interval of the share (Clopper & Pearson 1934) is within the risk, as
     Geifman & El-Yaniv (2017, section 3) ask for: a few right answers do not prove that the next one will be. For 5 %
     it takes at least 45 answers, all right; more where the answers of a group are right or wrong together more often
-    than their confidence says, and so count as fewer (the design effect, Kish 1965, section 5.4).
+    than their confidence says, or where some weigh more than others, and so count as fewer (the design effects of Kish
+    1965, sections 5.4 and 11.7).
 
     Args:
         confidence: probability of each row's answer ``(n,)``.
         right: how right it is, in [0, 1] ``(n,)``.
         groups: group of each row ``(n,)``, most often its image.
+        weights: what each row counts ``(n,)``, above 0; all alike where not given.
 
     Returns:
         the lowest confidence of all where all answers together are within the risk: of what is less sure than
@@ -79,10 +87,12 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, risk: float, gro
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, rows = confidence[order], np.arange(1, len(order) + 1)
+    weighed = np.ones(len(order)) if weights is None else weights[order]
+    total = np.cumsum(weighed)
     before = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()  # rows of the group among the surer
     mean_size = np.cumsum(2 * before + 1) / rows  # of the groups of the rows so far, by row: Σ size² / Σ size
-    number = rows / (1 + (mean_size - 1) * likeness(right - confidence, groups))
-    wrong = np.cumsum(1 - right[order]) * number / rows
+    number = total**2 / np.cumsum(weighed**2) / (1 + (mean_size - 1) * likeness(right - confidence, groups))
+    wrong = np.cumsum(weighed * (1 - right[order])) * number / total
     bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1e-9)), 1)
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     allowed = np.flatnonzero((bounds <= risk) & last_of_tie)
@@ -110,16 +120,18 @@ def likeness(values: np.ndarray, groups: np.ndarray) -> float:
     return float(np.clip((between - within) / (between + (size - 1) * within), 0, 1))
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
-    """Rows, mean confidence and accuracy of each bin of confidence that has rows."""
+def reliability(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> list[dict[str, float]]:
+    """Rows, what they count together, mean confidence and accuracy of each bin of confidence that has rows."""
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    weights = np.ones(len(number)) if weights is None else weights
     return [
         {
-            "rows": int((number == b).sum()),
-            "confidence": float(confidence[number == b].mean()),
-            "accuracy": float(right[number == b].mean()),
+            "rows": int(there.sum()),
+            "weight": float(weights[there].sum()),
+            "confidence": float(np.average(confidence[there], weights=weights[there])),
+            "accuracy": float(np.average(right[there], weights=weights[there])),
         }
-        for b in np.unique(number)
+        for there in (number == b for b in np.unique(number))
     ]
 
 
@@ -128,17 +140,20 @@ def calibration_error(bins: list[dict[str, float]]) -> float | None:
     of no rows."""
     if not bins:
         return None
-    rows = np.array([b["rows"] for b in bins])
-    gaps = np.array([abs(b["confidence"] - b["accuracy"]) for b in bins])
-    return float((rows * gaps).sum() / rows.sum())
+    gaps = [abs(b["confidence"] - b["accuracy"]) for b in bins]
+    return float(np.average(gaps, weights=[b["weight"] for b in bins]))
 
 
-def risk_curve(confidence: np.ndarray, right: np.ndarray, points: int = 100) -> dict[str, list[float]]:
+def risk_curve(
+    confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, points: int = 100
+) -> dict[str, list[float]]:
     """Share of wrong answers among the surest, by the share of rows that are answered (Geifman & El-Yaniv 2017)."""
     order = np.argsort(-confidence, kind="stable")
-    risks = np.cumsum(1 - right[order]) / np.arange(1, len(order) + 1)
+    weighed = np.ones(len(order)) if weights is None else weights[order]
+    total = np.cumsum(weighed)
+    risks = np.cumsum(weighed * (1 - right[order])) / total
     places = np.unique(np.linspace(0, len(order) - 1, points).astype(int))
-    return {"coverage": ((places + 1) / len(order)).tolist(), "risk": risks[places].tolist()}
+    return {"coverage": (total[places] / total[-1]).tolist(), "risk": risks[places].tolist()}
 
 
 def calibration_figures(
@@ -156,16 +171,24 @@ def calibration_figures(
         among them, ``None`` where there are none), with intervals.
     """
     ways = {"before": tempered(probabilities, 1 / temperature, truth.label_type), "after": probabilities}
-    bins = {way: reliability(confidence_of(p, truth.label_type), truth.right(p)) for way, p in ways.items()}
-    confidence, right = confidence_of(probabilities, truth.label_type), truth.right(probabilities)
+    bins = {
+        way: reliability(confidence_of(p, truth.label_type), truth.right(p), truth.weights) for way, p in ways.items()
+    }
+    confidence, right, weights = (
+        confidence_of(probabilities, truth.label_type),
+        truth.right(probabilities),
+        truth.weights,
+    )
     sure, known = confidence >= threshold, truth.best() > 0
+    of_known = reliability(confidence[known], right[known], truth.select(known).weights)
     return {
         "temperature": temperature,
         "threshold": threshold,
-        "ece": {way: calibration_error(b) for way, b in bins.items()}
-        | {"known": calibration_error(reliability(confidence[known], right[known]))},
+        "ece": {way: calibration_error(b) for way, b in bins.items()} | {"known": calibration_error(of_known)},
         "bins": bins,
-        "curve": risk_curve(confidence, right),
-        "coverage": mean_interval(sure.astype(float), groups),
-        "risk": mean_interval(1 - right[sure], groups[sure]) if sure.any() else None,
+        "curve": risk_curve(confidence, right, weights),
+        "coverage": mean_interval(sure.astype(float), groups, weights=weights),
+        "risk": (
+            mean_interval(1 - right[sure], groups[sure], weights=truth.select(sure).weights) if sure.any() else None
+        ),
     }

@@ -12,8 +12,8 @@ import pandas as pd
 from app.intervals import mean_interval
 from data.splits import connect_groups
 
-IDENTITY = ["row", "image_key", "text", "label"]
-"""Columns of predictions.parquet that tell which row it is."""
+IDENTITY = ["row", "image_key", "text", "label", "weight"]
+"""Columns of predictions.parquet that tell which row it is, and what it counts."""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -66,22 +66,23 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
     Raises:
         ValueError: the rows are not the same.
     """
+    first, second = (table if "weight" in table else table.assign(weight=1.0) for table in (first, second))
     if len(first) != len(second) or not first[IDENTITY].equals(second[IDENTITY]):
         same = first[IDENTITY].merge(second[IDENTITY])
         raise ValueError(
             f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
-            "are the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
+            "are the same and count the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
         )
-    right = [table["correct"].to_numpy() for table in (first, second)]
+    right, weights = [table["correct"].to_numpy() for table in (first, second)], first["weight"].to_numpy()
     gain = right[1].astype(float) - right[0]
     groups = connect_groups(*(table["group"].astype(str).tolist() for table in (first, second)))
     return {
         "rows": len(first),
         "images": int(first["image_key"].nunique()),
-        "accuracy": [float(r.mean()) for r in right],
+        "accuracy": [float(np.average(r, weights=weights)) for r in right],
         "groups": len(np.unique(groups)),
-        "difference": mean_interval(gain, groups, least=-1),
-        "p": sign_flip_test(gain, groups),
+        "difference": mean_interval(gain, groups, least=-1, weights=weights),
+        "p": sign_flip_test(weights * gain, groups),
         "better_first": int((gain < 0).sum()),
         "better_second": int((gain > 0).sum()),
     }

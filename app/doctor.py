@@ -230,17 +230,17 @@ def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
         if split not in data.splits:
             continue
         rows = data.splits[split]
-        truth = Truth.of(rows.labels, label2id, form)
+        truth = Truth.of(rows.labels, label2id, form, rows.weights)
         answer = always([label2id[name] for name in majority], len(rows), len(label2id))
         words = "no row of train has a text"
         if any(train.texts.present()):
             text = text_baseline(train, rows, label2id, form)
-            words = f"the text alone (bag of words, logistic regression) in {truth.right(text).mean():.1%}"
+            words = f"the text alone (bag of words, logistic regression) in {truth.mean(truth.right(text)):.1%}"
         found.append(
             (
                 "note",
-                f"{split}: always {told} is right in {truth.right(answer).mean():.1%} of the rows, {words}, "
-                f"{truth.best().mean():.1%} could be",
+                f"{split}: always {told} is right in {truth.mean(truth.right(answer)):.1%} of the rows, {words}, "
+                f"{truth.mean(truth.best()):.1%} could be",
             )
         )
     return found

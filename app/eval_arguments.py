@@ -42,6 +42,12 @@ def add_rows(parser: argparse.ArgumentParser) -> None:
         help="column, such as the patient, whose values intervals are resampled by, besides images",
     )
     parser.add_argument(
+        "--data.weight",
+        dest="weight",
+        metavar="COLUMN",
+        help="column with what each row counts (default: as the run; '' for all alike)",
+    )
+    parser.add_argument(
         "--data.slice_by",
         dest="slice_by",
         metavar="COLUMN",

@@ -59,13 +59,13 @@ def evaluate(
     systems = predictions.probabilities | {"majority answer": majority}
     probabilities = systems[BOTH]
     scores = {system: scores_of(p, truth, groups, None if system == BOTH else BRIEF) for system, p in systems.items()}
-    table = class_table(probabilities, truth.classes(), groups)
+    table = class_table(probabilities, truth.classes(), groups, weights=truth.weights)
     return {
         "rows": len(rows),
         "images": len(set(rows.image_keys) - {None}),
         "resampled_by": resampled_by,
         "label_type": form.type,
-        "ceiling": float(truth.best().mean()),
+        "ceiling": truth.mean(truth.best()),
         "unknown_labels": {
             name: number for name, number in form.count(rows.labels).most_common() if name not in config.label2id
         },
@@ -117,9 +117,9 @@ def scores_of(
 ) -> dict[str, Value]:
     """Metrics with intervals; the accuracy of annotators' answers is what they earn (VQA accuracy), their other metrics
     are those of the most frequent answer."""
-    scores = score(probabilities, truth.classes(), groups, names=names)
+    scores = score(probabilities, truth.classes(), groups, names=names, weights=truth.weights)
     if truth.label_type == "annotators":
-        scores["accuracy"] = mean_interval(truth.right(probabilities), groups)
+        scores["accuracy"] = mean_interval(truth.right(probabilities), groups, weights=truth.weights)
     return scores
 
 
@@ -130,8 +130,12 @@ def input_figures(predictions: Predictions, groups: np.ndarray) -> dict:
         ``lost`` (system → accuracy with both less accuracy of the system: value, low, high), ``kept`` (system → rows
         that were asked with nothing but their own, of all) and ``verdict``, sentences.
     """
-    right = {way: predictions.right(way) for way in predictions.probabilities}
-    lost = {way: mean_interval(right[BOTH] - right[way], groups, least=-1) for way in MODALITIES[1:] if way in right}
+    right, weights = {way: predictions.right(way) for way in predictions.probabilities}, predictions.truth.weights
+    lost = {
+        way: mean_interval(right[BOTH] - right[way], groups, least=-1, weights=weights)
+        for way in MODALITIES[1:]
+        if way in right
+    }
     kept = {way: predictions.kept.get(way, 0) for way in lost}
     return {"lost": lost, "kept": kept, "verdict": verdict(lost, kept, len(predictions.truth))}
 
@@ -176,7 +180,8 @@ def evaluate_to(
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
     Besides what `evaluate` finds, the figures hold ``source``, ``role``, what the rows were used for in training,
-    ``saw``, what the model gets of their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
+    ``weighed_by``, the column with what they count (``None`` where all count alike), ``saw``, what the model gets of
+    their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
     ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
@@ -191,7 +196,14 @@ def evaluate_to(
     slices = {name: slice_rows(rows, name, processor) for name in settings.slice_by}
     groups, resampled_by = groups_of(rows, settings.group)
     found = evaluate(predictions, rows, config, slices, groups, resampled_by)
-    figures = {"source": rows.source, "role": role, **found, "saw": what_it_saw(processor, rows)}
+    weighed_by = settings.weight if rows.table_weights is not None else None
+    figures = {
+        "source": rows.source,
+        "role": role,
+        "weighed_by": weighed_by,
+        **found,
+        "saw": what_it_saw(processor, rows),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
     with accelerator.autocast():
@@ -226,11 +238,11 @@ def find_rows(rows: Rows, numbers: Sequence[int]) -> list[int]:
 def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, config: ImageTextConfig) -> pd.DataFrame:
     """One line a row: what it was, what was answered, how surely, and how right that was.
 
-    Rows of one ``group`` belong together when intervals are resampled.
+    Rows of one ``group`` belong together when intervals are resampled, and count their ``weight`` where there is one.
     """
     probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
     chosen = give_answers(probabilities, form.type)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "row": rows.numbers,
             "image_key": list(rows.image_keys),
@@ -243,3 +255,4 @@ def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, c
             "probabilities": list(probabilities),
         }
     )
+    return table if rows.weights is None else table.assign(weight=rows.weights)

@@ -9,23 +9,34 @@ Value = dict[str, float]
 """``value``, ``low`` and ``high``, the ends of a 95 % interval."""
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int = 1000, least: float = 0.0) -> Value:
+def mean_interval(
+    values: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = 1000,
+    least: float = 0.0,
+    weights: np.ndarray | None = None,
+) -> Value:
     """Mean of the values of rows ``(n,)`` in [``least``, 1] with its 95 % interval: ``value``, ``low``, ``high``.
 
-    Where all but a few groups have one difference, draws hold no more kinds of groups than were seen: each end is then
-    at least as far away as that of `unseen`.
+    Rows count what they weigh ``(n,)``, above 0, where ``weights`` are given.
+
+    Where all but a few groups have one difference, or one value and rows weigh, draws hold no more kinds of groups than
+    were seen: each end is then at least as far away as that of `unseen`. Groups that weigh little count as fewer.
     """
     _, group = np.unique(groups, return_inverse=True)
-    drawn, sums, rows = draw_groups(group.max() + 1, resamples), np.bincount(group, values), np.bincount(group)
-    figure = with_interval(values.mean(), (drawn @ sums) / (drawn @ rows), len(rows), least)
-    _, alike = np.unique((sums / rows).round(9), return_counts=True)
-    if least < 0 and len(rows) - alike.max() < FEW_GROUPS:
-        low, high = unseen(figure["value"], len(rows), least)
+    drawn, rows = draw_groups(group.max() + 1, resamples), np.bincount(group, weights)
+    sums, number = np.bincount(group, values if weights is None else weights * values), count_of(len(rows), weights)
+    figure = with_interval(np.average(values, weights=weights), (drawn @ sums) / (drawn @ rows), number, least)
+    _, kind = np.unique((sums / rows).round(9), return_inverse=True)
+    heavy = rows / np.bincount(group)
+    different = (heavy.sum() - np.bincount(kind, heavy).max()) / heavy.max()
+    if (least < 0 or weights is not None) and different < FEW_GROUPS:
+        low, high = unseen(figure["value"], number, least)
         figure |= {"low": min(figure["low"], low), "high": max(figure["high"], high)}
     return figure
 
 
-def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0.0) -> Value:
+def with_interval(value: float, draws: np.ndarray, groups: float, least: float = 0.0) -> Value:
     """A value and the middle 95 % of what draws gave, moved so that their mean is the value.
 
     Of rows drawn with replacement some stand twice and some classes are missing, which makes rankings better than they
@@ -52,7 +63,7 @@ def with_interval(value: float, draws: np.ndarray, groups: int, least: float = 0
     return {"value": float(value), "low": low, "high": high}
 
 
-def unseen(value: float, groups: int, least: float) -> tuple[float, float]:
+def unseen(value: float, groups: float, least: float) -> tuple[float, float]:
     """Ends of the interval of a mean when groups are all alike, each of 97.5 % confidence.
 
     Groups of another kind, of which none was seen, are at most 1 - 0.025 ^ (1 / groups) of all (Clopper & Pearson
@@ -60,6 +71,13 @@ def unseen(value: float, groups: int, least: float) -> tuple[float, float]:
     """
     share = 1 - 0.025 ** (1 / groups)
     return float(value - share * (value - least)), float(value + share * (1 - value))
+
+
+def count_of(groups: int, weights: np.ndarray | None) -> float:
+    """As how many groups these count when their rows weigh differently (Kish 1965, section 11.7); never more."""
+    if weights is None:
+        return groups
+    return round(float(groups * weights.sum() ** 2 / (len(weights) * (weights**2).sum())), 6)
 
 
 def draw_groups(number: int, resamples: int) -> np.ndarray:

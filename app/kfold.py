@@ -58,7 +58,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
         tables.append(load_predictions(run.path, "test"))
     rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
-    by_fold = [float(table["correct"].mean()) for table in tables]
+    by_fold = [float(np.average(table["correct"], weights=table.get("weight"))) for table in tables]
     figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows, form)}
     (folder / "kfold.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return describe(figures)
@@ -76,7 +76,8 @@ def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, V
     """Accuracy and macro F1 of all rows, with intervals by image and ``data.group``, which no fold cuts; labels by
     name, since each fold numbers its own."""
     label2id = {name: number for number, name in enumerate(form.count([*rows["label"], *rows["prediction"]]))}
-    truth = Truth.of(rows["label"].tolist(), label2id, form)
+    weights = rows["weight"].to_numpy() if "weight" in rows else None
+    truth = Truth.of(rows["label"].tolist(), label2id, form, weights)
     answers = np.zeros((len(rows), len(label2id)))
     for row, prediction in enumerate(rows["prediction"]):
         answers[row, [label2id[name] for name in form.names(prediction)]] = 1

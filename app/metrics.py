@@ -22,7 +22,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from app.intervals import Value, draw_groups, with_interval
+from app.intervals import Value, count_of, draw_groups, with_interval
 from app.truth import give_answers
 from data import UNKNOWN
 
@@ -36,20 +36,16 @@ CELLS = 5_000_000
 """Numbers that are in memory at a time while draws are weighed."""
 
 
-def by_class(metric: Callable, truth: np.ndarray, scores: np.ndarray) -> float:
+def by_class(metric: Callable, truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> float:
     """Mean of a ranking metric over the classes that some rows have and others do not; one class against the rest."""
     there = [is_class(truth, c) for c in range(scores.shape[1])]
-    values = [metric(t, scores[:, c]) for c, t in enumerate(there) if 0 < t.sum() < len(t)]
+    values = [metric(t, scores[:, c], sample_weight=weights) for c, t in enumerate(there) if 0 < t.sum() < len(t)]
     return float(np.mean(values)) if values else float("nan")
 
 
 def is_class(truth: np.ndarray, number: int) -> np.ndarray:
     """Which rows are of a class ``(n,)``."""
     return truth == number if truth.ndim == 1 else truth[:, number] == 1
-
-
-def top_k_accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
-    return float(in_top_k(truth, scores).mean())
 
 
 def in_top_k(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -71,29 +67,29 @@ def answers(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.pad(give_answers(scores, "multi"), ((0, 0), (0, 1))).astype(int)
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": lambda truth, scores: accuracy_score(truth, answers(truth, scores)),
-    "balanced_accuracy": lambda truth, scores: recall_score(
-        truth, answers(truth, scores), labels=known(truth), average="macro", zero_division=0
+def f1(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None, labels, average: str) -> float:
+    guesses = answers(truth, scores)
+    return f1_score(truth, guesses, labels=labels, average=average, sample_weight=weights, zero_division=0)
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]] = {
+    "accuracy": lambda truth, scores, weights: accuracy_score(truth, answers(truth, scores), sample_weight=weights),
+    "balanced_accuracy": lambda truth, scores, weights: recall_score(
+        truth, answers(truth, scores), labels=known(truth), average="macro", sample_weight=weights, zero_division=0
     ),
-    "micro_f1": lambda truth, scores: f1_score(truth, answers(truth, scores), average="micro", zero_division=0),
-    "macro_f1": lambda truth, scores: f1_score(
-        truth, answers(truth, scores), labels=known(truth), average="macro", zero_division=0
+    "micro_f1": lambda truth, scores, weights: f1(truth, scores, weights, None, "micro"),
+    "macro_f1": lambda truth, scores, weights: f1(truth, scores, weights, known(truth), "macro"),
+    "weighted_f1": lambda truth, scores, weights: f1(
+        truth, scores, weights, np.unique(truth) if truth.ndim == 1 else None, "weighted"
     ),
-    "weighted_f1": lambda truth, scores: f1_score(
-        truth,
-        answers(truth, scores),
-        labels=np.unique(truth) if truth.ndim == 1 else None,
-        average="weighted",
-        zero_division=0,
-    ),
-    "top_5_accuracy": top_k_accuracy,
-    "roc_auc": lambda truth, scores: by_class(roc_auc_score, truth, scores),
-    "average_precision": lambda truth, scores: by_class(average_precision_score, truth, scores),
+    "top_5_accuracy": lambda truth, scores, weights: np.average(in_top_k(truth, scores), weights=weights),
+    "roc_auc": lambda truth, scores, weights: by_class(roc_auc_score, truth, scores, weights),
+    "average_precision": lambda truth, scores, weights: by_class(average_precision_score, truth, scores, weights),
 }
-"""From true classes ``(n,)`` or sets of classes ``(n, C + 1)`` and probabilities ``(n, C)``. A class of -100, or the
-last column of the sets, is none that the model knows: such a row is wrong, and a negative example of every class. The
-accuracy of sets counts a row as right where the whole set is."""
+"""From true classes ``(n,)`` or sets of classes ``(n, C + 1)``, probabilities ``(n, C)`` and what rows count ``(n,)``,
+``None`` where all count alike. A class of -100, or the last column of the sets, is none that the model knows: such a
+row is wrong, and a negative example of every class. The accuracy of sets counts a row as right where the whole set
+is."""
 
 
 def defined(truth: np.ndarray, scores: np.ndarray) -> tuple[str, ...]:
@@ -117,8 +113,9 @@ class SklearnMetrics(evaluate.Metric):
             ],
         )
 
-    def _compute(self, predictions, references) -> dict[str, float]:
-        return {self.config_name: float(METRICS[self.config_name](np.array(references), np.array(predictions)))}
+    def _compute(self, predictions, references, sample_weight=None) -> dict[str, float]:
+        metric = METRICS[self.config_name]
+        return {self.config_name: float(metric(np.array(references), np.array(predictions), sample_weight))}
 
 
 def score(
@@ -127,6 +124,7 @@ def score(
     groups: np.ndarray,
     resamples: int = 1000,
     names: Sequence[str] | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Value]:
     """Metrics with a 95 % percentile interval (Efron & Tibshirani 1993, section 13.3).
 
@@ -138,15 +136,18 @@ def score(
             the last column 1 for such labels.
         groups: group of each row ``(n,)``, most often its image.
         names: which of `METRICS`; all that say something where not given.
+        weights: what each row counts ``(n,)``, above 0; all alike where not given.
 
     Returns:
         metric → ``value``, ``low``, ``high``, each in [0, 1]; without those that the rows do not define (a ROC curve of
         one class), and without ``top_5_accuracy`` where there are no more than five classes.
     """
-    metrics = [SklearnMetrics(config_name=name) for name in names or defined(truth, scores)]
-    values = evaluate.combine(metrics).compute(predictions=scores, references=truth)
-    draws = Draws(scores, truth, groups, resamples)
-    number = draws.drawn.shape[1]
+    values: dict[str, float] = {}
+    for name in names or defined(truth, scores):
+        metric = SklearnMetrics(config_name=name)
+        values |= metric.compute(predictions=scores, references=truth, sample_weight=weights)
+    draws = Draws(scores, truth, groups, resamples, weights)
+    number = count_of(draws.drawn.shape[1], weights)
     return {
         name: with_interval(value, draws.metric(name), number) for name, value in values.items() if not np.isnan(value)
     }
@@ -159,12 +160,20 @@ class Draws:
     the groups drawn. What ranks rows is computed with the number of times each was drawn as its weight.
 
     Args:
-        scores, truth, groups: see `score`.
+        scores, truth, groups, weights: see `score`.
         resamples: how many draws.
     """
 
-    def __init__(self, scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resamples: int):
+    def __init__(
+        self,
+        scores: np.ndarray,
+        truth: np.ndarray,
+        groups: np.ndarray,
+        resamples: int,
+        weights: np.ndarray | None = None,
+    ):
         self.scores, self.truth = scores, truth
+        self.weights = np.ones(len(truth)) if weights is None else weights
         _, self.group = np.unique(groups, return_inverse=True)
         self.drawn = draw_groups(self.group.max() + 1, resamples)
         self.num_classes = scores.shape[1]
@@ -183,11 +192,11 @@ class Draws:
         labels = rows if self.truth.ndim == 1 else truths.sum(axis=1) + self.sums(self.truth[:, -1].astype(float))
         if name == "micro_f1":
             hits, guesses = self.counts["hits"].sum(axis=1), self.counts["guesses"].sum(axis=1)
-            return 2 * hits / np.maximum(guesses + labels, 1)
+            return share(2 * hits, guesses + labels)
         if name == "weighted_f1":
-            return np.where(occurs, self.per_class("f1") * truths, 0).sum(axis=1) / np.maximum(labels, 1)
+            return share(np.where(occurs, self.per_class("f1") * truths, 0).sum(axis=1), labels)
         values = self.per_class({"balanced_accuracy": "recall", "macro_f1": "f1"}[name])
-        return np.where(occurs, values, 0).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
+        return share(np.where(occurs, values, 0).sum(axis=1), occurs.sum(axis=1))
 
     def per_class(self, name: str) -> np.ndarray:
         """``precision``, ``recall`` or ``f1`` of each class in each draw ``(resamples, C)``, NaN where undefined."""
@@ -213,7 +222,7 @@ class Draws:
         """The same in each group, ``(groups, C)`` each."""
         truth, guesses = (self.as_sets(labels) for labels in (self.truth, answers(self.truth, self.scores)))
         number = len(self.truth)
-        member = csr_matrix((np.ones(number), (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
+        member = csr_matrix((self.weights, (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
         chosen = {"hits": truth.multiply(guesses), "guesses": guesses, "truths": truth}
         return {kind: member @ rows for kind, rows in chosen.items()}
 
@@ -225,8 +234,8 @@ class Draws:
         return csr_matrix((np.ones(len(rows)), (rows, labels[rows])), shape=(len(labels), self.num_classes))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum over the rows of each draw of a number each row has ``(resamples,)``."""
-        return self.drawn @ np.bincount(self.group, values)
+        """Sum over the rows of each draw of a number each row has, times what it counts ``(resamples,)``."""
+        return self.drawn @ np.bincount(self.group, self.weights * values)
 
     def ranking(self, name: str) -> np.ndarray:
         """Mean over the classes of the area under the ROC curve, or of the average precision, in each draw."""
@@ -236,7 +245,7 @@ class Draws:
         return np.concatenate([self.rank(drawn[i : i + block], area) for i in range(0, len(drawn), block)])
 
     def rank(self, drawn: np.ndarray, area: Callable) -> np.ndarray:
-        weights = drawn[:, self.group].astype(np.float64)
+        weights = drawn[:, self.group] * self.weights
         total, defined = np.zeros(len(drawn)), np.zeros(len(drawn))
         for values in self.areas(weights, area):
             there = ~np.isnan(values)
@@ -257,6 +266,11 @@ class Draws:
             yield area(positives, negatives)
 
 
+def share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Quotients, 0 of nothing."""
+    return np.divide(part, of, out=np.zeros(len(part)), where=of > 0)
+
+
 def roc_areas(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Area under the ROC curve from weights by score, falling ``(draws, scores)``; ties count half."""
     below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1) + negatives / 2
@@ -274,16 +288,22 @@ def average_precisions(positives: np.ndarray, negatives: np.ndarray) -> np.ndarr
     return np.divide(total, hits[:, -1], out=np.full(len(total), np.nan), where=defined)
 
 
-def class_table(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, resamples: int = 1000) -> list[dict]:
+def class_table(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = 1000,
+    weights: np.ndarray | None = None,
+) -> list[dict]:
     """``precision``, ``recall`` and ``f1`` of each class with intervals, and ``rows``, in the order of the classes."""
     names = ("precision", "recall", "f1")
     classes = np.arange(scores.shape[1])
     guesses = answers(truth, scores)
-    *values, rows = precision_recall_fscore_support(truth, guesses, labels=classes, zero_division=0)
-    draws = Draws(scores, truth, groups, resamples)
-    table: list[dict] = [{"rows": int(number)} for number in rows]
+    *values, _ = precision_recall_fscore_support(truth, guesses, labels=classes, sample_weight=weights, zero_division=0)
+    draws = Draws(scores, truth, groups, resamples, weights)
+    table: list[dict] = [{"rows": int(is_class(truth, number).sum())} for number in range(scores.shape[1])]
     for name, value in zip(names, values, strict=True):
         drawn, groups_with = draws.per_class(name), draws.groups_with(name)
         for c, line in enumerate(table):
-            line[name] = with_interval(value[c], drawn[:, c], int(groups_with[c]))
+            line[name] = with_interval(value[c], drawn[:, c], count_of(int(groups_with[c]), weights))
     return table

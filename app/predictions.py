@@ -34,13 +34,13 @@ class Predictions:
         return self.truth.right(self.probabilities[modality])
 
     def accuracy(self, modality: str = MODALITIES[0]) -> float:
-        return float(self.right(modality).mean())
+        return self.truth.mean(self.right(modality))
 
     def loss(self, modality: str = MODALITIES[0]) -> float:
         """Mean cross-entropy over the rows whose label is known."""
         losses = self.truth.loss(self.probabilities[modality])
-        known = losses[~np.isnan(losses)]
-        return float(known.mean()) if len(known) else float("nan")
+        known = ~np.isnan(losses)
+        return self.truth.select(known).mean(losses[known]) if known.any() else float("nan")
 
 
 @torch.inference_mode()
@@ -94,7 +94,7 @@ def predict(
     found = sorted(gather_object(found), key=lambda item: item[0])
     stacked = np.stack([probabilities for _, probabilities, _ in found])
     kept_rows = np.sum([kept for *_, kept in found], axis=0).tolist()
-    truth = Truth.of(rows.labels, collate.label2id, collate.label_format)
+    truth = Truth.of(rows.labels, collate.label2id, collate.label_format, rows.weights)
     by_modality = {modality: stacked[:, i] for i, modality in enumerate(modalities)}
     return Predictions(by_modality, truth, dict(zip(modalities, kept_rows, strict=True)))
 

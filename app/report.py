@@ -30,6 +30,8 @@ def score_table(figures: dict, source: str) -> str:
     if figures["role"] in USED:
         lines += [*textwrap.wrap(USED[figures["role"]], 110), ""]
     counted = {"multi": "whole sets", "annotators": "VQA accuracy"}.get(figures["label_type"], "accuracy")
+    if figures["weighed_by"]:
+        lines += [f"rows count what column {figures['weighed_by']} says", ""]
     lines.append(
         f"{'':18}{counted:>12}{'':20}{'macro F1':>8}{'':18}(95 % intervals, resampled by {figures['resampled_by']})"
     )

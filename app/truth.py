@@ -43,26 +43,35 @@ class Truth:
         values: the labels as it encodes them.
         most_given: of ``annotators``, the known class that most of them gave ``(n,)``; scores cannot tell, since what
             four of ten people said earns as much as what six said.
+        weights: what each row counts ``(n,)``, above 0; ``None`` where all count alike.
     """
 
     label_type: str
     values: np.ndarray
     most_given: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @classmethod
-    def of(cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> Truth:
+    def of(
+        cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat, weights: np.ndarray | None = None
+    ) -> Truth:
         most_given = None
         if form.type == "annotators":
             most = [form.main(label, label2id) for label in labels]
             most_given = np.array([label2id[name[0]] if name else UNKNOWN for name in most], dtype=np.int64)
-        return cls(form.type, form.encode(labels, label2id), most_given)
+        return cls(form.type, form.encode(labels, label2id), most_given, weights)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, rows: np.ndarray) -> Truth:
         """Some of the rows, by number or as a mask."""
-        return Truth(self.label_type, self.values[rows], None if self.most_given is None else self.most_given[rows])
+        given, weights = (None if of_rows is None else of_rows[rows] for of_rows in (self.most_given, self.weights))
+        return Truth(self.label_type, self.values[rows], given, weights)
+
+    def mean(self, values: np.ndarray) -> float:
+        """Mean of what each row has ``(n,)``, by what it counts."""
+        return float(np.average(values, weights=self.weights))
 
     def right(self, probabilities: np.ndarray) -> np.ndarray:
         """How right each answer is, in [0, 1] ``(n,)``: the class, the whole set, or what annotators' answers earn."""

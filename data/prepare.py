@@ -68,6 +68,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     splits["train"] = leave_out_unknown(splits["train"], label_names, form, decisions)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
+    decisions += describe_weights(splits, settings.weight)
     decisions += describe_labels(splits, label_names, form) + describe_overlap(splits)
     return PreparedData(splits, label_names, decisions, unreadable)
 
@@ -149,6 +150,17 @@ def describe_split(split: str, rows: Rows, looks: list[Look]) -> str:
     line += f", texts of {words.min()} to {words.max()} words"
     missing = [sum(text is None for text in rows.texts), sum(key is None for key in rows.image_keys)]
     return line + (f"; {missing[0]} without text, {missing[1]} without image" if any(missing) else "")
+
+
+def describe_weights(splits: dict[str, Rows], column: str | None) -> list[str]:
+    """What rows count, and where the column that tells it is missing."""
+    lines = []
+    for split, rows in splits.items() if column else ():
+        if rows.weights is None:
+            lines.append(f"{split} has no column {column}: all its rows count alike")
+        else:
+            lines.append(f"{split}: rows count {rows.weights.min():g} to {rows.weights.max():g} ({column})")
+    return lines
 
 
 def describe_labels(splits: dict[str, Rows], label_names: list[str], form: LabelFormat) -> list[str]:

@@ -40,8 +40,8 @@ class Rows(torch.utils.data.Dataset[Example]):
     """A table as a sequence of `Example`; images stay where they are until a batch asks for them, the rest on the disk.
 
     ``numbers`` are the rows of ``table`` this sequence consists of, in order; the columns go with them. Where the
-    table is a stream, rows come by iteration only, in the order of the stream. ``weights`` is what each row of
-    ``table`` counts in the loss, where that differs.
+    table is a stream, rows come by iteration only, in the order of the stream. ``table_weights`` is what each row of
+    ``table`` counts in the loss and in figures, where that differs.
     """
 
     source: str
@@ -52,7 +52,12 @@ class Rows(torch.utils.data.Dataset[Example]):
     texts: StringColumn[str | None]
     labels: StringColumn[str]
     image_keys: StringColumn[str | None]
-    weights: np.ndarray | None = None
+    table_weights: np.ndarray | None = None
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """What each row counts ``(n,)``, above 0; ``None`` where all count alike."""
+        return None if self.table_weights is None else self.table_weights[self.numbers]
 
     @property
     def is_stream(self) -> bool:
@@ -87,7 +92,7 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     def example(self, index: int, image: StoredImage) -> Example:
         number, label = int(self.numbers[index]), self.labels[index]
-        weight = 1.0 if self.weights is None else float(self.weights[number])
+        weight = 1.0 if self.table_weights is None else float(self.table_weights[number])
         return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
 
     def picture(self, index: int) -> Image.Image:
@@ -130,7 +135,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     """Read a source and check its texts and labels (images: `data.scan.scan_images`).
 
     Raises:
-        ValueError: no rows, missing columns, or texts and labels that are not as they should be, named by row.
+        ValueError: no rows, missing columns, or texts, labels and weights that are not as they should be, named by row.
     """
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
     with explain_parser_errors(Path(source), "rows"):
@@ -140,8 +145,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
-    if settings.weight and split == "train":
-        wanted["weight"] = [settings.weight]
+    weight = settings.weight
+    if weight and split == "train":
+        wanted["weight"] = [weight]
     if split == scored_split(settings):
         wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(list(first), wanted, source)
@@ -164,22 +170,25 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     faults.refuse(source, settings)
     root = Path(settings.image_root) if settings.image_root else folder
     numbers, keys = np.arange(len(texts)), write_columns([], 1)[0]
-    weights = read_weights(table, settings.weight, source) if settings.weight and split == "train" else None
-    return Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights)
+    weights = read_weights(table, weight, source) if weight and weight in first else None
+    rows = Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights)
+    return rows if weights is None else rows.select(np.flatnonzero(weights).tolist())
 
 
 def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> np.ndarray:
-    """What each row counts in the loss.
+    """What each row counts; rows that count nothing are named.
 
     Raises:
         ValueError: weights that are no numbers of 0 or more, by row, or that are all 0.
     """
     found = [row[column] for row in table.select_columns([column])]
-    weights = np.array([as_number(value) for value in found], dtype=np.float32)
+    weights = np.array([as_number(value) for value in found], dtype=np.float64)
     faulty = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))).tolist()
     refuse(faulty, source, f"have no weight of 0 or more in column {column!r}", "Correct them.")
     if not weights.any():
-        raise ValueError(f"All weights in column {column!r} of {source} are 0: there is nothing to learn.")
+        raise ValueError(f"All weights in column {column!r} of {source} are 0: no row counts.")
+    if len(nothing := np.flatnonzero(weights == 0)):
+        print(f"{len(nothing)} rows of {source} have a weight of 0 and are left out: {name_rows(nothing.tolist())}")
     return weights
 
 

@@ -32,7 +32,8 @@ class DataSettings:
     label_separator: str = "|"
     """What stands between the names of one label."""
     weight: str | None = None
-    """Column with what each training row counts in the loss, 0 or more; all as much when not given."""
+    """Column with what each row counts in the loss and in figures, 0 or more; rows of 0 are left out. All are alike
+    when not given, and in held-out files without it."""
     image_root: str | None = None
     """Folder that image paths are relative to and may not leave; the folder of the table when not given."""
     validation_fraction: OpenUnitInterval = 0.1

@@ -74,6 +74,31 @@ def test_a_hand_computed_calibration_error():
     assert calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
 
 
+def test_a_row_that_counts_three_times_as_much_calibrates_as_three_rows():
+    probabilities, truth = overconfident(2.0, 400)
+    times = np.random.default_rng(0).integers(1, 4, 400)
+    rows = np.repeat(np.arange(400), times)
+    weighed, repeated = Truth("single", truth.values, weights=times / 50), truth.select(rows)
+    assert fit_temperature(probabilities, weighed) == pytest.approx(fit_temperature(probabilities[rows], repeated))
+    figures = calibration_figures(probabilities, weighed, np.arange(400), 2.0, 0.9)
+    expected = calibration_figures(probabilities[rows], repeated, rows, 2.0, 0.9)
+    assert figures["ece"] == pytest.approx(expected["ece"])
+    for name in ("coverage", "risk"):
+        assert figures[name]["value"] == pytest.approx(expected[name]["value"])
+    assert figures["curve"]["risk"][-1] == pytest.approx(expected["curve"]["risk"][-1])
+    assert sum(b["rows"] for b in figures["bins"]["after"]) == 400, "rows, not what they count"
+
+
+def test_answers_of_which_few_weigh_much_prove_less():
+    confidence, right = np.full(60, 0.9), np.full(60, True)
+    assert choose_threshold(confidence, right, 0.05, np.arange(60), np.full(60, 3.0)) == 0.9
+    assert choose_threshold(confidence, right, 0.05, np.arange(60), np.where(np.arange(60) < 10, 20.0, 1.0)) > 1
+    confidence = np.linspace(0.99, 0.6, 400)
+    right = np.arange(400) % 10 > 0
+    heavy = choose_threshold(confidence, right, 0.05, np.arange(400), np.where(right, 10.0, 1.0))
+    assert heavy <= 1 < choose_threshold(confidence, right, 0.05, np.arange(400)), "one in 91 is wrong, not one in 10"
+
+
 def bound(right: np.ndarray) -> float:
     """The upper end of a one-sided 90 % interval of the share of wrong answers."""
     found = binomtest(int((~right).sum()), len(right)).proportion_ci(0.8, "exact")

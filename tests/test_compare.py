@@ -13,7 +13,9 @@ import eval as evaluation
 import train
 from app.__main__ import main as app
 from app.compare import compare, load_predictions, sign_flip_test
-from app.kfold import together
+from app.kfold import pooled, together
+from app.truth import Truth
+from data import LabelFormat
 
 
 def table(right: np.ndarray, images: np.ndarray) -> pd.DataFrame:
@@ -52,6 +54,47 @@ def test_images_of_one_patient_do_not_count_as_many():
         tables = [table(right, np.arange(120)).assign(group=patients) for right in (better, 1 - better)]
         found.append(compare(tables[0], tables[1].assign(group=np.arange(120)))["p"])
     assert np.mean(np.array(found) < 0.05) < 0.12, "by image it is most of them"
+
+
+def test_rows_that_count_three_times_as_much_are_compared_as_three_rows():
+    images, rng = np.arange(40), np.random.default_rng(0)
+    first, second = (table(rng.random(40) < share, images) for share in (0.4, 0.8))
+    times = rng.integers(1, 4, 40)
+    found = compare(first.assign(weight=times / 2), second.assign(weight=times / 2))
+    gain = np.repeat(second["correct"].astype(float) - first["correct"], times)
+    assert found["difference"]["value"] == pytest.approx(gain.mean())
+    assert found["accuracy"][0] == pytest.approx(np.repeat(first["correct"], times).mean())
+    assert found["p"] == sign_flip_test(gain.to_numpy(), np.repeat(images, times))
+    assert found["better_second"] == (second["correct"] & ~first["correct"]).sum()
+    with pytest.raises(ValueError, match=r"different rows: 40 and 40, of which .* count the same"):
+        compare(first.assign(weight=times / 2), second)
+
+
+FOLDED = {
+    "multi": (["a|b", "", "a", "b|c", "c", "a"], ["a|b", "", "b", "b|c", "", "a"], 4 / 6),
+    "annotators": (["a|a|b", "b|b|c", "c|c|c", "a|b|c", "b|b|b", "a|a|a"], list("abcaaa"), None),
+    "single": (list("abcabc"), list("abcbbb"), 4 / 6),
+}
+
+
+@pytest.mark.parametrize("label_type", FOLDED)
+@pytest.mark.parametrize("weighed", [False, True])
+def test_folds_of_every_type_of_label_are_scored_as_the_rows_would_be_at_once(label_type, weighed):
+    """By the labels' names, since each fold has numbers of its own."""
+    labels, answers, accuracy = FOLDED[label_type]
+    form = LabelFormat(label_type)
+    rows = pd.DataFrame({"label": labels, "prediction": answers, "group": [f"{i % 2} {i}" for i in range(6)]})
+    rows["weight"] = np.arange(1, 7) / 3 if weighed else 1.0
+    label2id = {name: number for number, name in enumerate("abc")}
+    probabilities = np.zeros((6, 3))
+    for row, answer in enumerate(answers):
+        probabilities[row, [label2id[name] for name in form.names(answer)]] = 1
+    right = Truth.of(labels, label2id, form).right(probabilities)
+    scores = pooled(rows if weighed else rows.drop(columns="weight"), form)["scores"]
+    assert scores["accuracy"]["value"] == pytest.approx(np.average(right, weights=rows["weight"]))
+    if accuracy and not weighed:
+        assert scores["accuracy"]["value"] == pytest.approx(accuracy)
+    assert 0 < scores["macro_f1"]["value"] < 1
 
 
 def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):

@@ -161,7 +161,7 @@ def test_a_draw_gives_what_scikit_learn_gives_for_the_rows_drawn(name, unknown):
     draws = Draws(scores, truth, groups, 20).metric(name)
     for found, count in zip(draws, draw_groups(groups.max() + 1, 20), strict=True):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), n) for g, n in enumerate(count)])
-        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows])), name
+        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows], None)), name
 
 
 @pytest.mark.parametrize("name", ["accuracy", "micro_f1", "macro_f1", "weighted_f1", "roc_auc", "average_precision"])
@@ -172,7 +172,61 @@ def test_a_draw_of_sets_gives_what_scikit_learn_gives(name):
     draws = Draws(scores, truth, groups, 20).metric(name)
     for found, count in zip(draws, draw_groups(groups.max() + 1, 20), strict=True):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), n) for g, n in enumerate(count)])
-        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows])), name
+        assert found == pytest.approx(METRICS[name](truth[rows], scores[rows], None)), name
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_row_that_counts_three_times_as_much_counts_as_three_rows(several):
+    """In every metric's value and draws, whatever the unit of the weights."""
+    rng = np.random.default_rng(2)
+    if several:
+        truth = (rng.random((90, 5)) < 0.3).astype(int)
+        scores, groups = np.clip(truth[:, :4] * 0.3 + rng.random((90, 4)) * 0.7, 0, 1).round(1), np.arange(90) // 5
+    else:
+        scores, truth, groups = random_case(rng, 90, 7, unknown=True)
+    times = rng.integers(1, 4, 90)
+    rows = np.repeat(np.arange(90), times)
+    weighed, repeated = Draws(scores, truth, groups, 20, times / 50), Draws(scores[rows], truth[rows], groups[rows], 20)
+    figures = score(scores, truth, groups, weights=times / 50)
+    for name, figure in score(scores[rows], truth[rows], groups[rows]).items():
+        assert figures[name]["value"] == pytest.approx(figure["value"]), name
+        np.testing.assert_allclose(weighed.metric(name), repeated.metric(name), err_msg=name)
+    for mine, other in zip(
+        class_table(scores, truth, groups, weights=times / 50),
+        class_table(scores[rows], truth[rows], groups[rows]),
+        strict=True,
+    ):
+        assert mine["recall"]["value"] == pytest.approx(other["recall"]["value"])
+        assert mine["precision"]["value"] == pytest.approx(other["precision"]["value"])
+    assert sum(line["rows"] for line in class_table(scores, truth, groups, weights=times / 50)) == (
+        truth[..., :4].sum() if several else (truth >= 0).sum()
+    )
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.02, 0.3])
+def test_the_interval_of_rows_that_weigh_differently_covers_the_weighed_accuracy(wrong):
+    """One row in ten weighs twenty times the others, so that fewer are heard, and is right more often."""
+    rng, found, values = np.random.default_rng(0), [], []
+    for _ in range(300):
+        heavy = rng.random(200) < 0.1
+        right = rng.random(200) >= wrong * np.where(heavy, 1, 2)
+        found.append(mean_interval(right.astype(float), np.arange(200), 300, weights=np.where(heavy, 20.0, 1.0)))
+        values.append(found[-1]["value"])
+    truth = 1 - wrong * (2 * 1 + 0.9 * 2) / 2.9
+    covered = np.mean([figure["low"] <= truth <= figure["high"] for figure in found])
+    assert covered >= 0.88
+    if wrong > 0.1:
+        width = np.mean([figure["high"] - figure["low"] for figure in found])
+        assert width < 1.25 * 2 * 1.96 * np.std(values)
+
+
+def test_rows_of_which_few_weigh_much_prove_as_little_as_few_rows():
+    """A hundred right answers of which one counts a thousand times as much as another: hardly more than that one."""
+    weights = np.where(np.arange(100) == 0, 1000.0, 1.0)
+    assert mean_interval(np.ones(100), np.arange(100), weights=weights)["low"] < 0.1
+    assert mean_interval(np.ones(100), np.arange(100), weights=np.full(100, 7.0)) == mean_interval(
+        np.ones(100), np.arange(100)
+    )
 
 
 def test_the_table_of_classes_is_scikit_learns_with_intervals_around_it():

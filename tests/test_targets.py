@@ -1,6 +1,7 @@
 """Several labels a row, several annotators a row, rows and classes that count differently: from table to figures."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -199,6 +200,27 @@ def test_weights_may_stand_in_a_csv(table, tmp_path):
         load_rows(str(path), "train", DataSettings(train=str(path), weight="trust"))
 
 
+def test_rows_of_weight_0_are_left_out_and_named(table, tmp_path, capsys):
+    table = table.assign(trust=[0, 1] * (len(table) // 2))
+    source = write(table, table["label"].tolist(), tmp_path / "t.jsonl")
+    rows = load_rows(source, "test", DataSettings(weight="trust"))
+    assert rows.numbers.tolist() == list(range(1, len(table), 2))
+    assert rows.texts[0] == table["text"].iloc[1]
+    assert rows.weights.tolist() == [1] * len(rows)
+    assert re.search(
+        r"rows of .*t.jsonl have a weight of 0 and are left out: row 0, 2, 4, 6, 8, …", capsys.readouterr().out
+    )
+
+
+def test_held_out_rows_without_the_column_count_alike_and_that_is_said(table, tmp_path):
+    train_rows = write(table.assign(trust=2.5), table["label"].tolist(), tmp_path / "t.jsonl")
+    held_out = write(table, table["label"].tolist(), tmp_path / "h.jsonl")
+    data = prepare_data(DataSettings(train=train_rows, test=held_out, weight="trust", image_root="/"), 0)
+    assert data.splits["test"].weights is None
+    assert "test has no column trust: all its rows count alike" in data.decisions
+    assert "train: rows count 2.5 to 2.5 (trust)" in data.decisions
+
+
 def run(source: str, tmp_path, *options: str) -> dict:
     data = ["--data.train", source, "--data.test", source, "--data.image_root", "/"]
     run_dir = train.main([*data, *TINY, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", *options])
@@ -229,10 +251,21 @@ def test_annotators_answers_and_weights_are_learnt_and_scored(table, tmp_path, c
     assert "VQA accuracy" in capsys.readouterr().out
 
 
-def test_rows_without_weight_teach_nothing(table, tmp_path):
-    """With the weight of every row of a class at 0 its probability falls below that of the classes with weight."""
-    table = table.assign(trust=(table["label"] == "yes").astype(float))
+def test_rows_that_count_little_teach_little_and_count_little_in_the_figures(table, tmp_path, capsys):
+    """With hardly any weight but of one class its probability rises above all others', and so does the accuracy."""
+    table = table.assign(trust=np.where(table["label"] == "yes", 1, 1e-4))
     source = write(table, table["label"].tolist(), tmp_path / "t.jsonl")
-    run(source, tmp_path, "--data.weight", "trust", "--train.learning_rate", "0.01")
+    figures = run(source, tmp_path, "--data.weight", "trust", "--train.learning_rate", "0.01")
+    assert figures["weighed_by"] == "trust"
+    assert figures["scores"]["majority answer"]["accuracy"]["value"] > 0.99 or table["label"].mode()[0] != "yes"
+    assert "rows count what column trust says" in capsys.readouterr().out
+    assert "Each row counts what column" in (tmp_path / "run/evaluation/test/report.html").read_text()
+    predictions = pd.read_parquet(tmp_path / "run/evaluation/test/predictions.parquet")
+    expected = np.average(predictions["correct"], weights=table["trust"])
+    assert figures["scores"]["image + text"]["accuracy"]["value"] == pytest.approx(expected)
+    assert figures["scores"]["image + text"]["accuracy"]["value"] > 0.9 > predictions["correct"].mean()
+    again = eval.main([str(tmp_path / "run"), "--pictures", "0", "--data.weight", ""])
+    assert again["weighed_by"] is None
+    assert again["scores"]["image + text"]["accuracy"]["value"] == pytest.approx(predictions["correct"].mean())
     answers = Predictor.from_pretrained(tmp_path / "run")(None, "is there a red circle?", top_k=1)
     assert answers[0]["label"] == "yes"
