@@ -1,6 +1,7 @@
 """Accuracy against work of a gated model: which share of the work behind its gates is done, and how long it takes.
 
-python train.py configs/quickstart.yaml --model.gated true --train.gate_cost 0.02 --run_dir runs/gated
+python train.py configs/quickstart.yaml --model.gated true --model.levels '[4,5]' --train.gate_cost 0.05 \\
+    --run_dir runs/gated
 python -m benchmarks.gates runs/gated                     # a Markdown table, and runs/gated/gates.png
 """
 
@@ -25,7 +26,7 @@ from models import ImageTextClassifier
 from models.gate import GatedFusion
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+THRESHOLDS = (0.0, 0.1, 0.5, 0.9, 0.97, 0.98, 0.99, 1.0)
 """Probabilities above which a fusion runs; at 0 all do, at 1 none does."""
 ROUNDS = 5
 
