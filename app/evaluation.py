@@ -116,9 +116,10 @@ def scores_of(
     probabilities: np.ndarray, truth: Truth, groups: np.ndarray, names: Sequence[str] | None
 ) -> dict[str, Value]:
     """Metrics with intervals; the accuracy of annotators' answers is what they earn (VQA accuracy), their other metrics
-    are those of the most frequent answer."""
+    are those of the most frequent answer. The interval of an accuracy of rows that weigh is that of a mean, which knows
+    how few they may be."""
     scores = score(probabilities, truth.classes(), groups, names=names, weights=truth.weights)
-    if truth.label_type == "annotators":
+    if truth.label_type == "annotators" or truth.weights is not None:
         scores["accuracy"] = mean_interval(truth.right(probabilities), groups, weights=truth.weights)
     return scores
 

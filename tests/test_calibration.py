@@ -97,6 +97,8 @@ def test_answers_of_which_few_weigh_much_prove_less():
     right = np.arange(400) % 10 > 0
     heavy = choose_threshold(confidence, right, 0.05, np.arange(400), np.where(right, 10.0, 1.0))
     assert heavy <= 1 < choose_threshold(confidence, right, 0.05, np.arange(400)), "one in 91 is wrong, not one in 10"
+    heavy = choose_threshold(confidence, right, 0.2, np.arange(400), np.where(right, 1.0, 10.0))
+    assert choose_threshold(confidence, right, 0.2, np.arange(400)) <= 1 < heavy, "ten in 19 are wrong, not one in 10"
 
 
 def bound(right: np.ndarray) -> float:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import eval as evaluation
-from app.evaluation import input_figures
+from app.evaluation import BRIEF, input_figures, scores_of
+from app.intervals import mean_interval
 from app.predictions import MODALITIES, Predictions, for_modalities
 from app.truth import Truth
 
@@ -35,6 +36,22 @@ def test_a_model_that_needs_both_inputs_is_said_to_use_both():
     assert found["lost"]["texts shuffled"]["value"] == pytest.approx(0.6)
     assert "It uses the image: accuracy loses 40.0 points" in found["verdict"]
     assert "It uses the text: accuracy loses 50.0 points" in found["verdict"]
+
+
+def test_the_accuracy_of_rows_that_weigh_has_the_interval_of_a_mean():
+    """Wrong in a few rows that weigh little: no heavy row that is wrong was seen, and few heavy rows at all."""
+    wrong, weights = np.arange(60) % 10 == 1, np.where(np.arange(60) % 10 == 0, 20.0, 1.0)
+    truth = Truth("single", wrong.astype(int), weights=weights)
+    found = scores_of(guesses(np.zeros(60)), truth, np.arange(60), BRIEF)["accuracy"]
+    assert found == mean_interval(1.0 - wrong, np.arange(60), weights=weights)
+    assert found["low"] < found["value"] - 0.1
+
+
+def test_what_inputs_are_worth_is_told_by_what_rows_count():
+    asked = predictions(both=1.0, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3)
+    asked.truth.weights = np.where(asked.right("text only") > 0, 1.0, 3.0)
+    assert input_figures(asked, np.arange(400))["lost"]["text only"]["value"] == pytest.approx(0.75)
+    assert asked.accuracy("text only") == pytest.approx(0.25)
 
 
 def test_a_model_that_answers_from_the_text_is_not_said_to_use_the_image():

@@ -224,6 +224,8 @@ def test_rows_of_which_few_weigh_much_prove_as_little_as_few_rows():
     """A hundred right answers of which one counts a thousand times as much as another: hardly more than that one."""
     weights = np.where(np.arange(100) == 0, 1000.0, 1.0)
     assert mean_interval(np.ones(100), np.arange(100), weights=weights)["low"] < 0.1
+    figure = score(np.eye(2)[np.ones(100, dtype=int)], np.ones(100, dtype=int), np.arange(100), weights=weights)
+    assert figure["accuracy"]["low"] < 0.1
     assert mean_interval(np.ones(100), np.arange(100), weights=np.full(100, 7.0)) == mean_interval(
         np.ones(100), np.arange(100)
     )
