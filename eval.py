@@ -110,12 +110,13 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
     resampled = replace(data, group=args.group or data.group, slice_by=slice_by)
     is_cut = data.folds or (args.split != "test" and data.validation is None)
     if args.test is None and data.train is not None and is_cut:
-        if moved := [name for name in CUT_BY if given.get(name) not in (None, getattr(trained_on, name))]:
+        if moved := [name for name in CUT_BY if (given.get(name) or None) not in (None, getattr(trained_on, name))]:
             raise ValueError(
                 f"These rows were cut from {data.train}; with another --data.{moved[0]} the cut would be another, with "
                 "rows in it that were trained on. Give held-out rows with --data.test SOURCE."
             )
-        rows = prepare_data(data, run.train.seed).splits[args.split]
+        rows = prepare_data(replace(data, weight=trained_on.weight), run.train.seed).splits[args.split]
+        rows = replace(rows, table_weights=rows.table_weights if data.weight else None)
         return rows, with_columns(resampled, rows, args)
     source = data.test if args.test is not None else getattr(data, args.split)
     if source is None:
@@ -136,7 +137,7 @@ def with_columns(settings: DataSettings, rows: Rows, args: argparse.Namespace) -
     require_columns(rows.table.column_names, wanted, rows.source)
     if absent:
         print(f"{rows.source} has no column {', '.join(absent)}: accuracy is not told apart by it")
-    if settings.weight and rows.weights is None:
+    if settings.weight and settings.weight not in rows.table.column_names:
         print(f"{rows.source} has no column {settings.weight}: all rows count alike")
     return replace(settings, slice_by=there)
 

@@ -222,6 +222,7 @@ def validate(
         "epoch": progress.epoch,
         "validation_accuracy": predictions.accuracy(),
         "validation_loss": predictions.loss(),
+        "best": progress.since_best == 0,
     }
     keep(record, run, accelerator)
     if not accelerator.is_main_process:

@@ -89,13 +89,20 @@ def ablate(
             result = run.result()
             assert result is not None
             variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
-            variant.validation[seed] = max(
-                r["validation_accuracy"] for r in run.records() if "validation_accuracy" in r
-            )
+            variant.validation[seed] = validation_accuracy(run.records())
             table = table_of(variants)
             command_line = shlex.join(["python", "train.py", str(config), *options])
             (folder / "ablation.md").write_text(f"`{command_line}` and the options named\n\n{table}\n", "utf-8")
     return table
+
+
+def validation_accuracy(records: Sequence[dict]) -> float:
+    """That of the epoch whose model was kept, from the records of a run; of runs that did not mark it the best."""
+    epochs = [record for record in records if "validation_accuracy" in record]
+    marked = [record for record in epochs if record.get("best")]
+    return (marked[-1] if marked else max(epochs, key=lambda record: record["validation_accuracy"]))[
+        "validation_accuracy"
+    ]
 
 
 def table_of(variants: Sequence[Variant]) -> str:

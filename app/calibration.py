@@ -8,7 +8,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logit, softmax
 from scipy.stats import beta
 
-from app.intervals import mean_interval
+from app.intervals import count_of, mean_interval
 from app.truth import Truth
 from app.truth import confidence as confidence_of
 
@@ -43,8 +43,9 @@ def fit_temperature(probabilities: np.ndarray, truth: Truth) -> float:
 
     def too_sure(log_temperature: float) -> float:
         cooled = tempered(probabilities, np.exp(log_temperature), truth.label_type)
-        return truth.mean(confidence_of(cooled, truth.label_type)) - (len(truth) + 1) / (len(truth) + 2)
+        return truth.mean(confidence_of(cooled, truth.label_type)) - (number + 1) / (number + 2)
 
+    number = count_of(np.ones(len(truth)) if truth.weights is None else truth.weights, np.ones(len(truth)))
     coldest, hottest = np.log(TEMPERATURES)
     if (truth.right(probabilities) < 1).any():
         return float(np.exp(minimize_scalar(loss, bounds=(coldest, hottest), method="bounded").x))
@@ -86,12 +87,15 @@ def choose_threshold(
         anything in these rows they say nothing; above 1 where no threshold is.
     """
     order = np.argsort(-confidence, kind="stable")
-    ranked, rows = confidence[order], np.arange(1, len(order) + 1)
-    weighed = np.ones(len(order)) if weights is None else weights[order]
-    total = np.cumsum(weighed)
-    before = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()  # rows of the group among the surer
-    mean_size = np.cumsum(2 * before + 1) / rows  # of the groups of the rows so far, by row: Σ size² / Σ size
-    number = total**2 / np.cumsum(weighed**2) / (1 + (mean_size - 1) * likeness(right - confidence, groups))
+    ranked, weighed = confidence[order], np.ones(len(order)) if weights is None else weights[order]
+    total, alike = np.cumsum(weighed), likeness(right - confidence, groups)
+    before = (
+        pd.Series(weighed).groupby(groups[order]).cumsum().to_numpy() - weighed
+    )  # of the group among the surer rows
+    squares = np.cumsum(
+        (1 - alike) * weighed**2 + alike * weighed * (2 * before + weighed)
+    )  # Σ w² and Σ (Σ of a group)²
+    number = total**2 / squares
     wrong = np.cumsum(weighed * (1 - right[order])) * number / total
     bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1e-9)), 1)
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)

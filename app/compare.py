@@ -73,7 +73,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
             f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
             "are the same and count the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
         )
-    right, weights = [table["correct"].to_numpy() for table in (first, second)], first["weight"].to_numpy()
+    right = [table["correct"].to_numpy() for table in (first, second)]
+    weights = first["weight"].to_numpy() / first["weight"].mean()
     gain = right[1].astype(float) - right[0]
     groups = connect_groups(*(table["group"].astype(str).tolist() for table in (first, second)))
     return {

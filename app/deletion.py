@@ -39,13 +39,14 @@ def deletion_figures(
         for name, curve in curves.items():
             found.setdefault(name, []).append(curve)
     curves = {name: np.stack(of_rows) for name, of_rows in found.items()}
+    chosen, weights = np.asarray(indices), None if rows.weights is None else rows.weights[np.asarray(indices)]
     areas = {name: np.trapezoid(curve, FRACTIONS, axis=1) for name, curve in curves.items()}
     return {
         "rows": len(indices),
         "fractions": FRACTIONS.tolist(),
-        "curves": {name: curve.mean(axis=0).tolist() for name, curve in curves.items()},
+        "curves": {name: np.average(curve, axis=0, weights=weights).tolist() for name, curve in curves.items()},
         "drop": {
-            name: mean_interval(areas["random"] - area, groups[np.asarray(indices)], least=-1)
+            name: mean_interval(areas["random"] - area, groups[chosen], least=-1, weights=weights)
             for name, area in areas.items()
             if name != "random"
         },

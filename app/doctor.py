@@ -223,7 +223,7 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
 def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """What the majority answer and the text alone (bag of words, logistic regression) give on held-out rows."""
     train, label2id = data.splits["train"], {name: number for number, name in enumerate(data.label_names)}
-    majority = form.majority(train.labels, data.label_names)
+    majority = form.majority(train.labels, data.label_names, train.weights)
     told = " and ".join(f"“{name}”" for name in majority) or "no label"
     found = []
     for split in ("validation", "test"):

@@ -23,13 +23,19 @@ def mean_interval(
     Where all but a few groups have one difference, or one value and rows weigh, draws hold no more kinds of groups than
     were seen: each end is then at least as far away as that of `unseen`. Groups that weigh little count as fewer.
     """
+    if weights is not None and np.ptp(weights) == 0:
+        weights = None
     _, group = np.unique(groups, return_inverse=True)
-    drawn, rows = draw_groups(group.max() + 1, resamples), np.bincount(group, weights)
-    sums, number = np.bincount(group, values if weights is None else weights * values), count_of(len(rows), weights)
-    figure = with_interval(np.average(values, weights=weights), (drawn @ sums) / (drawn @ rows), number, least)
-    _, kind = np.unique((sums / rows).round(9), return_inverse=True)
-    heavy = rows / np.bincount(group)
-    different = (heavy.sum() - np.bincount(kind, heavy).max()) / heavy.max()
+    sizes, weighed = np.bincount(group), np.bincount(group, weights)
+    drawn, sums = (
+        draw_groups(len(sizes), resamples),
+        np.bincount(group, values if weights is None else weights * values),
+    )
+    number = float(count_of(weighed, sizes))
+    figure = with_interval(np.average(values, weights=weights), (drawn @ sums) / (drawn @ weighed), number, least)
+    _, kind = np.unique((sums / weighed).round(9), return_inverse=True)
+    heavy = np.maximum(weighed / weighed.max(), weighed / sizes / (weighed / sizes).max())
+    different = heavy.sum() - np.bincount(kind, heavy).max()
     if (least < 0 or weights is not None) and different < FEW_GROUPS:
         low, high = unseen(figure["value"], number, least)
         figure |= {"low": min(figure["low"], low), "high": max(figure["high"], high)}
@@ -73,11 +79,19 @@ def unseen(value: float, groups: float, least: float) -> tuple[float, float]:
     return float(value - share * (value - least)), float(value + share * (1 - value))
 
 
-def count_of(groups: int, weights: np.ndarray | None) -> float:
-    """As how many groups these count when their rows weigh differently (Kish 1965, section 11.7); never more."""
-    if weights is None:
-        return groups
-    return round(float(groups * weights.sum() ** 2 / (len(weights) * (weights**2).sum())), 6)
+def count_of(weighed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """As how many groups these count where rows weigh differently: fewer (Kish 1965, section 11.7), but not for what
+    evens out unequal numbers of rows.
+
+    Args:
+        weighed, sizes: what the rows of each group weigh, and how many they are ``(groups,)`` or ``(groups, C)``; those
+            of no rows do not count.
+
+    Returns:
+        a number, or ``(C,)``.
+    """
+    spread = [(x.sum(axis=0) ** 2 / np.maximum((x**2).sum(axis=0), 1e-300)) for x in (weighed, sizes)]
+    return np.round((sizes > 0).sum(axis=0) * np.minimum(1, spread[0] / np.maximum(spread[1], 1e-300)), 6)
 
 
 def draw_groups(number: int, resamples: int) -> np.ndarray:

@@ -56,6 +56,10 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
             if done.returncode:
                 raise ValueError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
         tables.append(load_predictions(run.path, "test"))
+    if len({"weight" in table for table in tables}) > 1:
+        raise ValueError(
+            f"Some folds in {folder} were evaluated before rows had weights; delete these, and give the same command."
+        )
     rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(np.average(table["correct"], weights=table.get("weight"))) for table in tables]

@@ -147,7 +147,7 @@ def score(
         metric = SklearnMetrics(config_name=name)
         values |= metric.compute(predictions=scores, references=truth, sample_weight=weights)
     draws = Draws(scores, truth, groups, resamples, weights)
-    number = count_of(draws.drawn.shape[1], weights)
+    number = float(count_of(np.bincount(draws.group, draws.weights), np.bincount(draws.group)))
     return {
         name: with_interval(value, draws.metric(name), number) for name, value in values.items() if not np.isnan(value)
     }
@@ -208,9 +208,12 @@ class Draws:
         return np.sum([self.counts[kind] for kind in SHARES[name]], axis=0)
 
     def groups_with(self, name: str) -> np.ndarray:
-        """How many groups have a say in ``precision``, ``recall`` or ``f1`` of each class ``(C,)``."""
-        found = sum((self.by_group[kind] for kind in SHARES[name][1:]), self.by_group[SHARES[name][0]])
-        return np.asarray((found > 0).sum(axis=0)).ravel()
+        """As how many groups those count that have a say in a share of each class ``(C,)``."""
+        plain = self.in_groups(np.ones(len(self.truth)))
+        weighed, sizes = (
+            np.sum([counts[kind].toarray() for kind in SHARES[name]], axis=0) for counts in (self.by_group, plain)
+        )
+        return count_of(weighed, sizes)
 
     @cached_property
     def counts(self) -> dict[str, np.ndarray]:
@@ -220,9 +223,12 @@ class Draws:
     @cached_property
     def by_group(self) -> dict[str, csr_matrix]:
         """The same in each group, ``(groups, C)`` each."""
+        return self.in_groups(self.weights)
+
+    def in_groups(self, weights: np.ndarray) -> dict[str, csr_matrix]:
         truth, guesses = (self.as_sets(labels) for labels in (self.truth, answers(self.truth, self.scores)))
         number = len(self.truth)
-        member = csr_matrix((self.weights, (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
+        member = csr_matrix((weights, (self.group, np.arange(number))), shape=(self.drawn.shape[1], number))
         chosen = {"hits": truth.multiply(guesses), "guesses": guesses, "truths": truth}
         return {kind: member @ rows for kind, rows in chosen.items()}
 
@@ -305,5 +311,5 @@ def class_table(
     for name, value in zip(names, values, strict=True):
         drawn, groups_with = draws.per_class(name), draws.groups_with(name)
         for c, line in enumerate(table):
-            line[name] = with_interval(value[c], drawn[:, c], count_of(int(groups_with[c]), weights))
+            line[name] = with_interval(value[c], drawn[:, c], float(groups_with[c]))
     return table

@@ -97,8 +97,8 @@ class TrainSettings:
     gate_cost: NonNegativeFloat = 0.0
     """Weight in the loss of the share of the work behind gates that is done, with --model.gated true."""
     gate_warmup: ClosedUnitInterval = 0.5
-    """Share of the epochs, the first, in which gates are held open, so that everything learns before gates do; the best
-    epoch is one of the others."""
+    """Share of the epochs, the first, in which gates are held open, so that all else learns before gates do; they learn
+    in one at least, and the best epoch is one of these."""
     early_stopping: NonNegativeInt = 0
     """Stop after this many epochs without a better validation accuracy; 0 never does."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"

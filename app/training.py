@@ -109,16 +109,16 @@ class Training:
     def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
         """Make the loader give the batches of the epoch under way that have not been trained on.
 
-        Gates begin to learn when their time has come; the best epoch is then looked for anew, since none before has
-        learnt to save work.
+        Gates begin to learn when their time has come. No epoch before is the best, or ends the training early, since
+        none has learnt to save work.
         """
         self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
         gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
-        first = round(options.gate_warmup * options.epochs)
+        first = min(int(options.gate_warmup * options.epochs + 0.5), options.epochs - 1)
         for gate in gates:
             gate.held_open = progress.epoch < first
-        if gates and progress.epoch == first:
-            progress.best = -1.0
+        if gates and progress.epoch <= first:
+            progress.best, progress.since_best = -1.0, 0
 
     def describe_epoch(self) -> str:
         left_out = self.sampler.num_left_out
@@ -139,7 +139,9 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
         label_separator=settings.data.label_separator,
         normalize_labels=settings.data.normalize_labels,
         allow_missing=settings.data.allow_missing,
-        majority_answer=[data.label_names.index(name) for name in form.majority(rows.labels, data.label_names)],
+        majority_answer=[
+            data.label_names.index(name) for name in form.majority(rows.labels, data.label_names, rows.weights)
+        ],
     )
 
 

@@ -125,7 +125,7 @@ def steps(bench: Bench, settings: Settings, training: Training) -> Iterator[int]
     """One step of `train_epoch` after the other, epoch after epoch; gives how many questions each had."""
     progress = Progress()
     while True:
-        training.start_epoch(progress, 1)
+        training.start_epoch(progress, settings.train)
         batches = iter(list(training.sampler))
         for _ in train_epoch(training, bench.accelerator, settings.train, progress):
             yield len(next(batches))

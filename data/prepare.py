@@ -156,9 +156,10 @@ def describe_weights(splits: dict[str, Rows], column: str | None) -> list[str]:
     """What rows count, and where the column that tells it is missing."""
     lines = []
     for split, rows in splits.items() if column else ():
-        if rows.weights is None:
+        if column not in rows.table.column_names:
             lines.append(f"{split} has no column {column}: all its rows count alike")
         else:
+            assert rows.weights is not None
             lines.append(f"{split}: rows count {rows.weights.min():g} to {rows.weights.max():g} ({column})")
     return lines
 
@@ -174,7 +175,7 @@ def describe_labels(splits: dict[str, Rows], label_names: list[str], form: Label
             labels = splits[split].labels
             unknown = Counter({name: number for name, number in form.count(labels).items() if name not in known})
             if unknown and form.type == "single":
-                covered = 1 - unknown.total() / len(labels)
+                covered = np.average([label in known for label in labels], weights=splits[split].weights)
                 names = ", ".join(name for name, _ in unknown.most_common(5))
                 lines.append(
                     f"{split}: {covered:.1%} of the rows have a known label, the ceiling of any accuracy; "

@@ -19,6 +19,8 @@ from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
 from data.targets import LabelFormat
 
+WEIGHTS = (1e-6, 1e6)
+"""Least and most that a row may count, besides 0: what float32 sums keep apart."""
 SHOWN = 5
 """Faults of one kind that a message lists; it counts them all."""
 
@@ -179,12 +181,13 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
     """What each row counts; rows that count nothing are named.
 
     Raises:
-        ValueError: weights that are no numbers of 0 or more, by row, or that are all 0.
+        ValueError: weights that are no such numbers, by row, or that are all 0.
     """
     found = [row[column] for row in table.select_columns([column])]
     weights = np.array([as_number(value) for value in found], dtype=np.float64)
-    faulty = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))).tolist()
-    refuse(faulty, source, f"have no weight of 0 or more in column {column!r}", "Correct them.")
+    low, high = WEIGHTS
+    faulty = np.flatnonzero(~((weights == 0) | ((weights >= low) & (weights <= high)))).tolist()
+    refuse(faulty, source, f"have no weight of 0, or {low:g} to {high:g}, in column {column!r}", "Correct them.")
     if not weights.any():
         raise ValueError(f"All weights in column {column!r} of {source} are 0: no row counts.")
     if len(nothing := np.flatnonzero(weights == 0)):

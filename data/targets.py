@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, Protocol
 
 import numpy as np
@@ -60,14 +61,19 @@ class LabelFormat:
             return names
         return [min(Counter(names).items(), key=lambda item: (-item[1], item[0]))[0]]
 
-    def majority(self, labels: Iterable[str], known: Sequence[str]) -> list[str]:
-        """The most frequent answer, of known names: the most frequent name, or for ``multi`` the most frequent set."""
-        if self.type != "multi":
-            counts = self.count(labels)
-            return [max(known, key=counts.__getitem__)]
-        sets: Counter[tuple[str, ...]] = Counter(tuple(sorted(set(self.names(label)) & set(known))) for label in labels)
-        (_, majority) = max((number, names) for names, number in sets.items())
-        return list(majority)
+    def majority(
+        self, labels: Iterable[str], known: Sequence[str], weights: Iterable[float] | None = None
+    ) -> list[str]:
+        """The most frequent answer, of known names: the most frequent name, or for ``multi`` the most frequent set; by
+        what rows count where ``weights`` are given."""
+        totals: dict[tuple[str, ...], float] = {(): 0.0} if self.type == "multi" else {(name,): 0.0 for name in known}
+        for label, weight in zip(labels, repeat(1.0) if weights is None else weights, strict=False):
+            names = self.names(label)
+            for answer in [tuple(sorted(set(names) & set(known)))] if self.type == "multi" else [(n,) for n in names]:
+                totals[answer] = totals.get(answer, 0.0) + weight
+        if self.type == "multi":
+            return list(max((total, answer) for answer, total in totals.items())[1])
+        return [max(known, key=lambda name: totals[(name,)])]
 
     def known(self, label: str, names: set[str]) -> bool:
         """Whether a label teaches anything about these classes."""

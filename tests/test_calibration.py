@@ -101,6 +101,18 @@ def test_answers_of_which_few_weigh_much_prove_less():
     assert choose_threshold(confidence, right, 0.2, np.arange(400)) <= 1 < heavy, "ten in 19 are wrong, not one in 10"
 
 
+def test_images_that_count_alike_prove_as_much_however_many_rows_they_have():
+    """And rows that are all right, but of which one weighs nearly all, hardly make the next one so."""
+    sizes = np.repeat([1, 20], 150)
+    groups, weights = np.repeat(np.arange(300), sizes), np.repeat(1 / sizes, sizes)
+    every = np.ones(len(groups))
+    assert choose_threshold(0.9 * every, every, 0.05, groups, weights) == 0.9
+    logits = 5 * np.eye(4)[np.zeros(1000, dtype=int)]
+    truth = Truth("single", np.zeros(1000, dtype=int), weights=np.where(np.arange(1000) == 0, 1e4, 1.0))
+    calibrated = tempered(softmax(logits, axis=1), fit_temperature(softmax(logits, axis=1), truth))
+    assert calibrated[0, 0] < 0.75
+
+
 def bound(right: np.ndarray) -> float:
     """The upper end of a one-sided 90 % interval of the share of wrong answers."""
     found = binomtest(int((~right).sum()), len(right)).proportion_ci(0.8, "exact")

@@ -5,14 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from accelerate import Accelerator
-from tiny import NUM_TEST, NUM_TRAIN
+from tiny import NUM_TEST, NUM_TRAIN, TINY
 from transformers import BertConfig, BertModel
 
 import eval as evaluation
+import train
 from app import Predictor
 from app.intervals import mean_interval
 
@@ -202,6 +204,24 @@ def test_rows_that_were_trained_on_are_not_taken_for_others(run_dir, capsys, opt
     with pytest.raises(SystemExit):
         evaluation.main([str(run_dir), *options])
     assert told in capsys.readouterr().err
+
+
+def test_rows_can_be_counted_alike_though_they_were_cut_by_a_run_that_weighs_them(shapes_folder, tmp_path, capsys):
+    """Those of weight 0 stay out: the cut is that of the training."""
+    table = pd.read_csv(shapes_folder / "train.csv")
+    table.assign(trust=np.arange(len(table)) % 4).to_csv(tmp_path / "t.csv", index=False)
+    data = ["--data.train", str(tmp_path / "t.csv"), "--data.image_root", str(shapes_folder), "--data.weight", "trust"]
+    run_dir = train.main([*data, *TINY, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"])
+    folder = run_dir / "evaluation/validation"
+    weighed = json.loads((folder / "metrics.json").read_text())
+    weights = pd.read_parquet(folder / "predictions.parquet")["weight"]
+    assert set(weights) == {1, 2, 3}
+    alike = evaluation.main([str(run_dir), "--split", "validation", "--pictures", "0", "--data.weight", ""])
+    assert (weighed["weighed_by"], alike["weighed_by"]) == ("trust", None)
+    assert alike["rows"] == weighed["rows"] == len(weights)
+    with pytest.raises(SystemExit):
+        evaluation.main([str(run_dir), "--split", "validation", "--data.weight", "kind"])
+    assert "with another --data.weight the cut would be another" in capsys.readouterr().err
 
 
 def test_a_limit_on_pixels_can_be_given(run_dir, tmp_path, capsys):

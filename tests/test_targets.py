@@ -58,6 +58,9 @@ def test_the_most_frequent_answer_is_a_set_where_labels_are_sets():
     assert MULTI.majority(labels, ["a", "b"]) == []
     assert MULTI.majority(["a|b", "b|a", "a", "c"], ["a", "b", "c"]) == ["a", "b"]
     assert ANNOTATORS.majority(["a|a|b", "b|b", "x|x|x|x"], ["a", "b"]) == ["b"]
+    assert ANNOTATORS.majority(["a|a|b", "b|b", "x|x|x|x"], ["a", "b"], [3, 1, 1]) == ["a"]
+    assert MULTI.majority(["a|b", "b|a", "a", "c"], ["a", "b", "c"], [1, 1, 3, 1]) == ["a"]
+    assert LabelFormat().majority(["a", "b", "b"], ["a", "b"], [5, 1, 1]) == ["a"]
     assert LabelFormat().majority(["a", "b", "b"], ["a", "b"]) == ["b"]
 
 
@@ -183,10 +186,13 @@ def test_a_list_wants_a_label_type(table, tmp_path):
         read(write(table[:6], [["red"], ["blue"]] * 3, tmp_path / "t.jsonl"))
 
 
-@pytest.mark.parametrize(("weight", "message"), [(-1, "row 0, 1, 2"), ("much", "row 0, 1, 2"), (0, "are 0")])
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(-1, "row 0, 1, 2"), ("much", "row 0, 1, 2"), (0, "are 0"), (1e39, "row 0, 1, 2"), (1e-46, "1e-06 to 1e\\+06")],
+)
 def test_weights_are_numbers_of_0_or_more(table, tmp_path, weight, message):
     table = table.assign(trust=weight)
-    with pytest.raises(ValueError, match=f"column 'trust'.*{message}"):
+    with pytest.raises(ValueError, match=f"column 'trust'.*{message}|{message}.*column 'trust'"):
         read(write(table, table["label"].tolist(), tmp_path / "t.jsonl"), weight="trust")
 
 
@@ -257,7 +263,7 @@ def test_rows_that_count_little_teach_little_and_count_little_in_the_figures(tab
     source = write(table, table["label"].tolist(), tmp_path / "t.jsonl")
     figures = run(source, tmp_path, "--data.weight", "trust", "--train.learning_rate", "0.01")
     assert figures["weighed_by"] == "trust"
-    assert figures["scores"]["majority answer"]["accuracy"]["value"] > 0.99 or table["label"].mode()[0] != "yes"
+    assert figures["scores"]["majority answer"]["accuracy"]["value"] > 0.9, "yes, where no is as frequent"
     assert "rows count what column trust says" in capsys.readouterr().out
     assert "Each row counts what column" in (tmp_path / "run/evaluation/test/report.html").read_text()
     predictions = pd.read_parquet(tmp_path / "run/evaluation/test/predictions.parquet")

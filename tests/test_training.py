@@ -58,18 +58,22 @@ def run(numbers: list[float], **options) -> torch.Tensor:
     return made.model.scores.detach()
 
 
-@pytest.mark.parametrize(("epochs", "first"), [(1, 0), (2, 1), (3, 2), (10, 5)])
+@pytest.mark.parametrize(("epochs", "first"), [(1, 0), (2, 1), (3, 2), (5, 3), (10, 5)])
 def test_gates_are_held_open_for_the_first_half_and_the_best_epoch_is_one_in_which_they_learn(epochs, first):
     made = training([1.0])
     made.sampler = SimpleNamespace(set_epoch=lambda epoch, start: None)
     made.model.gate = GatedFusion(nn.Identity(), 8, 8)
-    held, progress = [], Progress()
+    held, progress, options = [], Progress(), TrainSettings(epochs=epochs, early_stopping=1)
     for epoch in range(epochs):
-        made.start_epoch(progress, TrainSettings(epochs=epochs))
+        assert not train.is_enough(options, progress) or epoch > first, "no plateau ends it before gates learn"
+        made.start_epoch(progress, options)
         held.append(made.model.gate.held_open)
         progress.end_epoch(0.9 if epoch < first else 0.8)
+        assert progress.since_best == max(0, epoch - first)
         assert progress.best == (0.9 if epoch < first else 0.8)
     assert held == [True] * first + [False] * (epochs - first)
+    made.start_epoch(Progress(epoch=epochs - 1), TrainSettings(epochs=epochs, gate_warmup=1))
+    assert not made.model.gate.held_open, "they learn in one epoch at least"
     del made.model.gate
     progress = Progress(epoch=first, best=0.9)
     made.start_epoch(progress, TrainSettings(epochs=epochs))
