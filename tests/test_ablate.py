@@ -3,7 +3,7 @@ import json
 import pytest
 
 from app.__main__ import main
-from app.ablate import Variant, ablate, parse_variant, table_of
+from app.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy
 
 TINY = {
     "data": {"train": "shapes:8", "validation": "shapes:4", "test": "shapes:4"},
@@ -21,6 +21,13 @@ def test_the_table_tells_mean_spread_and_paired_difference():
     assert lines[3] == "| other | `--a 'b c'` | 88.0, 74.0 | 81.0 | 9.9 | -4.0 (2.8) | 90.0 | 3.0 |"
     assert lines[4] == "| once |  | 50.0 | 50.0 | – | -30.0 (–) | 60.0 | 1.0 |"
     assert len(lines) == 5
+
+
+def test_the_validation_accuracy_is_that_of_the_epoch_whose_model_was_kept():
+    """Not of a better one in which gates were still held open."""
+    epochs = [{"validation_accuracy": a, "best": best} for a, best in ((0.9, True), (0.7, True), (0.6, False))]
+    assert validation_accuracy([{"loss": 1.0}, *epochs]) == 0.7
+    assert validation_accuracy([{"validation_accuracy": a} for a in (0.5, 0.8, 0.6)]) == 0.8, "runs without the mark"
 
 
 def test_an_ablation_trains_each_variant_and_seed_once(tmp_path, capfd):

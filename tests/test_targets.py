@@ -15,6 +15,7 @@ from tiny import TINY
 import eval
 import train
 from app import Predictor
+from app.baselines import text_baseline
 from app.calibration import fit_temperature, tempered
 from app.loss import RowLoss, balancing_weights, build_loss
 from app.metrics import score
@@ -216,6 +217,17 @@ def test_rows_of_weight_0_are_left_out_and_named(table, tmp_path, capsys):
     assert re.search(
         r"rows of .*t.jsonl have a weight of 0 and are left out: row 0, 2, 4, 6, 8, …", capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("label_type", ["single", "multi"])
+def test_the_words_learn_rows_as_they_weigh(table, tmp_path, label_type):
+    """One text with two labels, the rarer of which weighs more."""
+    table = table[:50].assign(question="what?", trust=[10.0 if row < 20 else 1.0 for row in range(50)])
+    source = write(table, ["b" if row < 20 else "a" for row in range(50)], tmp_path / "t.jsonl")
+    form = DataSettings(train=source, label_type=label_type, text="question", weight="trust")
+    rows = load_rows(source, "train", form)
+    found = text_baseline(rows, rows, {"a": 0, "b": 1}, LabelFormat.of(form))
+    assert found[0, 1] > 0.7 > found[0, 0]
 
 
 def test_held_out_rows_without_the_column_count_alike_and_that_is_said(table, tmp_path):
