@@ -1,6 +1,7 @@
 """Intervals by the bootstrap: how far a figure may be from that of all rows like those at hand."""
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 FEW_GROUPS = 5
 """With fewer groups draws say nothing of the spread, and an interval is all there can be."""
@@ -79,19 +80,28 @@ def unseen(value: float, groups: float, least: float) -> tuple[float, float]:
     return float(value - share * (value - least)), float(value + share * (1 - value))
 
 
-def count_of(weighed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def count_of(weighed: np.ndarray | csr_matrix, sizes: np.ndarray | csr_matrix) -> np.ndarray:
     """As how many groups these count where rows weigh differently: fewer (Kish 1965, section 11.7), but not for what
     evens out unequal numbers of rows.
 
     Args:
-        weighed, sizes: what the rows of each group weigh, and how many they are ``(groups,)`` or ``(groups, C)``; those
-            of no rows do not count.
+        weighed, sizes: what the rows of each group weigh, and how many they are, ``(groups,)`` or sparse
+            ``(groups, C)``; groups of no rows do not count.
 
     Returns:
         a number, or ``(C,)``.
     """
-    spread = [(x.sum(axis=0) ** 2 / np.maximum((x**2).sum(axis=0), 1e-300)) for x in (weighed, sizes)]
-    return np.round((sizes > 0).sum(axis=0) * np.minimum(1, spread[0] / np.maximum(spread[1], 1e-300)), 6)
+    return np.round(total(sizes > 0) * np.minimum(1, evenness(weighed) / np.maximum(evenness(sizes), 1e-300)), 6)
+
+
+def evenness(values: np.ndarray | csr_matrix) -> np.ndarray:
+    """How many equal values there would be of the same sum and sum of squares."""
+    squares = values.multiply(values) if isinstance(values, csr_matrix) else values**2
+    return total(values) ** 2 / np.maximum(total(squares), 1e-300)
+
+
+def total(values: np.ndarray | csr_matrix) -> np.ndarray:
+    return np.asarray(values.sum(axis=0)).squeeze()
 
 
 def draw_groups(number: int, resamples: int) -> np.ndarray:

@@ -210,10 +210,8 @@ class Draws:
     def groups_with(self, name: str) -> np.ndarray:
         """As how many groups those count that have a say in a share of each class ``(C,)``."""
         plain = self.in_groups(np.ones(len(self.truth)))
-        weighed, sizes = (
-            np.sum([counts[kind].toarray() for kind in SHARES[name]], axis=0) for counts in (self.by_group, plain)
-        )
-        return count_of(weighed, sizes)
+        weighed, sizes = (sum(counts[kind] for kind in SHARES[name]) for counts in (self.by_group, plain))
+        return np.atleast_1d(count_of(weighed, sizes))
 
     @cached_property
     def counts(self) -> dict[str, np.ndarray]:
