@@ -89,13 +89,9 @@ def choose_threshold(
     order = np.argsort(-confidence, kind="stable")
     ranked, weighed = confidence[order], np.ones(len(order)) if weights is None else weights[order]
     total, alike = np.cumsum(weighed), likeness(right - confidence, groups)
-    before = (
-        pd.Series(weighed).groupby(groups[order]).cumsum().to_numpy() - weighed
-    )  # of the group among the surer rows
-    squares = np.cumsum(
-        (1 - alike) * weighed**2 + alike * weighed * (2 * before + weighed)
-    )  # Σ w² and Σ (Σ of a group)²
-    number = total**2 / squares
+    before = pd.Series(weighed).groupby(groups[order]).cumsum().to_numpy() - weighed  # of the group, among the surer
+    of_groups = weighed * (2 * before + weighed)  # what each row adds to the sum of squares of the groups' weights
+    number = total**2 / np.cumsum((1 - alike) * weighed**2 + alike * of_groups)
     wrong = np.cumsum(weighed * (1 - right[order])) * number / total
     bounds = np.where(wrong < number, beta.ppf(CERTAINTY, wrong + 1, np.maximum(number - wrong, 1e-9)), 1)
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)

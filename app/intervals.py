@@ -28,10 +28,8 @@ def mean_interval(
         weights = None
     _, group = np.unique(groups, return_inverse=True)
     sizes, weighed = np.bincount(group), np.bincount(group, weights)
-    drawn, sums = (
-        draw_groups(len(sizes), resamples),
-        np.bincount(group, values if weights is None else weights * values),
-    )
+    sums = np.bincount(group, values if weights is None else weights * values)
+    drawn = draw_groups(len(sizes), resamples)
     number = float(count_of(weighed, sizes))
     figure = with_interval(np.average(values, weights=weights), (drawn @ sums) / (drawn @ weighed), number, least)
     _, kind = np.unique((sums / weighed).round(9), return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -66,14 +66,17 @@ class LabelFormat:
     ) -> list[str]:
         """The most frequent answer, of known names: the most frequent name, or for ``multi`` the most frequent set; by
         what rows count where ``weights`` are given."""
-        totals: dict[tuple[str, ...], float] = {(): 0.0} if self.type == "multi" else {(name,): 0.0 for name in known}
+        totals: dict[tuple[str, ...], float] = defaultdict(float)
         for label, weight in zip(labels, repeat(1.0) if weights is None else weights, strict=False):
             names = self.names(label)
-            for answer in [tuple(sorted(set(names) & set(known)))] if self.type == "multi" else [(n,) for n in names]:
-                totals[answer] = totals.get(answer, 0.0) + weight
+            answers: list[tuple[str, ...]] = [(name,) for name in names]
+            if self.type == "multi":
+                answers = [tuple(sorted(set(names) & set(known)))]
+            for answer in answers:
+                totals[answer] += weight
         if self.type == "multi":
-            return list(max((total, answer) for answer, total in totals.items())[1])
-        return [max(known, key=lambda name: totals[(name,)])]
+            return list(max(totals, key=lambda answer: (totals[answer], answer)))
+        return list(max(((name,) for name in known), key=totals.__getitem__))
 
     def known(self, label: str, names: set[str]) -> bool:
         """Whether a label teaches anything about these classes."""
