@@ -74,9 +74,9 @@ class LabelFormat:
                 answers = [tuple(sorted(set(names) & set(known)))]
             for answer in answers:
                 totals[answer] += weight
-        if self.type == "multi":
-            return list(max(totals, key=lambda answer: (totals[answer], answer)))
-        return list(max(((name,) for name in known), key=totals.__getitem__))
+        candidates = sorted(totals, reverse=True) if self.type == "multi" else [(name,) for name in known]
+        majority = max(candidates, key=lambda answer: totals[answer])
+        return list(majority)
 
     def known(self, label: str, names: set[str]) -> bool:
         """Whether a label teaches anything about these classes."""
