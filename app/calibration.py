@@ -174,11 +174,7 @@ def calibration_figures(
     bins = {
         way: reliability(confidence_of(p, truth.label_type), truth.right(p), truth.weights) for way, p in ways.items()
     }
-    confidence, right, weights = (
-        confidence_of(probabilities, truth.label_type),
-        truth.right(probabilities),
-        truth.weights,
-    )
+    confidence, right = confidence_of(probabilities, truth.label_type), truth.right(probabilities)
     sure, known = confidence >= threshold, truth.best() > 0
     of_known = reliability(confidence[known], right[known], truth.select(known).weights)
     return {
@@ -186,8 +182,8 @@ def calibration_figures(
         "threshold": threshold,
         "ece": {way: calibration_error(b) for way, b in bins.items()} | {"known": calibration_error(of_known)},
         "bins": bins,
-        "curve": risk_curve(confidence, right, weights),
-        "coverage": mean_interval(sure.astype(float), groups, weights=weights),
+        "curve": risk_curve(confidence, right, truth.weights),
+        "coverage": mean_interval(sure.astype(float), groups, weights=truth.weights),
         "risk": (
             mean_interval(1 - right[sure], groups[sure], weights=truth.select(sure).weights) if sure.any() else None
         ),

@@ -33,8 +33,8 @@ def mean_interval(
     number = float(count_of(weighed, sizes))
     figure = with_interval(np.average(values, weights=weights), (drawn @ sums) / (drawn @ weighed), number, least)
     _, kind = np.unique((sums / weighed).round(9), return_inverse=True)
-    heavy = np.maximum(weighed / weighed.max(), weighed / sizes / (weighed / sizes).max())
-    different = heavy.sum() - np.bincount(kind, heavy).max()
+    heavy = weighed / sizes
+    different = (heavy.sum() - np.bincount(kind, heavy).max()) / heavy.max()
     if (least < 0 or weights is not None) and different < FEW_GROUPS:
         low, high = unseen(figure["value"], number, least)
         figure |= {"low": min(figure["low"], low), "high": max(figure["high"], high)}

@@ -16,8 +16,8 @@ class GatedFusion(nn.Module):
     a sample runs where its gate is above the threshold, and where it is not the fusion does no work at all. Samples of
     one image that skip share its map, so what follows runs once for them. It starts open (probability 0.88).
 
-    ``held_open``, for the first epochs of a training, lets everything learn as without gates before gates do (Wang et
-    al. 2018, SkipNet, section 3.3): drawn from the first step on, they keep the fusion from learning.
+    ``held_open``, for the first epochs of a training, lets everything learn as without gates before gates do: drawn
+    from the first step on, they keep the fusion from learning.
 
     Args:
         fusion: a fusion of `models.fusion`.

@@ -233,12 +233,20 @@ def test_rows_of_which_few_weigh_much_prove_as_little_as_few_rows():
 
 def test_images_that_count_alike_count_as_many_however_many_rows_they_have():
     """50 images of one row and 50 of a hundred, each weighing 1 as a whole, are 100 images."""
-    sizes, right = np.repeat([1, 100], 50), np.random.default_rng(0).random(100) < 0.8
+    sizes = np.repeat([1, 100], 50)
     groups, weights = np.repeat(np.arange(100), sizes), np.repeat(1 / sizes, sizes)
-    found = mean_interval(np.repeat(right.astype(float), sizes), groups, weights=weights)
-    assert found == pytest.approx(mean_interval(right.astype(float), np.arange(100)), abs=1e-9)
+    for right in (
+        np.random.default_rng(0).random(100) < 0.8,
+        np.arange(100) < 92,
+    ):  # wrong: some, or eight of the large
+        found = mean_interval(np.repeat(right.astype(float), sizes), groups, weights=weights)
+        assert found == pytest.approx(mean_interval(right.astype(float), np.arange(100)), abs=1e-9)
     all_right = mean_interval(np.ones(len(groups)), groups, weights=weights)
     assert all_right["low"] == pytest.approx(0.025 ** (1 / 100))
+    ones = np.ones(len(groups), dtype=int)
+    assert score(np.eye(2)[ones], ones, groups)["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 100)), (
+        "without weights"
+    )
 
 
 def test_weights_that_are_all_alike_change_no_interval():
@@ -254,6 +262,9 @@ def test_the_interval_of_a_class_knows_the_weights_of_its_own_rows_alone():
         for weights in (None, np.where(truth == 1, 1.0, 50.0))
     )
     assert weighed == pytest.approx(plain)
+    one_heavy = np.where(np.arange(200) == 180, 1000.0, 1.0)
+    line = class_table(np.eye(2)[truth], truth, np.arange(200), weights=one_heavy)[1]["recall"]
+    assert line["low"] < 0.1, "twenty right answers of which one weighs nearly all"
 
 
 def test_the_table_of_classes_is_scikit_learns_with_intervals_around_it():
