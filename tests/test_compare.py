@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import eval as evaluation
 import train
 from app.__main__ import main as app
 from app.compare import compare, load_predictions, sign_flip_test
-from app.kfold import pooled, together
+from app.kfold import kfold, pooled, together
 from app.truth import Truth
 from data import LabelFormat
 
@@ -95,6 +96,23 @@ def test_folds_of_every_type_of_label_are_scored_as_the_rows_would_be_at_once(la
     if accuracy and not weighed:
         assert scores["accuracy"]["value"] == pytest.approx(accuracy)
     assert 0 < scores["macro_f1"]["value"] < 1
+
+
+def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypatch, tmp_path):
+    (tmp_path / "c.yaml").write_text("data:\n  train: shapes:4\n")
+    tables = [
+        table(np.array([True, False]), np.arange(2)).assign(prediction="x", probabilities=0, weight=weights)
+        for weights in ([3.0, 1.0], [1.0, 3.0])
+    ]
+    run = SimpleNamespace(result=dict, check_settings=lambda settings: None, path=tmp_path)
+    monkeypatch.setattr("app.kfold.RunDir", lambda path: run)
+    monkeypatch.setattr("app.kfold.load_predictions", lambda *given: next(found))
+    found = iter(tables)
+    kfold(tmp_path / "c.yaml", 2, tmp_path)
+    assert json.loads((tmp_path / "kfold.json").read_text())["folds"] == [0.75, 0.25]
+    found = iter([tables[0], tables[1].drop(columns="weight")])
+    with pytest.raises(ValueError, match="evaluated before rows had weights"):
+        kfold(tmp_path / "c.yaml", 2, tmp_path)
 
 
 def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):

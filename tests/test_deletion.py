@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import eval as evaluation
-from app.deletion import FRACTIONS, curves_of, hide, rank
+from app.deletion import FRACTIONS, curves_of, deletion_figures, hide, rank
 from app.intervals import mean_interval
 from app.metrics import score
 
@@ -93,6 +93,24 @@ def test_the_interval_of_a_mean_is_that_of_the_metrics():
     assert mean_interval(right, groups) == pytest.approx(
         score(np.eye(2)[right], np.ones(80, dtype=int), groups, names=["accuracy"])["accuracy"]
     )
+
+
+def test_the_check_counts_rows_as_they_weigh(monkeypatch):
+    """Of two rows the one that weighs three times as much loses all at once, the other nothing."""
+    flat, steep = np.ones(len(FRACTIONS)), np.append(1.0, np.zeros(len(FRACTIONS) - 1))
+    curves = iter([{"answer": steep, "random": flat}, {"answer": flat, "random": flat}])
+    monkeypatch.setattr("app.deletion.curves_of", lambda *given: next(curves))
+
+    class TwoRows(list):
+        weights = np.array([3.0, 1.0])
+
+        def picture(self, index):
+            return picture()
+
+    rows = TwoRows([SimpleNamespace(text="red?"), SimpleNamespace(text="blue?")])
+    figures = deletion_figures(None, None, rows, [0, 1], np.arange(2))
+    assert figures["curves"]["answer"] == pytest.approx([1.0, *[0.25] * (len(FRACTIONS) - 1)])
+    assert figures["drop"]["answer"]["value"] == pytest.approx(0.75 * (1 - 1 / 16))
 
 
 def test_eval_reports_the_deletion_check(run_dir, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What the evaluation says of a model whose answers are known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import eval as evaluation
-from app.evaluation import BRIEF, input_figures, scores_of
+from app.evaluation import BRIEF, evaluate, input_figures, scores_of
 from app.intervals import mean_interval
 from app.predictions import MODALITIES, Predictions, for_modalities
 from app.truth import Truth
@@ -45,6 +46,26 @@ def test_the_accuracy_of_rows_that_weigh_has_the_interval_of_a_mean():
     found = scores_of(guesses(np.zeros(60)), truth, np.arange(60), BRIEF)["accuracy"]
     assert found == mean_interval(1.0 - wrong, np.arange(60), weights=weights)
     assert found["low"] < found["value"] - 0.1
+
+
+def test_the_ceiling_and_the_classes_are_told_by_what_rows_count():
+    """Four rows of an unknown label, which weigh as much as all others; one of the class is wrong and weighs half."""
+    truth = Truth("single", np.array([1, 1, 1, 0, -100]), weights=np.array([2.0, 1.0, 1.0, 2.0, 6.0]))
+    probabilities = np.eye(2)[[0, 1, 1, 0, 0]]
+
+    class FiveRows(list):
+        image_keys = tuple("abcde")
+        labels = ("x", "x", "x", "y", "z")
+
+    config = SimpleNamespace(
+        label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0
+    )
+    names = SimpleNamespace(**vars(config), threshold=0.0, label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"})
+    asked = Predictions(dict.fromkeys(MODALITIES, probabilities), truth)
+    found = evaluate(asked, FiveRows("abcde"), names, {}, np.arange(5), "image")
+    assert found["ceiling"] == pytest.approx(0.5)
+    assert found["classes"]["x"]["recall"]["value"] == pytest.approx(0.5)
+    assert found["classes"]["x"]["rows"] == 3
 
 
 def test_what_inputs_are_worth_is_told_by_what_rows_count():

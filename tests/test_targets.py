@@ -17,6 +17,7 @@ import train
 from app import Predictor
 from app.baselines import text_baseline
 from app.calibration import fit_temperature, tempered
+from app.doctor import check_baselines
 from app.loss import RowLoss, balancing_weights, build_loss
 from app.metrics import score
 from app.settings import TrainSettings
@@ -237,6 +238,20 @@ def test_held_out_rows_without_the_column_count_alike_and_that_is_said(table, tm
     assert data.splits["test"].weights is None
     assert "test has no column trust: all its rows count alike" in data.decisions
     assert "train: rows count 2.5 to 2.5 (trust)" in data.decisions
+
+
+def test_the_doctor_and_the_ceiling_count_rows_as_they_weigh(table, tmp_path):
+    """Of three labels the rarest weighs most, and a test label that is not known as much as all others."""
+    labels = ["a", "a", "a", "b", "b", "c"] * 4
+    train_rows = write(table[:24].assign(trust=[{"c": 90.0}.get(x, 1.0) for x in labels]), labels, tmp_path / "t.jsonl")
+    asked = ["c", "a", "x", "x"]
+    held_out = write(table[24:28].assign(trust=[6.0, 2.0, 1.0, 1.0]), asked, tmp_path / "h.jsonl")
+    settings = DataSettings(train=train_rows, validation=held_out, weight="trust", image_root="/")
+    data = prepare_data(settings, 0)
+    assert any("validation: 80.0% of the rows have a known label" in told for told in data.decisions)
+    (_, told), *_ = check_baselines(data, LabelFormat())
+    assert "validation: always “c” is right in 60.0% of the rows" in told
+    assert "80.0% could be" in told
 
 
 def run(source: str, tmp_path, *options: str) -> dict:

@@ -28,7 +28,12 @@ def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
 def test_records_hold_loss_rate_and_validation(run_dir):
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert any({"loss", "learning_rate", "gradient_norm"} <= record.keys() for record in records)
-    assert [record["epoch"] for record in records if "validation_accuracy" in record] == [1, 2]
+    epochs = [record for record in records if "validation_accuracy" in record]
+    assert [record["epoch"] for record in epochs] == [1, 2]
+    assert [record["best"] for record in epochs] == [
+        True,
+        epochs[1]["validation_accuracy"] > epochs[0]["validation_accuracy"],
+    ]
 
 
 def test_the_summary_tells_score_interval_baselines_time_and_what_to_type_next(run_dir):
