@@ -56,8 +56,8 @@ class OnnxModel:
         told = self.config.num_labels, self.config.image_size
         if graph != told:
             raise ValueError(
-                f"{folder}/{ONNX_FILE} gives {graph[0]} classes for images of {graph[1]} pixels, but config.json beside "
-                f"it says {told[0]} and {told[1]}: they are of two models. Export again."
+                f"{folder}/{ONNX_FILE} gives {graph[0]} classes for images of {graph[1]} pixels, but the "
+                f"config.json beside it says {told[0]} and {told[1]}: they are of two models. Export again."
             )
 
     def __call__(self, **batch: Tensor) -> ImageTextOutput:

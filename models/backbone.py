@@ -122,7 +122,7 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         return config
     if config.image_config is None:
         raise ValueError(
-            f"{name} is a classifier with VGG16 as its image encoder. Start from its weights with --model.image_encoder "
+            f"{name} is a classifier whose image encoder is VGG16. Start from its weights with --model.image_encoder "
             f"vgg16 --model.image_weights {name}/model.safetensors."
         )
     return config.image_config

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 def needed_names(model: nn.Module) -> set[str]:
-    """Names of the parameters and buffers that a file must hold: all but `NOT_NEEDED` and what transformers fills in."""
+    """Names of the parameters and buffers that a file must hold; transformers fills in some others."""
     filled = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     return {
         name

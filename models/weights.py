@@ -58,7 +58,9 @@ def file_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever they stumble over
         raise ValueError(f"{path} holds no weights that can be read safely: {error}") from error
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )
     if not tensors:
         held = f"a dict of {first(map(str, state))}" if isinstance(state, dict) and state else type(state).__name__
         raise ValueError(

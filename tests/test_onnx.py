@@ -127,7 +127,9 @@ def test_a_file_beside_the_configuration_of_another_model_is_refused(change, mes
 
 def test_a_graph_of_something_else_is_refused(exported, tmp_path):
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
-    torch.onnx.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), dynamo=True, verbose=False).save(tmp_path / ONNX_FILE)
+    torch.onnx.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), dynamo=True, verbose=False).save(
+        tmp_path / ONNX_FILE
+    )
     with pytest.raises(ValueError, match=r"no export of this application: its inputs are .*expected.*input_ids"):
         Predictor.from_pretrained(tmp_path)
 
