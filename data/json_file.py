@@ -29,7 +29,8 @@ def json_columns(path: Path) -> Features:
     check_text(path)
     types: dict[str, set[type]] = {}
     number, row = 0, {}
-    for number, row in enumerate(json_objects(path), 1):
+    for row in json_objects(path):
+        number += 1
         for name, value in row.items():
             found = types.setdefault(name, set())
             if value is not None:
