@@ -50,15 +50,15 @@ def cut_validation(
     """
     if MOST * fraction < 1 / FOLDS:
         raise ValueError(f"data.validation_fraction must be at least {1 / FOLDS / MOST:g}, got {fraction:g}.")
-    most, obstacle = most_folds(labels, groups)
-    share = Fraction(min(max(fraction, 1 / FOLDS), 1 - 1 / FOLDS)).limit_denominator(FOLDS)
-    num_folds = min(share.denominator, most)
     needed = max(2, math.ceil(1 / (MOST * fraction)))
-    if num_folds < needed:
+    most, obstacles = most_folds(labels, groups, needed)
+    if most < needed:
         raise ValueError(
-            f"Cannot cut {fraction:.0%} of the rows for validation: {obstacle}, and {needed} are needed. Give "
+            f"Cannot cut {fraction:.0%} of the rows for validation: {obstacles}; {needed} are needed. Give "
             f"data.validation, or {'a larger data.validation_fraction or ' if needed > 2 else ''}more rows."
         )
+    share = Fraction(min(max(fraction, 1 / FOLDS), 1 - 1 / FOLDS)).limit_denominator(FOLDS)
+    num_folds = min(share.denominator, most)
     wanted = min(max(1, round(fraction * num_folds)), num_folds - 1)
     validation = np.sort(np.concatenate(deal(labels, groups, num_folds, seed)[:wanted]))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
@@ -72,24 +72,28 @@ def cut_fold(
     Raises:
         ValueError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
     """
-    most, obstacle = most_folds(labels, groups)
+    most, obstacles = most_folds(labels, groups, max(2, num_folds))
     if most < 2:
-        raise ValueError(f"The rows cannot be dealt into folds: {obstacle}, and 2 are needed.")
+        raise ValueError(f"The rows cannot be dealt into folds: {obstacles}; 2 are needed.")
     if not 2 <= num_folds <= most:
-        raise ValueError(f"data.folds must be 2 to {most}, got {num_folds}: {obstacle}.")
+        because = f": {obstacles}" if obstacles else ""
+        raise ValueError(f"data.folds must be 2 to {most}, got {num_folds}{because}.")
     if fold >= num_folds:
         raise ValueError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
     held_out = deal(labels, groups, num_folds, seed)[fold]
     return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
 
 
-def most_folds(labels: Sequence[str], groups: np.ndarray) -> tuple[int, str]:
-    """Into how many folds rows can be dealt, and in words what does not allow more of them."""
+def most_folds(labels: Sequence[str], groups: np.ndarray, wanted: int) -> tuple[int, str]:
+    """Into how many folds rows can be dealt, and in words all that does not allow ``wanted``, the tightest first."""
     counts, num_groups = Counter(labels), len(np.unique(groups))
     common, rows = max(counts.items(), key=lambda item: item[1])
-    if rows < num_groups:
-        return rows, f"the most frequent of the {len(counts)} labels, {quote(common)}, has only {rows} rows"
-    return num_groups, f"the {len(labels)} rows form only {num_groups} groups (images, or values of data.group)"
+    limits = [
+        (rows, f"the most frequent of the {len(counts)} labels, {quote(common)}, has only {rows} rows"),
+        (num_groups, f"the {len(labels)} rows form only {num_groups} groups (images, or values of data.group)"),
+    ]
+    limits.sort(key=lambda limit: limit[0])
+    return limits[0][0], " and ".join(told for most, told in limits if most < wanted)
 
 
 def deal(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
