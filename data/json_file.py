@@ -14,7 +14,7 @@ from data.messages import quote
 
 TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 """Python type of all cells of a column → how it is stored."""
-SPACES = re.compile(r"\s*")
+NOT_SPACE = re.compile(r"\S")
 
 
 def json_columns(path: Path) -> Features:
@@ -98,9 +98,9 @@ def parse_values(text: str, line: int, path: Path) -> Iterator:
     decoder = json.JSONDecoder(object_pairs_hook=to_row)
     has_surrogates = "\\ud" in text.lower()
     place = 0
-    while (start := SPACES.match(text, place).end()) < len(text):
+    while found := NOT_SPACE.search(text, place):
         try:
-            value, place = decoder.raw_decode(text, start)
+            value, place = decoder.raw_decode(text, found.start())
             if has_surrogates:
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from data.cells import cell_text, is_blank
+from data.cells import cell_text
 from data.labels import build_vocabulary, similar_labels
 from data.messages import enumerate_names, excerpt
 from data.rows import Rows, load_rows
@@ -108,7 +108,7 @@ def row_groups(rows: Rows, group: str | None) -> np.ndarray:
 
 def group_names(rows: Rows, group: str) -> list[str | None]:
     """The value of a group's column in each row; ``None`` where the cell is empty: of no group, not of one together."""
-    return [None if is_blank(name := cell_text(value)) else name.strip() for value in rows.column(group)]
+    return [(cell_text(value) or "").strip() or None for value in rows.column(group)]
 
 
 def describe_groups(group: str | None) -> str:
@@ -189,8 +189,8 @@ def describe_labels(splits: dict[str, Rows], label_names: list[str], form: Label
                     f"and cannot be answered ({names}, …)"
                 )
     if similar := similar_labels(label_names):
-        named = "; ".join(f"[{enumerate_names(names, 5)}]" for names in similar[:5])
-        lines.append(f"labels that differ by case or spaces alone: {named}; --data.normalize_labels true joins them")
+        named = ", ".join(f"[{enumerate_names(names, 5)}]" for names in similar[:5])
+        lines.append(f"labels that differ by case or spaces alone: [{named}]; --data.normalize_labels true joins them")
     return lines
 
 

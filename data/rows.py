@@ -154,8 +154,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if split == scored_split(settings):
         wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(list(first), wanted, source)
-    for setting, names in {"group": [settings.group], "weight": [weight], "slice_by": settings.slice_by}.items():
-        refuse_repeated(list(first), setting, filter(None, names), source)
+    optional = {"group": [settings.group or ""], "weight": [weight or ""], "slice_by": settings.slice_by}
+    for setting, columns in optional.items():
+        refuse_repeated(list(first), setting, columns, source)
     feature = (table.features or {}).get(settings.label)
     feature = getattr(feature, "feature", feature)  # of a list of classes
     names = feature.names if isinstance(feature, ClassLabel) else None
