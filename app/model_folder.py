@@ -7,6 +7,7 @@ from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 
 from app.onnx_model import ONNX_FILE, OnnxModel
+from data.paths import expand_home
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.offline import explain_hub_errors
 
@@ -20,6 +21,7 @@ def find_model(path: str | Path) -> str:
     Raises:
         ValueError: a local folder that holds no model, with what was expected and found.
     """
+    path = expand_home(str(path))
     folder = Path(path)
     if not folder.exists():
         if str(path).count("/") == 1 and not str(path).startswith((".", "/", "runs/")):

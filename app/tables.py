@@ -16,6 +16,7 @@ import pandas as pd
 from app.predictor import Predictor
 from data import Example
 from data.cells import make_text, resolve_image, text_columns
+from data.column_names import refuse_repeated
 from data.sources import READERS, load_source
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -99,6 +100,8 @@ def table_pairs(
         raise ValueError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
     columns = {"image": "image", "text": "text"} | (predictor.model.config.columns or {})
     names = table.column_names
+    refuse_repeated(names, "image", [columns["image"]], source)
+    refuse_repeated(names, "text", text_columns(columns["text"]), source)
     has_image, has_text = columns["image"] in names, set(text_columns(columns["text"])) <= set(names)
     if not (has_image or has_text):
         raise ValueError(
