@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import BadImageError, explain_path, is_address
+from data.images import MAX_PATH, BadImageError, explain_path, is_address
 from data.labels import normalize_label
 from data.messages import quote
 from data.targets import LabelFormat
@@ -106,19 +106,21 @@ def resolve_image(image, root: Path | None, confined: bool = False) -> StoredIma
     Raises:
         BadImageError: neither a path nor an image, or with ``confined`` a path that leads out of the root.
     """
-    if is_blank(image) or image != image:  # NaN, as pandas has it for no value
+    if is_blank(image) or (isinstance(image, float) and np.isnan(image)):  # which pandas writes for no value
         return None
     if isinstance(image, list):
         image = as_bytes(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return {"bytes": bytes(image), "path": None} if len(image) else None
-    if isinstance(image, dict):
+    if isinstance(image, dict) and image.keys() & {"bytes", "path"}:
         data, path = image.get("bytes"), image.get("path")
         if not isinstance(data, bytes | None):
             raise BadImageError("An image as datasets stores them has bytes in “bytes”; here they are something else.")
-        if data is not None or (path is None and image.keys() & {"bytes", "path"}):
-            return None if data is None else {"bytes": data, "path": path if isinstance(path, str) else None}
-        image = path if isinstance(path, str) else image
+        if data is not None:
+            return {"bytes": data, "path": path if isinstance(path, str) else None}
+        if is_blank(path):
+            return None
+        image = path
     if not isinstance(image, str):
         raise BadImageError(
             f"The image column holds {quote(image)}; expected the path of a file, its bytes, or an image as datasets "
@@ -139,23 +141,22 @@ def as_bytes(numbers: list) -> bytes:
 @lru_cache(maxsize=4096)
 def resolve_path(path: str, root: Path, confined: bool) -> str:
     """Where a file is; of what is not there as written also with / for \\, or with ~ for the user's folder."""
+    folder = root.absolute()
+    if len(path) > MAX_PATH or ((is_address(path) or not is_clean(path)) and not os.path.exists(folder / path)):
+        raise BadImageError(f"{quote(path)} is not the path of a file: {explain_path(path)}")
     spellings = [path]
-    if "\\" in path and os.sep == "/" and not is_address(path):
+    if "\\" in path and os.sep == "/":
         spellings.append(path.replace("\\", "/"))
     if path.startswith("~") and not confined:
         spellings.append(os.path.expanduser(path))
-    if "\0" in path:
-        raise BadImageError(f"The image path {quote(path)} has a NUL character.")
-    places = [os.path.join(root.absolute(), spelling) for spelling in spellings]
-    found = next(filter(os.path.exists, places), places[0]) if len(places) > 1 else places[0]
-    if is_address(path) and not os.path.exists(found):
-        raise BadImageError(f"{quote(path)}: {explain_path(path)}")
-    if confined:
-        found = os.path.realpath(found)
-        if not Path(found).is_relative_to(os.path.realpath(root)):
-            raise BadImageError(
-                f"The image path {quote(path)} leads out of the folder of the images, to which this table is confined. "
-                "Give the folder that holds all images with --data.image_root FOLDER, or, where you trust the table, "
-                "--data.confine_images false."
-            )
+    places = [os.path.join(folder, spelling) for spelling in spellings]
+    found = next(filter(os.path.exists, places), places[0])
+    if not confined:
+        return found
+    found = os.path.realpath(found)
+    if not Path(found).is_relative_to(os.path.realpath(folder)):
+        raise BadImageError(
+            f"The image path {quote(path)} leads out of the folder of the images, which this table may not "
+            "(--data.image_root FOLDER names another folder, --data.confine_images false trusts the table)"
+        )
     return found

@@ -38,6 +38,8 @@ BRANDS = {
 PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif"}
 """What lets Pillow read a format that it does not read by itself."""
 MAX_PIXELS = 100_000_000
+MAX_PATH = 4096
+"""Characters of a path; common systems take no more."""
 ADDRESS = re.compile(r"(?i)(data:|[a-z][a-z0-9+.-]+://)")
 """How an address begins; a drive of Windows has one letter."""
 
@@ -75,13 +77,12 @@ def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
         return "it is a data: address; decode it, and give a file or its bytes"
     if is_address(path):
         return "it is an address, and nothing is downloaded; download the images and give their paths"
+    if len(path) > MAX_PATH or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return "it is too long; an image in base64 is to be decoded to a file or its bytes"
     if not isinstance(error, OSError):
-        return str(error)
-    if error.errno == errno.ENAMETOOLONG:
-        return f"{error.strerror}; an image in base64 is to be decoded to a file or its bytes"
-    if "\\" in path and os.sep == "/":
-        return f"{error.strerror}; write / where the path has \\"
-    return error.strerror or str(error)
+        return "it has characters that no path can have"
+    reason = error.strerror or str(error)
+    return f"{reason}; write / where the path has \\" if "\\" in path and os.sep == "/" else reason
 
 
 def decode_image(

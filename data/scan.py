@@ -84,7 +84,10 @@ def scan_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[Look]]:
     if len(good) < len(rows):
         faults = describe_faults(rows, looks)
         if settings.on_bad_image == "stop" or not good:
-            raise ValueError(f"{faults}\nRepair them, or leave their rows out with --data.on_bad_image skip.")
+            raise ValueError(
+                f"{faults}\nRepair them, or leave their rows out with --data.on_bad_image skip. Paths are relative to "
+                f"{rows.image_root or 'the current folder'}; name another folder with --data.image_root."
+            )
         print(f"{faults}\nThese rows are left out (data.on_bad_image: skip).")
     return rows.select(good), [looks[i] for i in good]
 

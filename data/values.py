@@ -17,6 +17,9 @@ KINDS = ("integer", "float")
 """Pictures whose value range is not known from their format."""
 USUAL: tuple[tuple[float, float], ...] = ((0, 1), (-1, 1), *((0, 2**bits - 1) for bits in (8, 10, 12, 14, 16)))
 """Ranges that pictures are usually stored in, the narrowest first."""
+OVERSHOOT = 0.05
+"""Share of their span by which floating-point values may exceed a range that they are meant to be of, as after
+resampling."""
 LIMIT = 1e38
 """Largest magnitude of a value, so that differences fit in float32; larger ones mark missing data."""
 DIM = 1 / 8
@@ -49,13 +52,18 @@ def measure(image: Image.Image) -> tuple[int, float, float, bool]:
 
 
 def range_of(kind: str, low: float, high: float) -> tuple[float, float]:
-    """The narrowest of the `USUAL` ranges that holds all values from low to high, else these themselves.
+    """The narrowest of the `USUAL` ranges for values from low to high; else, or where they would be `DIM`, these.
 
-    Integers that are all equal tell nothing of their depth and are read as 16 bit.
+    Floating-point values may exceed those of up to 8 bits by `OVERSHOOT`. Integers that are all equal tell nothing of
+    their depth and are read as 16 bit.
     """
     if kind == "integer" and low == high and 0 <= low <= 65535:
         return USUAL[-1]
-    return next((usual for usual in USUAL if usual[0] <= low and high <= usual[1]), (low, high))
+    for black, white in USUAL:
+        more = OVERSHOOT * (high - low) if kind == "float" and white <= 255 else 0
+        if black - more <= low and high <= white + more and (white == 1 or high > DIM * white):
+            return black, white
+    return low, high
 
 
 def choose_ranges(values: np.ndarray) -> dict[str, list[float]] | None:
@@ -143,7 +151,8 @@ class ValueFigures:
         if chosen is not None:
             black, white = chosen
             dim = (high > low) & (np.minimum(high, white) - np.maximum(low, black) < DIM * (white - black))
-            clipped = (low < black) | (high > white)
+            more = OVERSHOOT * (high - low) if kind == "float" else 0
+            clipped = (low < black - more) | (high > white + more)
         unsigned = (low >= 0) & (low < -1).any()
         return cls(
             kind,
