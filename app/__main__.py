@@ -70,6 +70,11 @@ def add_asking(commands: Commands) -> None:
     )
     predict.add_argument("--image_root", type=user_path, help="folder that image paths of the rows are relative to")
     predict.add_argument(
+        "--confine_images",
+        action="store_true",
+        help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
+    )
+    predict.add_argument(
         "--output",
         type=user_path,
         default=Path("answers.parquet"),
@@ -190,7 +195,12 @@ def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
         raise ValueError(f"There is no folder {args.output.parent} to write {args.output.name} in.")
     with tqdm(desc="answering", unit="row") as bar:
         table = answer_table(
-            predictor, args.rows, args.text, args.image_root, told=lambda rows: bar.update(rows - bar.n)
+            predictor,
+            args.rows,
+            args.text,
+            args.image_root,
+            told=lambda rows: bar.update(rows - bar.n),
+            confined=args.confine_images,
         )
     if args.output.suffix == ".csv":
         table.to_csv(args.output, index=False)
@@ -219,7 +229,7 @@ def run_export(args: argparse.Namespace) -> None:
     predictor = Predictor(model, processor, "cpu", precision="no")
     export_onnx(model, processor, args.output)
     if args.int8:
-        pairs = islice(table_pairs(args.int8, predictor, None), args.int8_rows)
+        pairs = islice(table_pairs(args.int8, predictor, None, confined=False), args.int8_rows)
         prepared = predictor.prepare((image, text) for _, image, text in pairs)
         quantize(args.output, processor, [example for example in prepared if isinstance(example, Example)])
     size = (args.output / ONNX_FILE).stat().st_size / 1e6
