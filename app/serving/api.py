@@ -68,11 +68,12 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: b
     @api.api_route(
         "/v1/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
     )
-    async def nothing_here(request: Request) -> None:
+    async def nothing_here(rest: str) -> None:
         """Before the page, which would answer in a form of its own."""
-        if allowed := ROUTES.get(request.url.path):
-            raise HTTPException(405, f"Ask {request.url.path} with {allowed}.", {"Allow": allowed})
-        raise HTTPException(404, f"There is no {request.url.path}; the routes are in /openapi.json.")
+        path = f"/v1/{rest}"
+        if allowed := ROUTES.get(path):
+            raise HTTPException(405, f"Ask {path} with {allowed}.", {"Allow": allowed})
+        raise HTTPException(404, f"There is no {path}; the routes are in /openapi.json.")
 
     return api
 

@@ -32,8 +32,12 @@ async def fetch_nothing(url: str) -> NoReturn:
     raise gr.Error("No address is fetched: upload the file.", print_exception=False)
 
 
-def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> FastAPI:
-    """The page at the root of the API's application; with a key it is the password, whatever the user's name."""
+def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, root_path: str = "") -> FastAPI:
+    """The page at the root of the API's application; with a key it is the password, whatever the user's name.
+
+    Args:
+        root_path: path or whole address under which a proxy shows the application.
+    """
     page = build_page(engine, run, api_key is not None)
     page.has_launched = True  # without it gradio lets a client name any file of the server as its upload
     page.state_session_capacity = MAX_SESSIONS
@@ -46,6 +50,7 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         auth_message="The password is the server's key.",
         show_error=False,
         run_history=False,
+        root_path=root_path,
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
@@ -55,7 +60,7 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(HERE / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    engine.on_stop.append(lambda: page.app.stop_event.set())  # ends the streams of open pages
+    engine.jobs_of_page = lambda: len(page._queue) + page._queue.get_active_worker_count()
     return mounted
 
 
