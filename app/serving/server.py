@@ -195,8 +195,8 @@ def split_root_path(root: str) -> tuple[str | None, str]:
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> NoReturn:
-    """Serve until SIGTERM or Ctrl-C, then end the process (`StopSignals`); the key is read from the environment, so that
-    no list of processes shows it."""
+    """Serve until SIGTERM or Ctrl-C, then end the process as `StopSignals` says. The key is read from the environment, so
+    that no list of processes shows it."""
     api_key = os.environ.get(KEY_VARIABLE) or None
     if settings.host not in LOOPBACK and api_key is None:
         print(
