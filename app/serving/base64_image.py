@@ -13,7 +13,8 @@ FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 WHITE_SPACE = string.whitespace.encode()
 DATA_URI = re.compile(r"\s*data:([^,]*)", re.IGNORECASE)
 ELSEWHERE = re.compile(
-    r"\s*([a-z][a-z0-9+.-]*:[/\\]|~|(?!/9j/)\.{0,2}[/\\]|[^\r\n]{1,250}\.[a-z0-9]{2,5}\s*$)", re.IGNORECASE | re.ASCII
+    r"\s*([a-z][a-z0-9+.-]{0,20}:[/\\]|~|(?!/9j/)\.{0,2}[/\\]|[^\r\n]{1,250}\.[a-z0-9]{2,5}\s*$)",
+    re.IGNORECASE | re.ASCII,
 )
 """An address or a path. Base64 of an image begins with a slash in JPEG only, and then with ``/9j/``."""
 SHOWN = 60

@@ -30,9 +30,9 @@ from app.serving.schemas import MAX_INPUTS, MAX_TEXT
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
-GRACE = 0.5
-"""Seconds that a server which stops still takes connections, and then requests of those it has: whoever was promised an
-answer comes for it, whoever asks anew gets 503."""
+GRACE = 0.75
+"""Seconds that a server which stops still takes connections after its last answer, and then requests of those it has:
+whoever was promised an answer comes for it, whoever asks anew gets 503."""
 TAKEN = ("v1", "healthz", "readyz", "metrics", "openapi.json", "gradio_api", "assets", "static", "login", "config")
 """First parts of the server's own paths."""
 T = TypeVar("T")
@@ -93,9 +93,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets=None) -> None:
-        """Ends within about a second of the last accepted request, and of the engine's deadline at the latest."""
-        await asyncio.sleep(GRACE)
-        while not self.engine.is_idle and time.monotonic() < self.engine.deadline + GRACE:
+        """Ends two seconds after the last answer to what was accepted, and after the engine's deadline at the latest."""
+        idle_since = time.monotonic()
+        while (now := time.monotonic()) - idle_since < GRACE and now < self.engine.deadline + GRACE:
+            idle_since = idle_since if self.engine.is_idle else now
             await asyncio.sleep(0.05)
         for server in self.servers:
             server.close()
@@ -195,8 +196,10 @@ def split_root_path(root: str) -> tuple[str | None, str]:
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> NoReturn:
-    """Serve until SIGTERM or Ctrl-C, then end the process as `StopSignals` says. The key is read from the environment, so
-    that no list of processes shows it."""
+    """Serve until SIGTERM or Ctrl-C, then end the process as `StopSignals` says.
+
+    The key is read from the environment, so that no list of processes shows it.
+    """
     api_key = os.environ.get(KEY_VARIABLE) or None
     if settings.host not in LOOPBACK and api_key is None:
         print(
