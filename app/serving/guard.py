@@ -52,12 +52,14 @@ class Reply:
 
     Attributes:
         has_started, is_complete: what of it is sent.
+        is_awaited: whether the body of the request has still to come.
         is_stream: whether it is a stream of events, which has no end of its own.
     """
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], told: Callable[[int], None]):
         self.send, self.headers, self.told = send, headers, told
         self.has_started = self.is_complete = self.is_stream = False
+        self.is_awaited = True
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -145,17 +147,21 @@ class Guard:
                 raise TurnedAwayError(408, "slow_request", told, {"connection": "close"}) from None
             if not is_whole:
                 return
+            reply.is_awaited = False
             if self.is_stopping() and scope["method"] not in READING:
                 raise stopping()
             await self.app(scope, replay(bytes(body), receive), reply)
         except TurnedAwayError as error:
             await refuse(reply, error)
 
-    def end_streams(self) -> None:
-        """End the streams that are open, as the server stops; from now on a request that is cancelled ends quietly."""
+    def end_idle(self) -> None:
+        """As the server stops, end the streams that are open and refuse the requests that have not come yet.
+
+        From now on a request that is cancelled ends quietly.
+        """
         self.is_ending = True
         for task, reply in self.replies.items():
-            if reply.is_stream:
+            if reply.is_stream or reply.is_awaited:
                 task.cancel()
 
     def below_root(self, scope: Scope) -> Scope:

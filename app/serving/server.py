@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets=None) -> None:
-        """Ends two seconds after the last answer to what was accepted, and after the engine's deadline at the latest."""
+        """Ends two seconds after the last answer to what was accepted, or after the engine's deadline."""
         idle_since = time.monotonic()
         while (now := time.monotonic()) - idle_since < GRACE and now < self.engine.deadline + GRACE:
             idle_since = idle_since if self.engine.is_idle else now
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(GRACE)
-        self.guard.end_streams()
+        self.guard.end_idle()
         self.config.timeout_graceful_shutdown = max(1, round(self.engine.deadline - time.monotonic()))
         await super().shutdown(sockets)
 
