@@ -2,7 +2,6 @@
 
 import shlex
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +14,7 @@ from browser import browser, contrast
 from gradio_client import handle_file
 from hostile import PNG
 from live import live
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -37,25 +37,35 @@ def wait_for(chrome, condition):
 
 
 def find(chrome, selector):
-    return wait_for(
-        chrome, lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
-    )
+    return wait_for(chrome, shown(selector))
 
 
 def open_page(chrome, address):
     chrome.get(address)
     find(chrome, "#ask")
     find(chrome, "#examples button img")
-    time.sleep(1)  # until gradio has bound its events
+
+
+def press(chrome, selector, shows):
+    """What is shown once it is pressed; again if nothing comes of it, as before gradio has bound its events."""
+
+    def try_once(chrome):
+        find(chrome, selector).click()
+        return WebDriverWait(chrome, 5).until(shows)
+
+    return WebDriverWait(chrome, 30, ignored_exceptions=[TimeoutException]).until(try_once)
+
+
+def shown(selector):
+    """A condition: something of that kind is seen."""
+    return lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
 
 
 def ask_example(chrome, address):
     """Take an example and ask it."""
     open_page(chrome, address)
-    find(chrome, "#examples button img").click()
-    wait_for(chrome, lambda c: find(c, "#text textarea").get_attribute("value"))
-    find(chrome, "#ask").click()
-    return find(chrome, ".answer .best")
+    press(chrome, "#examples button img", lambda c: find(c, "#text textarea").get_attribute("value"))
+    return press(chrome, "#ask", shown(".answer .best"))
 
 
 def heat(chrome) -> str:
@@ -104,24 +114,21 @@ def test_a_text_alone_is_answered_and_said_so(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
         find(chrome, "#text textarea").send_keys("is there a red circle?")
-        find(chrome, "#ask").click()
-        assert "without a picture" in find(chrome, ".answer").text
+        assert "without a picture" in press(chrome, "#ask", shown(".answer")).text
         assert not chrome.find_elements(By.CSS_SELECTOR, ".looked")
 
 
 def test_nothing_to_ask_is_told_in_words(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
-        find(chrome, "#ask").click()
-        assert "Give an image, a text or both" in find(chrome, ".toast-body").text
+        assert "Give an image, a text or both" in press(chrome, "#ask", shown(".toast-body")).text
 
 
 def test_markup_in_a_text_stays_text(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
         find(chrome, "#text textarea").send_keys("<img src=x onerror=\"document.title='owned'\"> red?")
-        find(chrome, "#ask").click()
-        find(chrome, ".answer .best")
+        press(chrome, "#ask", shown(".answer .best"))
         assert chrome.title != "owned"
 
 

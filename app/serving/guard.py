@@ -12,6 +12,8 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.serving.root_path import RootPath
+
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -85,7 +87,7 @@ class Guard:
             web whose name was pointed here from reading answers (DNS rebinding).
         told: called with path, status and seconds of every request.
         embed_in: origin whose pages may show this one in a frame, besides its own.
-        root_path: path below which a proxy shows the server, as ``/clf``; the proxy may take it off or leave it on.
+        root: where a proxy shows the server.
         is_stopping: whether the server is; then only methods that bring no work are answered, others get 503.
     """
 
@@ -98,10 +100,10 @@ class Guard:
         hosts: Collection[str] | None = None,
         told: Callable[[str, int, float], None] | None = None,
         embed_in: str = "",
-        root_path: str = "",
+        root: RootPath = RootPath(),  # noqa: B008, it is frozen
         is_stopping: Callable[[], bool] = lambda: False,
     ):
-        self.app, self.root_path, self.is_stopping = app, root_path, is_stopping
+        self.app, self.root, self.is_stopping = app, root, is_stopping
         headers = HEADERS | {"content-security-policy": f"{HEADERS['content-security-policy']} {embed_in}".rstrip()}
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self.max_bytes, self.seconds, self.api_key, self.hosts, self.told = max_bytes, seconds, api_key, hosts, told
@@ -113,11 +115,11 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, scope = time.perf_counter(), self.below_root(scope)
+        started, scope = time.perf_counter(), self.root.place(scope)
 
         def tell(status: int) -> None:
             if self.told is not None:
-                path = str(getattr(scope.get("route"), "path", self.own_path(scope)))
+                path = str(getattr(scope.get("route"), "path", self.root.strip(scope["path"])))
                 self.told(path, status, time.perf_counter() - started)
 
         task, reply, body = asyncio.current_task(), Reply(send, self.headers, tell), bytearray()
@@ -164,27 +166,16 @@ class Guard:
             if reply.is_stream or reply.is_awaited:
                 task.cancel()
 
-    def below_root(self, scope: Scope) -> Scope:
-        """The request with its path below `root_path`, as ASGI has it, whether or not the proxy took that off."""
-        path, root = scope["path"], self.root_path
-        if not root or path == root or path.startswith(f"{root}/"):
-            return {**scope, "root_path": root}
-        return {**scope, "root_path": root, "path": root + path}
-
-    def own_path(self, scope: Scope) -> str:
-        """The path of a request without `root_path`."""
-        return scope["path"].removeprefix(self.root_path)
-
     def check(self, scope: Scope) -> None:
         """What can be told before the body.
 
         Raises:
             TurnedAwayError: too many requests, another host's name, a path that is an address, or no key.
         """
-        headers, path = dict(scope["headers"]), self.own_path(scope)
+        headers, path = dict(scope["headers"]), self.root.strip(scope["path"])
         if not path:  # relative addresses on the page are relative to the last slash
-            location = f"{self.root_path}/?{scope['query_string'].decode('latin-1')}".rstrip("?")
-            raise TurnedAwayError(307, "moved", f"The page is at {self.root_path}/.", {"location": location})
+            location = f"{self.root.path}/?{scope['query_string'].decode('latin-1')}".rstrip("?")
+            raise TurnedAwayError(307, "moved", f"The page is at {self.root.path}/.", {"location": location})
         if self.requests > MAX_REQUESTS:
             told = "Too many requests are under way; try again."
             raise TurnedAwayError(503, "busy", told, {"retry-after": "1"})

@@ -36,9 +36,9 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, roo
     """The page at the root of the API's application; with a key it is the password, whatever the user's name.
 
     Args:
-        root_path: path or whole address under which a proxy shows the application.
+        root_path: under which a proxy shows the application, as ``/clf``.
     """
-    page = build_page(engine, run, api_key is not None)
+    page = build_page(engine, run, api_key is not None, root_path)
     page.has_launched = True  # without it gradio lets a client name any file of the server as its upload
     page.state_session_capacity = MAX_SESSIONS
     processing_utils.async_ssrf_protected_get = fetch_nothing
@@ -64,7 +64,7 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, roo
     return mounted
 
 
-def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
+def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.Blocks:
     """The tabs."""
     predictor = engine.predictor
     with gr.Blocks(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
@@ -79,7 +79,7 @@ def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
         with gr.Tab("Training") as training:
             timer = training_tab(run, training)
         with gr.Tab("Code") as code:
-            code_tab(image, text, code, run, has_key)
+            code_tab(image, text, code, run, has_key, root_path)
         if timer is not None:
             for tab in (asking, many, evaluation, code):
                 tab.select(lambda: gr.Timer(active=False), outputs=timer, api_visibility="private")

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -26,6 +25,7 @@ from app.predictor import Predictor
 from app.serving.api import build_api, load_metrics
 from app.serving.engine import Engine
 from app.serving.guard import Guard
+from app.serving.root_path import RootPath
 from app.serving.schemas import MAX_INPUTS, MAX_TEXT
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,8 +33,6 @@ KEY_VARIABLE = "API_KEY"
 GRACE = 0.75
 """Seconds that a server which stops still takes connections after its last answer, and then requests of those it has:
 whoever was promised an answer comes for it, whoever asks anew gets 503."""
-TAKEN = ("v1", "healthz", "readyz", "metrics", "openapi.json", "gradio_api", "assets", "static", "login", "config")
-"""First parts of the server's own paths."""
 T = TypeVar("T")
 
 
@@ -157,7 +155,7 @@ def build_app(
         raise ValueError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
     if not re.fullmatch(r"(https?://[\w.:-]+)?", settings.embed_in):
         raise ValueError(f"embed_in is {settings.embed_in!r}; expected an origin, as https://huggingface.co.")
-    host, root_path = split_root_path(settings.root_path)
+    root = RootPath.parse(settings.root_path)
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
     predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
@@ -165,34 +163,19 @@ def build_app(
     if settings.page:
         from app.serving.page import mount_page  # gradio takes seconds to import
 
-        app = mount_page(app, engine, Path(run), api_key, settings.root_path.rstrip("/"))
+        app = mount_page(app, engine, Path(run), api_key, root.path)
     guard = Guard(
         app,
         settings.max_bytes,
         settings.timeout,
         api_key,
-        [*LOOPBACK, *filter(None, [host])] if settings.host in LOOPBACK and api_key is None else None,
+        (*LOOPBACK, root.host or "localhost") if settings.host in LOOPBACK and api_key is None else None,
         engine.count,
         settings.embed_in,
-        root_path,
+        root,
         lambda: engine.is_draining,
     )
     return guard, engine
-
-
-def split_root_path(root: str) -> tuple[str | None, str]:
-    """The host of a root path that is a whole address, and the path, without a slash at its end.
-
-    Raises:
-        ValueError: it is neither a path nor an address, or begins like one of the server's own paths.
-    """
-    form = r"(https?://[\w.-]+(:\d+)?)?((/(?!\.{1,2}(/|$))[\w.~-]+)*)/?"
-    if (found := re.fullmatch(form, root, re.ASCII)) is None:
-        raise ValueError(f"root_path is {root!r}; expected a path, as /clf, or an address, as https://example.org/clf.")
-    path = found[3]
-    if (first := path.partition("/")[2].partition("/")[0]) in TAKEN:
-        raise ValueError(f"root_path is {root!r}; the server has a path /{first} of its own, choose another.")
-    return urlsplit(root).hostname, path
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> NoReturn:
@@ -220,8 +203,7 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
 def greet(run: str, settings: ServeSettings, port: int) -> None:
     """Say where the server is and how it is asked."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    path = split_root_path(settings.root_path)[1]
-    here = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    here = f"http://{f'[{host}]' if ':' in host else host}:{port}{RootPath.parse(settings.root_path).path}"
     print(
         f"{run} is served" + (f" as a page on {here}/" if settings.page else "") + f"\n"
         f"  API: {here}/openapi.json, for instance:\n"
