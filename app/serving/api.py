@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,8 +32,6 @@ from app.serving.schemas import (
     schema_of,
 )
 from data import Example
-
-log = logging.getLogger(__name__)
 
 
 def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:
@@ -183,8 +180,7 @@ def add_error_handlers(api: FastAPI) -> None:
         return reply(error.status_code, "http_error", str(error.detail), error.headers)
 
     @api.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        log.exception("unexpected", exc_info=error)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:  # uvicorn logs it
         return reply(500, "internal", "Something went wrong; the server's log says what.")
 
 

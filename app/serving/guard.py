@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.serving.root_path import RootPath
 
+log = logging.getLogger(__name__)
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -133,6 +135,11 @@ class Guard:
                 raise
             with suppress(asyncio.TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(finish(reply), LAST_WORDS)
+        except Exception as error:
+            if not reply.is_stream:
+                raise
+            log.warning("a stream of %s ended early: %s", self.root.strip(scope["path"]), error)  # it said why
+            await finish(reply)
         finally:
             self.requests -= 1
             self.bytes -= len(body)

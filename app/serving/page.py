@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import html
 from pathlib import Path
-from typing import NoReturn
 
 import gradio as gr
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from app.run_dir import own_evaluation
 from app.serving.ask_tab import ask_tab
 from app.serving.code_tab import code_tab
 from app.serving.engine import Engine
+from app.serving.page_input import FAULTS, Page, fetch_nothing, refuse
 from app.serving.table_tab import table_tab
 from app.serving.training_tab import training_tab
 from app.serving.uploads import KEPT
@@ -25,11 +25,6 @@ QUEUE = 64
 """People who may wait besides."""
 MAX_SESSIONS = 200
 """Sessions whose last answers gradio keeps in memory."""
-
-
-async def fetch_nothing(url: str) -> NoReturn:
-    """In the place of gradio's download of what a client names."""
-    raise gr.Error("No address is fetched: upload the file.", print_exception=False)
 
 
 def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, root_path: str = "") -> FastAPI:
@@ -51,6 +46,7 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, roo
         show_error=False,
         run_history=False,
         root_path=root_path,
+        app_kwargs={"exception_handlers": dict.fromkeys(FAULTS, refuse)},
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
@@ -67,7 +63,7 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, roo
 def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.Blocks:
     """The tabs."""
     predictor = engine.predictor
-    with gr.Blocks(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
+    with Page(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
         told = ", ".join(f"{part} {what}" for part, what in describe_model(predictor.model).items())
         gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(told)}</p></header>')
         with gr.Tab("Ask") as asking:
