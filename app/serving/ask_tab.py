@@ -23,6 +23,7 @@ from app.page import as_address, as_seen
 from app.predictor import Predictor
 from app.report import spread
 from app.serving.engine import Engine, RefusedError
+from app.serving.page_input import Chosen
 from app.serving.uploads import make_upload_folder
 from app.settings import load_settings
 from data import Example, Rows, load_rows, scan_images
@@ -75,7 +76,9 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
                     elem_id="examples",
                 )
 
-                def take(chosen: gr.SelectData) -> tuple[str, str]:
+                def take(chosen: Chosen) -> tuple[str, str]:
+                    if not 0 <= chosen.index < len(examples):
+                        raise gr.Error("There is no such example.", print_exception=False)
                     return tuple(examples[chosen.index])
 
                 gallery.select(take, outputs=[image, text], api_visibility="private")
