@@ -17,6 +17,7 @@ import pandas as pd
 from app.predictor import Predictor
 from data import Example
 from data.cells import make_text, resolve_image, text_columns
+from data.column_names import refuse_repeated
 from data.images import IMAGE_ENDINGS
 from data.messages import enumerate_names, quote
 from data.sources import READERS, load_source
@@ -62,7 +63,7 @@ def answer_table(
         ValueError: a source that cannot be read, without the columns, or with too many rows.
     """
     path, form = Path(source), predictor.label_format
-    root = Path(image_root).expanduser() if image_root else None
+    root = Path(image_root) if image_root else None
     is_folder = path.is_dir() and not any(path.glob("metadata.*")) and not (path / "state.json").exists()
     pairs = (
         folder_pairs(path, text)
@@ -118,6 +119,8 @@ def table_pairs(
         raise ValueError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
     columns = {"image": "image", "text": "text"} | (predictor.model.config.columns or {})
     names = table.column_names
+    refuse_repeated(names, "image", [columns["image"]], source)
+    refuse_repeated(names, "text", text_columns(columns["text"]), source)
     has_image, has_text = columns["image"] in names, set(text_columns(columns["text"])) <= set(names)
     if not (has_image or has_text):
         raise ValueError(

@@ -13,11 +13,13 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from PIL import Image
 
 from data.cells import StoredImage, as_number, is_clean, make_label, make_text, resolve_image, text_columns
+from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
 from data.images import BadImageError, decode_image
 from data.messages import name_rows
+from data.paths import user_path
 from data.settings import TEXT_SLICES, DataSettings
-from data.sources import explain_parser_errors, load_source, require_columns
+from data.sources import explain_parser_errors, load_source
 from data.targets import LabelFormat
 from data.values import ValueFigures, ValueRange, check_range, value_figures
 
@@ -170,6 +172,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if split == scored_split(settings):
         wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(list(first), wanted, source)
+    optional = {"group": [settings.group or ""], "weight": [weight or ""], "slice_by": settings.slice_by}
+    for setting, columns in optional.items():
+        refuse_repeated(list(first), setting, columns, source)
     feature = (table.features or {}).get(settings.label)
     feature = getattr(feature, "feature", feature)  # of a list of classes
     names = feature.names if isinstance(feature, ClassLabel) else None
@@ -187,7 +192,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         2,
     )
     faults.refuse(source, settings)
-    root = Path(settings.image_root).expanduser() if settings.image_root else folder
+    root = user_path(settings.image_root) if settings.image_root else folder
     numbers, keys = np.arange(len(texts)), write_columns([], 1)[0]
     weights = read_weights(table, weight, source) if weight and weight in first else None
     rows = Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights, settings.confine_images)
