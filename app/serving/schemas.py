@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.images import FORMATS
-
 MAX_INPUTS = 64
 """Pairs of one request."""
 MAX_TEXT = 20_000
@@ -20,7 +18,7 @@ class Input(BaseModel):
     """An image and a text about it; one of them may be left out."""
 
     model_config = ConfigDict(extra="forbid")
-    image: str | None = Field(None, description=f"The bytes of an image file ({', '.join(FORMATS)}) in base64.")
+    image: str | None = Field(None, description="The bytes of a JPEG, PNG, WEBP, BMP, GIF or TIFF file in base64.")
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(None, description="A question, or a report.")
 
 
