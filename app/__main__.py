@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
-from app.eval_arguments import at_least
+from app.eval_arguments import at_least, yes_or_no
 from app.kfold import kfold
 from app.model_folder import hide_file_bars, load_model
 from app.onnx_model import ONNX_FILE, export_onnx, quantize
@@ -70,8 +70,11 @@ def add_asking(commands: Commands) -> None:
     )
     predict.add_argument("--image_root", type=user_path, help="folder that image paths of the rows are relative to")
     predict.add_argument(
-        "--confine_images",
-        action="store_true",
+        "--data.confine_images",
+        dest="confine_images",
+        type=yes_or_no,
+        default=False,
+        metavar="true|false",
         help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
     )
     predict.add_argument(

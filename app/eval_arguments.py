@@ -139,6 +139,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def yes_or_no(value: str) -> bool:
+    """``true`` or ``false``, for argparse."""
     if value.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
     return value.lower() == "true"

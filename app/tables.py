@@ -63,7 +63,7 @@ def answer_table(
         ValueError: a source that cannot be read, without the columns, or with too many rows.
     """
     path, form = Path(source), predictor.label_format
-    root = Path(image_root).expanduser() if image_root else None
+    root = Path(image_root) if image_root else None
     is_folder = path.is_dir() and not any(path.glob("metadata.*")) and not (path / "state.json").exists()
     pairs = (
         folder_pairs(path, text)

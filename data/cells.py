@@ -193,7 +193,6 @@ def as_bytes(numbers: list) -> bytes:
         ) from error
 
 
-@lru_cache(maxsize=4096)
 def resolve_path(path: str, root: Path, confined: bool) -> str:
     """Where a file is; of what is not there as written also with / for \\, or with ~ for the user's folder."""
     folder = root.absolute()

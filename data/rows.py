@@ -17,6 +17,7 @@ from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
 from data.images import BadImageError, decode_image
 from data.messages import name_rows
+from data.paths import user_path
 from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source
 from data.targets import LabelFormat
@@ -191,7 +192,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         2,
     )
     faults.refuse(source, settings)
-    root = Path(settings.image_root).expanduser() if settings.image_root else folder
+    root = user_path(settings.image_root) if settings.image_root else folder
     numbers, keys = np.arange(len(texts)), write_columns([], 1)[0]
     weights = read_weights(table, weight, source) if weight and weight in first else None
     rows = Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights, settings.confine_images)

@@ -84,7 +84,7 @@ def test_the_owner_of_a_table_may_use_links_and_paths_that_a_stranger_may_not(ru
 def test_an_owner_may_confine_a_table(run_dir, owned, tmp_path, monkeypatch):
     output = tmp_path / "answers.csv"
     with suppress(SystemExit):  # no row is answered
-        app(["predict", str(run_dir), "--rows", str(owned), "--output", str(output), "--confine_images"])
+        app(["predict", str(run_dir), "--rows", str(owned), "--output", str(output), "--data.confine_images", "true"])
     assert pd.read_csv(output)["error"].str.contains("leads out of").all()
 
 

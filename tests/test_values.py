@@ -131,10 +131,25 @@ def test_values_that_are_not_numbers_are_counted(shapes_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def float_run(shapes_folder, tmp_path_factory):
-    """A run on floating-point pictures of 0 to 255, and their folder."""
+    """A run on floating-point pictures of 0 to 255, and the ranges in which its batches were read."""
     folder = tmp_path_factory.mktemp("float")
     save_as(shapes_folder, folder, lambda grey, number: grey, "float32")
-    return train.main(arguments(folder, folder / "run", "--train.epochs", "1")), folder
+    ranges = []
+
+    def decode(image, *limits, value_range):
+        ranges.append(value_range)
+        return decode_image(image, *limits, value_range=value_range)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.batches.decode_image", decode)
+        run = train.main(arguments(folder, folder / "run", "--train.epochs", "1"))
+    return run, ranges
+
+
+def test_training_calibration_and_evaluation_read_in_one_range(float_run):
+    _, ranges = float_run
+    assert len(ranges) >= 24
+    assert all(value_range == {"float": [0, 255]} for value_range in ranges)
 
 
 def test_the_range_is_kept_with_the_model_and_told_by_evaluation_and_report(float_run, shapes_folder, tmp_path, capsys):

@@ -120,7 +120,7 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
     predictor = engine.predictor
     (example,), probabilities = await engine.ask([(path, text)])
     if isinstance(example, ValueError):
-        raise ValueError(str(example).replace(f" {excerpt_path(path or '')}", ""))
+        raise ValueError(str(example).replace(f" {excerpt_path(str(path))}", ""))
     found = predictor.describe(probabilities[0][None], NUM_ANSWERS)[0]
     engine.pairs.inc()
     engine.unsure.inc(not found.is_sure)
