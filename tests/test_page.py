@@ -230,7 +230,8 @@ def test_the_page_serves_no_file_and_fetches_no_address(address):
 
 INPUTS = [[], [1], ["x.png", "x", None], [[1], "x", None], [{"path": 5}, "x", None], [{"path": "a\0b"}, "x", None]]
 REQUESTS = [
-    *(("POST", f"/{way}/{name}", {"data": data}) for way in ("run", "call") for name in ("ask", "answer_rows") for data in INPUTS),
+    *(("POST", f"/{way}/ask", {"data": data}) for way in ("run", "call") for data in INPUTS),
+    *(("POST", f"/{way}/answer_rows", {"data": data}) for way in ("run", "call") for data in INPUTS),
     *(("POST", f"/{way}/nothing", {"data": []}) for way in ("run", "call", "call/v2")),
     ("POST", "/call/v2/ask", {}),
     ("POST", "/call/v2/ask", {"picture": 1}),
@@ -238,7 +239,7 @@ REQUESTS = [
     ("POST", "/component_server", {"data": 1, "component_id": 9999, "session_hash": "x", "fn_name": "x"}),
     ("GET", "/queue/data?session_hash=of-a-server-before", None),
     ("GET", "/call/ask/nothing", None),
-]  # fmt: skip
+]
 
 
 def test_no_request_leaves_a_traceback_or_gets_an_answer_without_words(address, capfd):

@@ -79,7 +79,8 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
                 def take(chosen: Chosen) -> tuple[str, str]:
                     if not 0 <= chosen.index < len(examples):
                         raise gr.Error("There is no such example.", print_exception=False)
-                    return tuple(examples[chosen.index])
+                    path, words = examples[chosen.index]
+                    return path, words
 
                 gallery.select(take, outputs=[image, text], api_visibility="private")
         with gr.Column(scale=5):
