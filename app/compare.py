@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,12 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
                 )
             return table.sort_values("row", ignore_index=True)
     there = sorted(p.parent.name for p in path.glob("evaluation/*/predictions.parquet"))
-    hint = f"it has {', '.join(there)} (--rows)" if there else f"evaluate it first: python eval.py {path}"
+    hint = f"evaluate it first: python eval.py {shlex.quote(str(path))}"
+    if there:
+        hint = (
+            f"it has {', '.join(there)} (--rows). Rows that another evaluation names otherwise are given by their "
+            f"folder, such as {path / 'evaluation' / there[0]}"
+        )
     raise ValueError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
 
