@@ -15,16 +15,18 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from app import compare
-from app.eval_arguments import parse_args
+from app.eval_arguments import answering_command, parse_args
 from app.evaluation import Role, evaluate_to, find_rows
 from app.hardware import choose_precision
 from app.model_folder import hide_file_bars, load_any
 from app.onnx_model import OnnxModel
+from app.outputs import ready_folder
 from app.report import score_table
 from app.settings import Settings, load_settings
 from data import (
     TEXT_SLICES,
     DataSettings,
+    NoLabelsError,
     Rows,
     load_rows,
     prepare_data,
@@ -50,9 +52,12 @@ def main(argv: list[str]) -> dict:
         precision, explains = arithmetic(args, run, model), not isinstance(model, OnnxModel)
         rows, settings = held_out_rows(args, run, model.config)
         chosen = find_rows(rows, args.rows)
-        folder = args.output_dir or free_folder(output_folder(args), rows.source)
+        folder = ready_folder(args.output_dir or free_folder(output_folder(args), rows.source))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, NoLabelsError):
+            source = str(args.test or getattr(run.data, args.split) or run.data.train)
+            print(f"To answer rows without scoring them:\n  {answering_command(args, source, run)}", file=sys.stderr)
         sys.exit(2)
     accelerator = Accelerator(mixed_precision=precision)
     model = accelerator.prepare_model(model, evaluation_mode=True)

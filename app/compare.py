@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from app.intervals import mean_interval
+from app.outputs import ready_file
 from data.splits import connect_groups
 
 IDENTITY = ["row", "image_key", "text", "label", "weight"]
@@ -125,6 +126,8 @@ def describe(figures: dict, names: tuple[str, str]) -> str:
 def main(argv: list[str]) -> dict:
     """``eval.py compare``; returns the figures."""
     args = parse_args(argv)
+    if args.output:
+        ready_file(args.output)
     figures = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
     print(describe(figures, (str(args.first), str(args.second))))
     if args.output:

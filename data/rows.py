@@ -15,6 +15,7 @@ from PIL import Image
 from data.cells import StoredImage, as_number, is_clean, make_label, make_text, resolve_image, text_columns
 from data.columns import StringColumn, write_columns
 from data.images import decode_image
+from data.labels import NoLabelsError
 from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source, require_columns
 from data.targets import LabelFormat
@@ -239,6 +240,7 @@ class Faults:
                 if settings.label_type == "multi"
                 else ""
             ),
+            NoLabelsError,
         )
         if not settings.allow_missing:
             refuse(
@@ -255,10 +257,10 @@ class Faults:
         )
 
 
-def refuse(rows: list[int], source: str, fault: str, cure: str) -> None:
+def refuse(rows: list[int], source: str, fault: str, cure: str, error: type[ValueError] = ValueError) -> None:
     """Raise a ``ValueError`` that counts and names the rows, if there are any."""
     if rows:
-        raise ValueError(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")
+        raise error(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")
 
 
 def name_rows(rows: Sequence[int]) -> str:

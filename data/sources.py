@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 
+from data.labels import NoLabelsError
 from data.shapes import make_shapes
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -145,13 +146,13 @@ def require_columns(found: list[str], wanted: dict[str, list[str]], source: str)
         wanted: setting (``image``, ``text``, ``label``) → the columns it names.
 
     Raises:
-        ValueError: names the missing columns, those found, and the nearest name.
+        ValueError: names the missing columns, those found, and the nearest name; a `NoLabelsError` for ``label``.
     """
     for setting, names in wanted.items():
         for name in names:
             if name not in found:
                 near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-                raise ValueError(
+                raise (NoLabelsError if setting == "label" else ValueError)(
                     f"{source} has no column {name!r}; it has {found}. "
                     + (f"Did you mean {near[0]!r}? " if near else "")
                     + f"Name the right one with --data.{setting} COLUMN."
