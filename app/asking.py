@@ -87,6 +87,8 @@ def check_question(args: argparse.Namespace) -> None:
             raise ValueError("Give --image FILE, --text TEXT or both; or many pairs: --rows SOURCE.")
         check_image(args.image, "ask about all its images with --rows FOLDER")
         return
+    if not args.rows:
+        raise ValueError("--rows is empty; give a table or a folder of images.")
     if args.image is not None:
         raise ValueError("--image asks about one picture, --rows about all of a source: give one of them.")
     args.output = ready_file(args.output or ANSWERS, (".parquet", ".csv"))

@@ -292,6 +292,7 @@ def test_rows_with_labels_are_pointed_to_eval_and_rows_without_to_predict(
         (["--rows", "ROWS", "--output", "FOLDER.csv"], "is a folder; name a file in it"),
         (["--rows", "ROWS", "--output", "/dev/null/a.csv"], "Cannot write in the folder /dev/null"),
         (["--rows", "ROWS", "--image", "a.png"], "give one of them"),
+        (["--rows", ""], "--rows is empty"),
         (["--output", "a.csv", "--text", "x"], "--output is for many pairs: add --rows SOURCE"),
         (["--data.image", "file", "--text", "x"], "--data.image is for many pairs: add --rows SOURCE"),
         ([], "Give --image FILE, --text TEXT or both"),
@@ -327,7 +328,7 @@ def test_an_image_that_is_not_there_is_named(run_dir, capsys):
     assert "The image nowhere.png cannot be read" in capsys.readouterr().err
 
 
-def test_a_table_without_rows_is_refused(run_dir, tmp_path, capsys):
-    Dataset.from_dict({"image": [], "text": []}).save_to_disk(tmp_path / "rows")
-    assert ask(run_dir, "--rows", tmp_path / "rows", "--output", tmp_path / "a.csv") == 2
-    assert "rows has no rows" in capsys.readouterr().err
+def test_a_table_without_rows_is_refused(predictor, monkeypatch):
+    monkeypatch.setattr("app.tables.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None))
+    with pytest.raises(ValueError, match=r"rows.csv has no rows"):
+        answer_table(predictor, "rows.csv")
