@@ -33,6 +33,7 @@ from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import Settings, parse_settings, setting_names
 from app.tables import reason
 from data import Example
+from data.paths import expand_home, user_path
 
 
 def main(argv: list[str]) -> None:
@@ -86,7 +87,9 @@ def add_delivery(commands: Commands) -> None:
         "it, and it is the page's password.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    serving.add_argument("model", nargs="?", default="runs/quickstart", help="a run folder, a model folder or a Hub id")
+    serving.add_argument(
+        "model", type=expand_home, nargs="?", default="runs/quickstart", help="a run folder, a model folder or a Hub id"
+    )
     serving.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     add_settings(serving, ServeSettings)
     serving.set_defaults(run=run_serve)
@@ -95,9 +98,11 @@ def add_delivery(commands: Commands) -> None:
         help="write a model as one ONNX file, in float32 or int8",
         description="Write a trained model as ONNX; predict, serve and eval.py take the folder as they take a run's.",
     )
-    export.add_argument("model", help="a run folder, a model folder or a Hub id")
-    export.add_argument("--output", type=Path, required=True, help="folder to write")
-    export.add_argument("--int8", metavar="SOURCE", help="quantise, calibrated on these rows, best some of training")
+    export.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
+    export.add_argument("--output", type=user_path, required=True, help="folder to write")
+    export.add_argument(
+        "--int8", type=expand_home, metavar="SOURCE", help="quantise, calibrated on these rows, best some of training"
+    )
     export.add_argument("--int8_rows", type=at_least(1), default=256, help="how many of them (default: 256)")
     export.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     add_reading(export.add_argument_group("the rows of --int8"), "rows_")
@@ -117,7 +122,7 @@ def add_studies(commands: Commands) -> None:
     )
     doctor.set_defaults(run=run_doctor)
     compare = commands.add_parser("ablate", help="train variants with several seeds: what does the difference make?")
-    compare.add_argument("config", type=Path, help="configuration that all share")
+    compare.add_argument("config", type=user_path, help="configuration that all share")
     compare.add_argument(
         "--variant",
         nargs="+",
@@ -126,12 +131,12 @@ def add_studies(commands: Commands) -> None:
         help="variants, told from the first, as name and options of train.py (default: the four fusions)",
     )
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    compare.add_argument("--output", type=Path, help="folder of the runs (default: runs/ablation_<config>)")
+    compare.add_argument("--output", type=user_path, help="folder of the runs (default: runs/ablation_<config>)")
     compare.set_defaults(run=run_ablate)
     folds = commands.add_parser("kfold", help="cross-validation: every row held out once")
-    folds.add_argument("config", type=Path, help="configuration whose training rows are dealt into folds")
+    folds.add_argument("config", type=user_path, help="configuration whose training rows are dealt into folds")
     folds.add_argument("--folds", type=at_least(2), default=5, help="how many (default: 5)")
-    folds.add_argument("--output", type=Path, help="folder of the runs (default: runs/kfold_<config>)")
+    folds.add_argument("--output", type=user_path, help="folder of the runs (default: runs/kfold_<config>)")
     folds.set_defaults(run=run_kfold)
     for command in (compare, folds):
         command.epilog = "Options of train.py that all runs share may be added, such as --train.epochs 5."

@@ -14,6 +14,7 @@ from app.outputs import ready_file
 from app.predictor import Predictor
 from app.settings import load_settings
 from app.tables import AbsentColumnsError, Answers, Pairs, answer_pairs, open_pairs, write_answers
+from data.paths import expand_home, user_path
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 ANSWERS = Path("answers.parquet")
@@ -29,8 +30,8 @@ def add_asking(commands: Commands) -> None:
     predict = commands.add_parser("predict", help="the most probable labels of an image and a text, or of many")
     explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
     for command in (predict, explain):
-        command.add_argument("model", help="a run folder, a model folder or a Hub id")
-        command.add_argument("--image", help="image file; leave out to ask without an image")
+        command.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
+        command.add_argument("--image", type=expand_home, help="image file; leave out to ask without an image")
         command.add_argument("--text", help="text; leave out to ask without a text")
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
@@ -38,16 +39,19 @@ def add_asking(commands: Commands) -> None:
     predict.add_argument("--top_k", type=at_least(1), default=3, help="how many labels (default: 3)")
     rows = predict.add_argument_group("many pairs at once")
     rows.add_argument(
-        "--rows", metavar="SOURCE", help="a table, or a folder of images of which all are asked the --text"
+        "--rows",
+        type=expand_home,
+        metavar="SOURCE",
+        help="a table, or a folder of images of which all are asked the --text",
     )
     rows.add_argument(
         "--output",
-        type=Path,
+        type=user_path,
         help=f"file for the answers, .parquet or .csv, with --top_k labels a row (default: {ANSWERS})",
     )
     add_reading(rows, "rows_")
     predict.set_defaults(run=run_predict)
-    explain.add_argument("--output", type=Path, default=Path("where_it_looked.png"), help="file to write")
+    explain.add_argument("--output", type=user_path, default=Path("where_it_looked.png"), help="file to write")
     explain.add_argument("--head", type=int, help="one head of the attention, from 0 (default: the mean of all)")
     explain.add_argument("--level", type=int, help="block of the image encoder (default: the last with attention)")
     explain.set_defaults(run=run_explain)

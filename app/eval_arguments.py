@@ -4,9 +4,9 @@ import argparse
 import shlex
 from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 
 from app.settings import Settings
+from data.paths import expand_home, user_path
 
 
 def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
@@ -14,7 +14,7 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "eval.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a run folder of train.py, a model folder or a Hub id")
+    parser.add_argument("model", type=expand_home, help="a run folder of train.py, a model folder or a Hub id")
     parser.add_argument(
         "--split",
         choices=("test", "validation", "train"),
@@ -29,7 +29,11 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
 def add_rows(parser: argparse.ArgumentParser) -> None:
     """Which rows are scored, and how they are read."""
     parser.add_argument(
-        "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
+        "--data.test",
+        dest="test",
+        type=expand_home,
+        metavar="SOURCE",
+        help="other rows to score: a file, a folder, a Hub id or shapes:N",
     )
     add_reading(parser)
     parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
@@ -76,6 +80,7 @@ def add_reading(parser: argparse._ActionsContainer, prefix: str = "") -> None:
     parser.add_argument(
         "--data.image_root",
         dest=f"{prefix}image_root",
+        type=expand_home,
         metavar="FOLDER",
         help="folder that image paths are relative to",
     )
@@ -140,7 +145,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "no", "bf16", "fp16"),
         help="arithmetic (default: as the run was trained, else auto)",
     )
-    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
+    parser.add_argument(
+        "--output_dir", type=user_path, help="where to write (default: MODEL/evaluation/<split or source>)"
+    )
     parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
 
 

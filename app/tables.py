@@ -20,6 +20,7 @@ from datasets import Dataset
 from app.predictor import Prediction, Predictor
 from data import Example, require_columns
 from data.cells import is_blank, is_clean, make_text, resolve_image, text_columns
+from data.column_names import refuse_repeated
 from data.sources import READERS, load_source
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -246,6 +247,8 @@ def table_pairs(
     columns = {"image": "image", "text": "text", "label": "label"}
     columns |= (predictor.model.config.columns or {}) | (chosen or {})
     names, wanted = table.column_names, {"image": [columns["image"]], "text": text_columns(columns["text"])}
+    for setting, of in wanted.items():
+        refuse_repeated(names, setting, of, source)
     require_columns(names, {setting: wanted[setting] for setting in chosen or {}}, source)
     has_image, has_text = (set(wanted[setting]) <= set(names) for setting in ("image", "text"))
     if not (has_image or has_text):

@@ -13,11 +13,12 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from PIL import Image
 
 from data.cells import StoredImage, as_number, is_clean, make_label, make_text, resolve_image, text_columns
+from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
 from data.images import decode_image
 from data.labels import NoLabelsError
 from data.settings import TEXT_SLICES, DataSettings
-from data.sources import explain_parser_errors, load_source, require_columns
+from data.sources import explain_parser_errors, load_source
 from data.targets import LabelFormat
 
 WEIGHTS = (1e-6, 1e6)
@@ -154,6 +155,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if split == scored_split(settings):
         wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(list(first), wanted, source)
+    optional = {"group": [settings.group or ""], "weight": [weight or ""], "slice_by": settings.slice_by}
+    for setting, columns in optional.items():
+        refuse_repeated(list(first), setting, columns, source)
     feature = (table.features or {}).get(settings.label)
     feature = getattr(feature, "feature", feature)  # of a list of classes
     names = feature.names if isinstance(feature, ClassLabel) else None

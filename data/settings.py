@@ -15,7 +15,8 @@ class DataSettings:
 
     train: str | None = None
     """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, a folder of images with
-    metadata.csv, a Hub id (owner/name, or owner/name:split), or shapes:N for N pictures of the built-in data."""
+    metadata in one of these formats, a Hub id (owner/name, or owner/name:split), or shapes:N for N pictures of the
+    built-in data."""
     validation: str | None = None
     """Validation rows, on which the best model is chosen; cut from the training rows when not given."""
     test: str | None = None
@@ -23,9 +24,9 @@ class DataSettings:
     image: str = "image"
     """Column with the path of the image (relative to image_root) or the image itself."""
     text: str = "text"
-    """Column with the text, or a template of several, such as "{question} {report}"."""
+    """Column with the text, or a template of several, such as "{question} {report}"; {{ and }} are braces."""
     label: str = "label"
-    """Column with the label, a string or an integer."""
+    """Column with the label: a string, a number or a boolean (see docs/tables.md)."""
     label_type: Literal["single", "multi", "annotators"] = "single"
     """single (one class a row), multi (any number of classes, as "a|b" or a list; "|" or [] for none of them) or
     annotators (the answers of several people, "yes|yes|no" or a list, of which some may disagree)."""

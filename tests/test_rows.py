@@ -193,9 +193,9 @@ def test_the_ending_of_a_file_may_be_in_capitals(folder):
     assert len(read(path.rename(folder / "TRAIN.CSV"))) == 3
 
 
-@pytest.mark.parametrize("label", [["yes"], 0.5, True])
-def test_labels_are_strings_or_integers(folder, label):
-    with pytest.raises(ValueError, match=r"Labels must be strings or integers"):
+@pytest.mark.parametrize("label", [["yes"], {"name": "yes"}])
+def test_labels_are_one_value_each(folder, label):
+    with pytest.raises(ValueError, match=r"Labels must be strings, numbers or booleans, got .*'yes'"):
         read(write(folder, "json", [row | {"label": label} for row in ROWS]))
 
 

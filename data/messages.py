@@ -1,0 +1,23 @@
+"""How messages show what came from a user's files: never more of it than a line holds."""
+
+from collections.abc import Iterable
+
+MOST = 80
+"""Characters of one cell, name or path that a message shows."""
+
+
+def excerpt(text: str, most: int = MOST) -> str:
+    """A text, or the beginning of a longer one and "…": at most ``most`` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def quote(value: object, most: int = MOST) -> str:
+    """A value as Python writes it, shortened as by `excerpt`."""
+    return excerpt(repr(value), most)
+
+
+def enumerate_names(names: Iterable[object], shown: int = 20) -> str:
+    """The first names, quoted, and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(quote(name) for name in names[:shown]) + more
