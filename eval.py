@@ -15,25 +15,29 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from app import compare
-from app.eval_arguments import parse_args
+from app.eval_arguments import answering_command, parse_args
 from app.evaluation import Role, evaluate_to, find_rows
 from app.hardware import choose_precision
-from app.model_folder import hide_file_bars, load_model
+from app.model_folder import hide_file_bars, load_any
+from app.onnx_model import OnnxModel
+from app.outputs import ready_folder
 from app.report import score_table
 from app.settings import Settings, load_settings
 from data import (
     TEXT_SLICES,
     DataSettings,
+    NoLabelsError,
     Rows,
     load_rows,
     prepare_data,
     require_columns,
     scan_images,
 )
-from models import ImageTextConfig
+from models import ImageTextClassifier, ImageTextConfig
 
 CUT_BY = ("image", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
 """Settings that decide which rows go where when splits are cut."""
+NO_HEAT = "An ONNX model gives no heat-maps: the report, where_it_looked.png and the deletion check are without them."
 
 
 def main(argv: list[str]) -> dict:
@@ -43,15 +47,19 @@ def main(argv: list[str]) -> dict:
             return compare.main(argv[1:])
         args = parse_args(argv, __doc__)
         hide_file_bars()
-        model, processor = load_model(args.model, args.trust_custom_encoder)
+        model, processor = load_any(args.model, args.trust_custom_encoder)
         run = run_settings(args.model)
+        precision, explains = arithmetic(args, run, model), not isinstance(model, OnnxModel)
         rows, settings = held_out_rows(args, run, model.config)
         chosen = find_rows(rows, args.rows)
-        folder = args.output_dir or free_folder(output_folder(args), rows.source)
+        folder = ready_folder(args.output_dir or free_folder(output_folder(args), rows.source))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, NoLabelsError):
+            source = str(args.test or getattr(run.data, args.split) or run.data.train)
+            print(f"To answer rows without scoring them:\n  {answering_command(args, source, run)}", file=sys.stderr)
         sys.exit(2)
-    accelerator = Accelerator(mixed_precision=choose_precision(args.mixed_precision or run.train.mixed_precision))
+    accelerator = Accelerator(mixed_precision=precision)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     role: Role = "test" if args.test else args.split
     sizes = (args.batch_size, args.pictures, args.deletion)
@@ -60,8 +68,10 @@ def main(argv: list[str]) -> dict:
     accelerator.free_memory()  # what still holds the process group, so that its threads end before the interpreter
     accelerator.end_training()
     if accelerator.is_main_process:
-        pictures = ", where_it_looked.png" if args.pictures or chosen else ""
+        pictures = ", where_it_looked.png" if explains and (args.pictures or chosen) else ""
         print(score_table(figures, rows.source))
+        if not explains:
+            print(f"\n{NO_HEAT}")
         print(f"\nwritten to {folder}: report.html, metrics.json, predictions.parquet{pictures}")
     return figures
 
@@ -70,6 +80,22 @@ def run_settings(model: str) -> Settings:
     """The settings of the run a model comes from; defaults where only the model is at hand."""
     config = Path(model) / "config.yaml"
     return load_settings(config) if config.is_file() else Settings()
+
+
+def arithmetic(args: argparse.Namespace, run: Settings, model: ImageTextClassifier | OnnxModel) -> str:
+    """The mixed precision to evaluate in; an ONNX model has its own.
+
+    Raises:
+        ValueError: another one is asked of an ONNX model.
+    """
+    if not isinstance(model, OnnxModel):
+        return choose_precision(args.mixed_precision or run.train.mixed_precision)
+    if args.mixed_precision in ("bf16", "fp16"):
+        raise ValueError(
+            f"{args.model} is an ONNX model, which computes as it was exported, in float32 or int8: leave out "
+            f"--mixed_precision {args.mixed_precision}."
+        )
+    return "no"
 
 
 def output_folder(args: argparse.Namespace) -> Path:
@@ -133,7 +159,11 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
     if source is None:
         raise ValueError(
             f"{args.model} names no {args.split} data; give rows with --data.test FILE"
-            + (" or score what was held out for choosing the model: --split validation." if data.train else ".")
+            + (
+                " or score what was held out for choosing the model: --split validation."
+                if data.train
+                else ". A model without its run folder does not know the rows of the run."
+            )
         )
     rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False)), data)
     return rows, with_columns(resampled, rows, args)

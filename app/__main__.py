@@ -15,27 +15,25 @@ python -m app ablate configs/mine.yaml --variant "as it is" "small: --model.imag
 import argparse
 import shlex
 import sys
+from collections import Counter
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
-
-from tqdm.auto import tqdm
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
+from app.asking import SHOWN, Commands, add_asking, open_rows
 from app.doctor import MARKS, examine
-from app.eval_arguments import at_least, yes_or_no
+from app.eval_arguments import add_reading, at_least, reading_options
 from app.kfold import kfold
-from app.model_folder import hide_file_bars, load_model
-from app.onnx_model import ONNX_FILE, export_onnx, quantize
+from app.model_folder import hide_file_bars
+from app.onnx_model import ONNX_FILE, OnnxModel, export_onnx, quantize
+from app.outputs import ready_folder
 from app.predictor import Predictor
 from app.serving.server import KEY_VARIABLE, ServeSettings, serve
-from app.settings import parse_settings
-from app.tables import answer_table, table_pairs
+from app.settings import Settings, parse_settings, setting_names
+from app.tables import reason
 from data import Example
 from data.paths import expand_home, user_path
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """The command and its options; what stands after ``--`` as ``options``."""
+    """The command and its options; those of train.py, and what stands after ``--``, as ``options``."""
     parser = argparse.ArgumentParser(
         "python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,44 +56,26 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_delivery(commands)
     add_studies(commands)
     cut = argv.index("--") if "--" in argv else len(argv)
-    return parser.parse_args(argv[:cut], argparse.Namespace(options=argv[cut + 1 :]))
+    args, unknown = parser.parse_known_args(argv[:cut])
+    if unknown and not hasattr(args, "options"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args.options = [*getattr(args, "options", []), *unknown, *argv[cut + 1 :]]  # train.py names the unknown ones
+    return args
 
 
-def add_asking(commands: Commands) -> None:
-    """The commands that ask a trained model."""
-    predict = commands.add_parser("predict", help="the most probable labels of an image and a text")
-    predict.add_argument("--top_k", type=int, default=3, help="how many labels (default: 3)")
-    predict.add_argument(
-        "--rows", type=expand_home, metavar="SOURCE", help="instead of one pair: a table, or a folder of images"
-    )
-    predict.add_argument("--image_root", type=user_path, help="folder that image paths of the rows are relative to")
-    predict.add_argument(
-        "--data.confine_images",
-        dest="confine_images",
-        type=yes_or_no,
-        default=False,
-        metavar="true|false",
-        help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
-    )
-    predict.add_argument(
-        "--output",
-        type=user_path,
-        default=Path("answers.parquet"),
-        help="file for the answers to rows: .parquet or .csv",
-    )
-    predict.set_defaults(run=run_predict)
-    explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
-    explain.add_argument("--output", type=user_path, default=Path("where_it_looked.png"), help="file to write")
-    explain.add_argument("--head", type=int, help="one head of the attention, from 0 (default: the mean of all)")
-    explain.add_argument("--level", type=int, help="block of the image encoder (default: the last with attention)")
-    explain.set_defaults(run=run_explain)
-    for command in (predict, explain):
-        command.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
-        command.add_argument("--image", type=expand_home, help="image file; leave out to ask without an image")
-        command.add_argument("--text", help="text; leave out to ask without a text")
-        command.add_argument(
-            "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
-        )
+class PassOn(argparse.Action):
+    """Collect an option of train.py, with its value, in ``options``."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.options = [*namespace.options, option_string, values]
+
+
+def pass_on(command: argparse.ArgumentParser) -> None:
+    """Let a command take the settings of train.py too, so that what a message advises can be added to it."""
+    command.set_defaults(options=[])
+    for name in setting_names(Settings):
+        if name != "run_dir":
+            command.add_argument(f"--{name}", action=PassOn, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_delivery(commands: Commands) -> None:
@@ -116,7 +96,7 @@ def add_delivery(commands: Commands) -> None:
     export = commands.add_parser(
         "export",
         help="write a model as one ONNX file, in float32 or int8",
-        description="Write a trained model as ONNX; predict and serve take the folder as they take a run's.",
+        description="Write a trained model as ONNX; predict, serve and eval.py take the folder as they take a run's.",
     )
     export.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
     export.add_argument("--output", type=user_path, required=True, help="folder to write")
@@ -125,6 +105,7 @@ def add_delivery(commands: Commands) -> None:
     )
     export.add_argument("--int8_rows", type=at_least(1), default=256, help="how many of them (default: 256)")
     export.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
+    add_reading(export.add_argument_group("the rows of --int8"), "rows_")
     export.set_defaults(run=run_export)
 
 
@@ -133,8 +114,8 @@ def add_studies(commands: Commands) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="look at data before training: broken and double images, leaks, labels, baselines, cost",
-        description="Look at data as train.py would read it. After -- come options of train.py: "
-        "python -m app doctor train.csv test.csv -- --data.label answer",
+        description="Look at data as train.py would read it, with its options: "
+        "python -m app doctor train.csv test.csv --data.label answer",
     )
     doctor.add_argument(
         "source", nargs="+", help="a configuration (.yaml), or training rows and held-out rows if there are some"
@@ -158,7 +139,9 @@ def add_studies(commands: Commands) -> None:
     folds.add_argument("--output", type=user_path, help="folder of the runs (default: runs/kfold_<config>)")
     folds.set_defaults(run=run_kfold)
     for command in (compare, folds):
-        command.epilog = "After -- come options of train.py that all runs share."
+        command.epilog = "Options of train.py that all runs share may be added, such as --train.epochs 5."
+    for command in (doctor, compare, folds):
+        pass_on(command)
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
@@ -174,70 +157,42 @@ def run_serve(args: argparse.Namespace) -> None:
     serve(args.model, ServeSettings(**chosen), args.trust_custom_encoder)
 
 
-def run_predict(args: argparse.Namespace) -> None:
-    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    if args.rows:
-        predict_rows(predictor, args)
-        return
-    prediction = predictor.predict([(args.image, args.text)], args.top_k)[0]
-    for answer in prediction.answers:
-        applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
-        print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
-    if not prediction.is_sure:
-        threshold = predictor.model.config.threshold
-        why = f"{prediction.confidence:.1%}, sure only from {threshold:.1%} on"
-        if threshold > 1:
-            why = "on its validation rows no answer of this model was safe enough"
-        print(f"not sure: {why}")
-
-
-def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
-    if args.output.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"--output must end in .parquet or .csv, got {args.output}.")
-    if not args.output.parent.is_dir():
-        raise ValueError(f"There is no folder {args.output.parent} to write {args.output.name} in.")
-    with tqdm(desc="answering", unit="row") as bar:
-        table = answer_table(
-            predictor,
-            args.rows,
-            args.text,
-            args.image_root,
-            told=lambda rows: bar.update(rows - bar.n),
-            confined=args.confine_images,
-        )
-    if args.output.suffix == ".csv":
-        table.to_csv(args.output, index=False)
-    else:
-        table.to_parquet(args.output, index=False)
-    faulty = table[table["error"].notna()]
-    for row, error in faulty[["row", "error"]].head(5).itertuples(index=False):
-        print(f"row {row}: {error}", file=sys.stderr)
-    print(f"{len(table) - len(faulty):,} of {len(table):,} rows answered, {len(faulty):,} not; wrote {args.output}")
-
-
-def run_explain(args: argparse.Namespace) -> None:
-    if args.image is None or args.text is None:
-        raise ValueError("explain needs both --image and --text.")
-    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    figure = predictor.explain(args.image, args.text).figure(args.text, args.head, args.level)
-    try:
-        figure.savefig(args.output)
-    except OSError as error:
-        raise ValueError(f"Cannot write {args.output}: {error.strerror or error}.") from error
-    print(f"wrote {args.output}")
-
-
 def run_export(args: argparse.Namespace) -> None:
-    model, processor = load_model(args.model, args.trust_custom_encoder)
-    predictor = Predictor(model, processor, "cpu", precision="no")
+    if not args.int8 and (given := list(reading_options(args, "rows_"))):
+        raise ValueError(f"{given[0]} is for the rows that int8 is calibrated on: add --int8 SOURCE.")
+    ready_folder(args.output)
+    limit = {} if args.rows_max_pixels is None else {"max_pixels": args.rows_max_pixels}
+    predictor = Predictor.from_pretrained(args.model, "cpu", args.trust_custom_encoder, precision="no", **limit)
+    model, processor = predictor.model, predictor.processor
+    if isinstance(model, OnnxModel):
+        raise ValueError(f"{args.model} is an exported model already; give the run folder it was exported from.")
+    examples = calibration_rows(predictor, args) if args.int8 else []
     export_onnx(model, processor, args.output)
-    if args.int8:
-        pairs = islice(table_pairs(args.int8, predictor, None, confined=False), args.int8_rows)
-        prepared = predictor.prepare((image, text) for _, image, text in pairs)
-        quantize(args.output, processor, [example for example in prepared if isinstance(example, Example)])
+    if examples:
+        quantize(args.output, processor, examples)
     size = (args.output / ONNX_FILE).stat().st_size / 1e6
     print(f"wrote {args.output}: {ONNX_FILE} ({size:.0f} MB), the configuration and the processor")
     print(f"Next:\n  python -m app serve {shlex.quote(str(args.output))}")
+    print(f"  python eval.py {shlex.quote(str(args.output))} --data.test OTHER.csv")
+
+
+def calibration_rows(predictor: Predictor, args: argparse.Namespace) -> list[Example]:
+    """The first rows of the source, up to ``--int8_rows``; those that cannot be used are counted.
+
+    Raises:
+        ValueError: none can be used.
+    """
+    pairs = list(islice(open_rows(predictor, args.int8, args).rows, args.int8_rows))
+    prepared = predictor.prepare((pair.image, pair.text) for pair in pairs)
+    faults = Counter(
+        reason(fault, pair) for fault, pair in zip(prepared, pairs, strict=True) if isinstance(fault, ValueError)
+    )
+    told = "; ".join(f"{number:,} × {why}" for why, number in faults.most_common(SHOWN))
+    if faults.total() == len(pairs):
+        raise ValueError(f"None of the {len(pairs):,} rows of {args.int8} can be used to calibrate int8: {told}")
+    if faults:
+        print(f"{faults.total():,} of {len(pairs):,} rows of {args.int8} are left out: {told}", file=sys.stderr)
+    return [example for example in prepared if isinstance(example, Example)]
 
 
 def run_doctor(args: argparse.Namespace) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from app.intervals import mean_interval
+from app.outputs import ready_file
 from data.paths import user_path
 from data.splits import connect_groups
 
@@ -49,7 +51,12 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
                 )
             return table.sort_values("row", ignore_index=True)
     there = sorted(p.parent.name for p in path.glob("evaluation/*/predictions.parquet"))
-    hint = f"it has {', '.join(there)} (--rows)" if there else f"evaluate it first: python eval.py {path}"
+    hint = f"evaluate it first: python eval.py {shlex.quote(str(path))}"
+    if there:
+        hint = (
+            f"it has {', '.join(there)} (--rows). Rows that another evaluation names otherwise are given by their "
+            f"folder, such as {path / 'evaluation' / there[0]}"
+        )
     raise ValueError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
 
@@ -120,6 +127,8 @@ def describe(figures: dict, names: tuple[str, str]) -> str:
 def main(argv: list[str]) -> dict:
     """``eval.py compare``; returns the figures."""
     args = parse_args(argv)
+    if args.output:
+        ready_file(args.output)
     figures = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
     print(describe(figures, (str(args.first), str(args.second))))
     if args.output:

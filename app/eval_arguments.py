@@ -1,9 +1,15 @@
 """The command line of `eval.py`."""
 
 import argparse
+import shlex
 from collections.abc import Callable
+from itertools import chain
 
+from app.settings import Settings
 from data.paths import expand_home, user_path
+
+READING = ("image_root", "confine_images", "image", "text", "max_pixels")
+"""Options of `add_reading`."""
 
 
 def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
@@ -32,24 +38,7 @@ def add_rows(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="other rows to score: a file, a folder, a Hub id or shapes:N",
     )
-    parser.add_argument(
-        "--data.image_root",
-        dest="image_root",
-        type=expand_home,
-        metavar="FOLDER",
-        help="folder that image paths are relative to",
-    )
-    parser.add_argument(
-        "--data.confine_images",
-        dest="confine_images",
-        type=yes_or_no,
-        metavar="true|false",
-        help="refuse image paths that lead out of that folder, by .. or by links (default: as the run)",
-    )
-    parser.add_argument(
-        "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
-    )
-    parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
+    add_reading(parser)
     parser.add_argument("--data.label", dest="label", metavar="COLUMN", help="label column, likewise")
     parser.add_argument(
         "--data.group",
@@ -83,12 +72,57 @@ def add_rows(parser: argparse.ArgumentParser) -> None:
         metavar="true|false",
         help="let rows without an image or without a text through",
     )
+
+
+def add_reading(parser: argparse._ActionsContainer, prefix: str = "") -> None:
+    """How images and texts of rows are read: the same options for every command that takes rows.
+
+    Args:
+        prefix: before their names among the parsed arguments.
+    """
+    parser.add_argument(
+        "--data.image_root",
+        dest=f"{prefix}image_root",
+        type=expand_home,
+        metavar="FOLDER",
+        help="folder that image paths are relative to",
+    )
+    parser.add_argument(
+        "--data.confine_images",
+        dest=f"{prefix}confine_images",
+        type=yes_or_no,
+        metavar="true|false",
+        help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
+    )
+    parser.add_argument(
+        "--data.image",
+        dest=f"{prefix}image",
+        metavar="COLUMN",
+        help="image column, where it differs from training",
+    )
+    parser.add_argument("--data.text", dest=f"{prefix}text", metavar="COLUMN", help="text column or template, likewise")
     parser.add_argument(
         "--data.max_pixels",
-        dest="max_pixels",
+        dest=f"{prefix}max_pixels",
         type=at_least(1),
         metavar="PIXELS",
-        help="refuse larger images (default: as the run)",
+        help="refuse images with more pixels (default: as the run)",
+    )
+
+
+def reading_options(args: argparse.Namespace, prefix: str = "") -> dict[str, str]:
+    """Those of `add_reading` that were given, and their values."""
+    given = {name: getattr(args, prefix + name) for name in READING}
+    return {f"--data.{name}": str(value) for name, value in given.items() if value is not None}
+
+
+def answering_command(args: argparse.Namespace, source: str, run: Settings) -> str:
+    """The command that answers rows which cannot be scored, read as ``eval.py`` was to read them."""
+    of_run = {} if run.data.image_root is None else {"--data.image_root": run.data.image_root}
+    options = of_run | reading_options(args)
+    trust = ["--trust_custom_encoder"] if args.trust_custom_encoder else []
+    return shlex.join(
+        ["python", "-m", "app", "predict", args.model, "--rows", source, *chain(*options.items()), *trust]
     )
 
 

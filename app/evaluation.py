@@ -15,6 +15,7 @@ from app.calibration import calibration_figures
 from app.deletion import deletion_figures
 from app.intervals import Value, mean_interval
 from app.metrics import class_table, score
+from app.onnx_model import OnnxModel
 from app.page import what_it_saw, write_report
 from app.predictions import MODALITIES, Predictions, predict
 from app.report import draw_examples, spread
@@ -168,7 +169,7 @@ def points(value: Value) -> str:
 
 def evaluate_to(
     folder: Path,
-    model: ImageTextClassifier,
+    model: ImageTextClassifier | OnnxModel,
     processor: ImageTextProcessor,
     rows: Rows,
     accelerator: Accelerator,
@@ -187,7 +188,8 @@ def evaluate_to(
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
     ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
-    any. With ``num_deletion`` rows for the deletion check there are its figures.
+    any. With ``num_deletion`` rows for the deletion check there are its figures. An ONNX model gives no heat-maps: the
+    galleries are without them, and ``where_it_looked.png`` and the deletion check are left out.
     """
     config = accelerator.unwrap_model(model).config
     form, value_range = LabelFormat.of(config), config.value_range
@@ -210,13 +212,14 @@ def evaluate_to(
     }
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
+    explains = not isinstance(plain, OnnxModel)
     with accelerator.autocast():
-        if hidden := spread(rows, num_deletion):
+        if explains and (hidden := spread(rows, num_deletion)):
             figures["deletion"] = deletion_figures(plain, processor, rows, hidden, groups)
         told = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "metrics.json").write_text(told, encoding="utf-8")
         prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
-        if shown := chosen or spread(rows, num_pictures):
+        if explains and (shown := chosen or spread(rows, num_pictures)):
             draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
         write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures, chosen)
     return figures

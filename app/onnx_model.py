@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from app.predictions import MODALITIES, for_modalities
 from data import Collate, Example
 from models import ImageTextClassifier, ImageTextConfig, ImageTextOutput, ImageTextProcessor
 
@@ -20,8 +21,10 @@ INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_index", "text_in
 MISSING = "needs packages that are not installed: pip install onnx onnxruntime onnxscript"
 
 
-class OnnxModel:
-    """What `Predictor` asks of a classifier, computed by onnxruntime in float32 or int8; it gives no attention.
+class OnnxModel(nn.Module):
+    """A classifier for prediction and evaluation, computed by onnxruntime in float32 or int8. It gives no attention.
+
+    A module without parameters: onnxruntime chooses where to compute, and the logits are on the CPU.
 
     Args:
         folder: what `export_onnx` wrote.
@@ -31,6 +34,7 @@ class OnnxModel:
     """
 
     def __init__(self, folder: str | Path):
+        super().__init__()
         try:
             import onnxruntime
         except ImportError as error:
@@ -60,7 +64,7 @@ class OnnxModel:
                 f"config.json beside it says {told[0]} and {told[1]}: they are of two models. Export again."
             )
 
-    def __call__(self, **batch: Tensor) -> ImageTextOutput:
+    def forward(self, **batch: Tensor) -> ImageTextOutput:
         (logits,) = self.session.run(None, {name: value.numpy() for name, value in self.fill(batch).items()})
         return ImageTextOutput(logits=torch.from_numpy(logits))
 
@@ -72,17 +76,10 @@ class OnnxModel:
             "input_ids": torch.zeros(1, 1, dtype=torch.long),
             "attention_mask": torch.ones(1, 1, dtype=torch.long),
         }
-        return {name: (nothing | batch)[name].contiguous() for name in INPUTS}
+        return {name: (nothing | batch)[name].cpu().contiguous() for name in INPUTS}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return ImageTextClassifier.probabilities(self, logits)  # type: ignore[arg-type]
-
-    def to(self, device: torch.device | str) -> OnnxModel:
-        """Itself: onnxruntime has chosen where to compute."""
-        return self
-
-    def eval(self) -> OnnxModel:
-        return self
 
     def num_parameters(self) -> int:
         import onnx
@@ -128,7 +125,7 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name")  # one that stands for two inputs is named once
         program = torch.onnx.export(
-            Logits(model.float().cpu().eval()),
+            Logits(model.float().cpu()).eval(),
             kwargs=example,
             dynamo=True,
             dynamic_shapes=shapes,
@@ -146,6 +143,7 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
 def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Example], batch_size: int = 16) -> None:
     """Replace ``model.onnx`` by one whose convolutions and products are int8, scaled by what examples bring about.
 
+    Each example is seen whole, without its image and without its text, so that pairs that lack one are in range too.
     Static quantisation with a scale for each output channel (Jacob et al. 2018, section 3); accuracy must be measured.
 
     Raises:
@@ -162,9 +160,8 @@ def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Exa
     def batches() -> Iterator[dict[str, np.ndarray]]:
         collate, block = Collate(processor, {}), [first, *islice(examples, batch_size - 1)]
         while block:
-            batch = collate(block)
-            inputs = {name: batch[name] for name in INPUTS if name in batch}
-            yield {name: value.numpy() for name, value in model.fill(inputs).items()}
+            batch = for_modalities(collate(block), MODALITIES[:3])
+            yield {name: value.numpy() for name, value in model.fill(batch).items()}
             block = list(islice(examples, batch_size))
 
     class Reader(CalibrationDataReader):

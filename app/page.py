@@ -37,12 +37,14 @@ class Card:
         answer: what was answered, where that is not the first of ``answers``.
         answers: the most probable labels, and their probabilities.
         earned: how right the answer is, in [0, 1]; ``verdict`` says it in words.
-        picture, seen, heat: addresses (``data:``) of the picture, of what the model gets of it, and of the heat-map.
-        words: each word, and the probability it brought to the answer.
+        picture, seen, heat: addresses (``data:``) of the picture, of what the model gets of it, and of the heat-map;
+            ``None`` where the model gives none.
+        words: each word, and the probability it brought to the answer; empty where the model gives no heat-map.
         word_heats: word and address of its heat-map, where the card shows them.
     """
 
     row: int
+    text: str
     answer: str | None
     answers: list[tuple[str, float]]
     earned: float
@@ -50,7 +52,7 @@ class Card:
     is_sure: bool
     picture: str
     seen: str
-    heat: str
+    heat: str | None
     words: list[tuple[str, float]]
     word_heats: list[tuple[str, str]]
 
@@ -67,7 +69,7 @@ class Gallery:
 def write_report(
     path: Path,
     figures: dict,
-    model: ImageTextClassifier,
+    model: ImageTextClassifier | OnnxModel,
     processor: ImageTextProcessor,
     rows: Rows,
     predictions: Predictions,
@@ -88,6 +90,7 @@ def write_report(
         figures=figures,
         both=MODALITIES[0],
         model=describe_model(model),
+        explains=not isinstance(model, OnnxModel),
         used=USED.get(figures["role"], ""),
         galleries=galleries(model, processor, rows, predictions, num_pictures, chosen),
         charts=draw_charts(figures),
@@ -160,7 +163,7 @@ def draw_charts(figures: dict) -> dict[str, str]:
 
 
 def galleries(
-    model: ImageTextClassifier,
+    model: ImageTextClassifier | OnnxModel,
     processor: ImageTextProcessor,
     rows: Rows,
     predictions: Predictions,
@@ -199,28 +202,33 @@ def galleries(
 
 
 def make_card(
-    model: ImageTextClassifier,
+    model: ImageTextClassifier | OnnxModel,
     processor: ImageTextProcessor,
     rows: Rows,
     predictions: Predictions,
     index: int,
     by_word: bool,
 ) -> Card:
-    """One row, its answers, and where they came from; ``by_word``: with a heat-map of each word."""
+    """One row, its answers, and where they came from if the model tells; ``by_word``: with a heat-map of each word."""
     example, probabilities = rows[index], predictions.probabilities[MODALITIES[0]][index]
     assert example.text is not None
     picture = rows.picture(index)
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
-    explanation = explain(model, processor, picture, example.text, int(best[0]))
+    explanation = (
+        None if isinstance(model, OnnxModel) else explain(model, processor, picture, example.text, int(best[0]))
+    )
     names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))
     earned = float(predictions.truth.select(np.array([index])).right(probabilities[None])[0])
     seen = as_seen(processor, picture)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    heat = lay_over(picture, explanation.answer_weights, explanation.answer_weights.max())
-    effects = explanation.effects.sum(axis=(1, 2))
-    overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
+    heat, words, overlays = None, [], []
+    if explanation is not None:
+        heat = as_address(lay_over(picture, explanation.answer_weights, explanation.answer_weights.max()))
+        words = list(zip(explanation.words, explanation.effects.sum(axis=(1, 2)).tolist(), strict=True))
+        overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
     return Card(
         example.row,
+        example.text,
         (names or "none of the labels") if form.type == "multi" else None,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
         earned,
@@ -228,9 +236,9 @@ def make_card(
         bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
         as_address(picture),
         as_address(seen),
-        as_address(heat),
-        list(zip(explanation.words, effects.tolist(), strict=True)),
-        [(word, as_address(heat)) for word, heat in zip(explanation.words, overlays, strict=False)],
+        heat,
+        words,
+        [(word, as_address(overlay)) for (word, _), overlay in zip(words, overlays, strict=False)],
     )
 
 

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from app.truth import Truth
 from data import Collate, ImageBatchSampler, Rows, make_loader
-from models import ImageTextClassifier
 
 MODALITIES = ("image + text", "text only", "image only", "images shuffled", "texts shuffled")
 """What the model is given: the row's own image and text, one of them, or one of them with another row's other."""
@@ -56,6 +55,8 @@ def predict(
 ) -> Predictions:
     """Probabilities for all rows, every row once however many processes share the work.
 
+    ``model`` is an `ImageTextClassifier` or an `app.onnx_model.OnnxModel`.
+
     One pass of VGG16 an image serves all its texts and all ``modalities``. The order is random (always the same one),
     so that what shuffling takes from the same batch is of any row; batches are then of three images at least, so that
     few are left alone with their own. These are counted: rows without an image, and the parts of an image of more than
@@ -73,9 +74,7 @@ def predict(
         process_index=accelerator.process_index,
     )
     loader = make_loader(rows, sampler, collate, num_workers)
-    plain: ImageTextClassifier = accelerator.unwrap_model(
-        model
-    )  # processes may have unequal numbers of batches: none waits for another
+    plain = accelerator.unwrap_model(model)  # processes may have unequal numbers of batches: none waits for another
     was_training = plain.training
     plain.eval()
     found = []

@@ -6,7 +6,7 @@ from data.column_names import require_columns
 from data.columns import StringColumn
 from data.features import FeatureStore
 from data.images import BadImageError, decode_image
-from data.labels import UNKNOWN
+from data.labels import UNKNOWN, NoLabelsError
 from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
 from data.scan import scan_images
@@ -25,6 +25,7 @@ __all__ = [
     "FeatureStore",
     "ImageBatchSampler",
     "LabelFormat",
+    "NoLabelsError",
     "PreparedData",
     "Rows",
     "StreamedBatches",

@@ -90,7 +90,8 @@ def make_label(value, names: list[str] | None, normalize: bool, form: LabelForma
     found = [make_name(part, names, normalize) for part in values]
     if torn := [name for name in found if name and form.separator in name]:
         raise ValueError(
-            f"The label {quote(torn[0])} holds the separator {form.separator!r}; choose --data.label_separator."
+            f"The label {quote(torn[0])} holds the separator {form.separator!r}; rename it, or train with another "
+            "--data.label_separator."
         )
     if form.type == "annotators" and not any(found):
         return None
@@ -107,8 +108,8 @@ def make_name(value, names: list[str] | None, normalize: bool) -> str | None:
         value = names[value] if value >= 0 else None
     if is_nested(value):
         raise ValueError(
-            f"Labels must be strings, numbers or booleans, got {quote(value)}; write the names of the classes. Lists "
-            "of names want --data.label_type multi or annotators."
+            f"Labels must be strings, numbers or booleans, got {quote(value)}; write the names of the classes. For "
+            "lists of names train with --data.label_type multi or annotators."
         )
     label = cell_text(value) or ""
     return (normalize_label(label) if normalize else label.strip()) or None

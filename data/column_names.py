@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from data.labels import NoLabelsError
 from data.messages import enumerate_names, quote
 
 
@@ -33,13 +34,14 @@ def require_columns(found: Sequence[str], wanted: dict[str, list[str]], source: 
 
     Raises:
         ValueError: names the missing columns, those found, and the nearest name; or a name that several columns have.
+        NoLabelsError: likewise, where there is no ``label``.
     """
     for setting, names in wanted.items():
         refuse_repeated(found, setting, names, source)
         for name in names:
             if name not in found:
                 near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-                raise ValueError(
+                raise (NoLabelsError if setting == "label" else ValueError)(
                     f"{source} has no column {quote(name)}; it has [{enumerate_names(found)}]. "
                     + (f"Did you mean {quote(near[0])}? " if near else "")
                     + f"Name the right one with --data.{setting} COLUMN."

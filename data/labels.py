@@ -10,6 +10,10 @@ UNKNOWN = -100
 """Label id of a held-out row whose label the model does not know: no loss (torch's ``ignore_index``), always wrong."""
 
 
+class NoLabelsError(ValueError):
+    """Rows without a label, or a table without the column: they can be answered, but not learnt from or scored."""
+
+
 def normalize_label(label: str) -> str:
     """Lower case, no spaces at the ends, single spaces between words."""
     return re.sub(r"\s+", " ", label).strip().casefold()

@@ -16,6 +16,7 @@ from data.cells import StoredImage, as_number, is_clean, make_label, make_text, 
 from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
 from data.images import BadImageError, decode_image
+from data.labels import NoLabelsError
 from data.messages import name_rows
 from data.paths import user_path
 from data.settings import TEXT_SLICES, DataSettings
@@ -262,6 +263,7 @@ class Faults:
                 if settings.label_type == "multi"
                 else ""
             ),
+            NoLabelsError,
         )
         if not settings.allow_missing:
             refuse(
@@ -278,7 +280,7 @@ class Faults:
         )
 
 
-def refuse(rows: list[int], source: str, fault: str, cure: str) -> None:
+def refuse(rows: list[int], source: str, fault: str, cure: str, error: type[ValueError] = ValueError) -> None:
     """Raise a ``ValueError`` that counts and names the rows, if there are any."""
     if rows:
-        raise ValueError(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")
+        raise error(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")

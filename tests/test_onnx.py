@@ -5,15 +5,19 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.onnx_model import ONNX_FILE, Logits, export_onnx
+from app.onnx_model import INPUTS, ONNX_FILE, Logits, export_onnx
+from app.predictions import MODALITIES, for_modalities
 from app.serving.server import ServeSettings, build_app
+from data import Collate
 from models import ImageTextClassifier, ImageTextConfig
 
 TEXTS = ["is there a red circle?", "how many shapes are there?", "what color is the square?", "x", None]
@@ -23,6 +27,13 @@ TEXTS = ["is there a red circle?", "how many shapes are there?", "what color is 
 def exported(run_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "exported"
     app(["export", str(run_dir), "--output", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(run_dir, shapes_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "int8"
+    app(["export", str(run_dir), "--output", str(folder), "--int8", str(shapes_folder / "train.csv")])
     return folder
 
 
@@ -77,13 +88,89 @@ def test_every_kind_of_model_can_be_exported(config, processor, tmp_path, option
     np.testing.assert_allclose(probabilities(theirs, asked), probabilities(ours, asked), atol=1e-4)
 
 
-def test_int8_is_a_quarter_of_the_size_and_answers_nearly_alike(exported, run_dir, shapes_folder, tmp_path):
-    app(["export", str(run_dir), "--output", str(tmp_path), "--int8", str(shapes_folder / "train.csv")])
-    assert (tmp_path / ONNX_FILE).stat().st_size < 0.3 * (exported / ONNX_FILE).stat().st_size
+def test_int8_is_a_quarter_of_the_size_and_answers_nearly_alike(exported, int8, shapes_folder):
+    assert (int8 / ONNX_FILE).stat().st_size < 0.3 * (exported / ONNX_FILE).stat().st_size
     asked = pairs(shapes_folder, 20)
-    small, large = (probabilities(Predictor.from_pretrained(folder), asked) for folder in (tmp_path, exported))
+    small, large = (probabilities(Predictor.from_pretrained(folder), asked) for folder in (int8, exported))
     assert np.abs(small - large).max() < 0.1
     assert np.abs(small - large).max() > 0
+
+
+def test_int8_answers_pairs_that_lack_a_text_or_an_image_nearly_alike(run_dir, int8, shapes_folder):
+    """The rows it is calibrated on have both."""
+    ours, theirs = Predictor.from_pretrained(run_dir, precision="no"), Predictor.from_pretrained(int8)
+    images = [(shapes_folder / f"images/test/{i}.png", None) for i in range(8)]
+    for asked in (images, [(None, text) for text in TEXTS[:4]]):
+        np.testing.assert_allclose(probabilities(theirs, asked), probabilities(ours, asked), atol=0.02)
+
+
+def test_an_export_is_evaluated_as_the_run_it_is_of(exported, run_dir, shapes_folder, tmp_path, capsys):
+    test = [
+        "--data.test",
+        str(shapes_folder / "test.csv"),
+        "--data.slice_by",
+        "kind",
+        "text_tokens",
+        "--batch_size",
+        "3",
+    ]
+    of_run = ["--output_dir", str(tmp_path / "run"), "--mixed_precision", "no", "--pictures", "0"]
+    ours = evaluation.main([str(run_dir), *test, *of_run])
+    capsys.readouterr()
+    options = ["--output_dir", str(tmp_path / "onnx"), "--pictures", "1", "--deletion", "2", "--rows", "17"]
+    theirs = evaluation.main([str(exported), *test, *options])
+    assert json.loads((tmp_path / "onnx/metrics.json").read_text()) == theirs
+    assert theirs.keys() == ours.keys()
+    for figures in ("scores", "inputs", "classes", "slices", "calibration"):
+        assert flat(theirs[figures]) == pytest.approx(flat(ours[figures]), abs=1e-3), figures
+    answers = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("run", "onnx")]
+    np.testing.assert_allclose(*(np.stack(table["probabilities"]) for table in answers), atol=1e-4)
+    assert evaluation.main(["compare", str(tmp_path / "run"), str(tmp_path / "onnx")])["difference"]["value"] == 0
+    told = capsys.readouterr().out
+    assert "An ONNX model gives no heat-maps" in told
+    assert "report.html, metrics.json, predictions.parquet\n" in told
+    assert not (tmp_path / "onnx/where_it_looked.png").exists()
+    page = (tmp_path / "onnx/report.html").read_text()
+    assert 'aria-label="row 17"' in page
+    assert answers[1]["text"][17] in page
+    assert "An ONNX model gives no heat-maps" in page
+    assert "heat-map of the answer" not in page
+
+
+def flat(figures, name: str = "") -> dict:
+    """The numbers of nested figures, by where they are."""
+    if isinstance(figures, dict | list):
+        parts = figures.items() if isinstance(figures, dict) else enumerate(figures)
+        return {place: value for key, part in parts for place, value in flat(part, f"{name}/{key}").items()}
+    return {name: figures} if isinstance(figures, int | float) else {}
+
+
+def test_the_modalities_of_an_export_are_those_of_the_model(exported, run_dir, shapes_folder):
+    """What each input is worth, by rows of which some lack an image or a text themselves."""
+    ours, theirs = Predictor.from_pretrained(run_dir, precision="no"), Predictor.from_pretrained(exported)
+    collate = Collate(ours.processor, ours.model.config.label2id)
+    for number in (1, 5, 20):
+        batch = collate(ours.prepare(pairs(shapes_folder, number)))
+        asked = for_modalities({name: batch[name] for name in INPUTS if name in batch}, MODALITIES)
+        with torch.inference_mode():
+            torch.testing.assert_close(theirs.model(**asked).logits, ours.model(**asked).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--split", "validation"],
+            "names no validation data; give rows with --data.test FILE. A model without its run",
+        ),
+        (["--mixed_precision", "bf16"], "computes as it was exported, in float32 or int8"),
+    ],
+)
+def test_what_an_export_does_not_know_or_have_is_said(exported, capsys, options, told):
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main([str(exported), *options])
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_an_export_is_served_and_described_without_heat(exported):

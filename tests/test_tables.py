@@ -1,17 +1,22 @@
 """Tables, folders and archives of pairs."""
 
 import json
+import re
+import shlex
 import stat
 import zipfile
 from contextlib import suppress
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from PIL import Image
 
+import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.tables import answer_table, unpacked
+from app.tables import Pair, Pairs, answer_pairs, answer_table, unpacked, write_answers
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +143,8 @@ def test_a_folder_is_searched_for_all_formats_and_through_links(predictor, shape
     (tmp_path / "photos/link").symlink_to(image.parent)
     (tmp_path / "photos/round").symlink_to(tmp_path / "photos")
     answers = answer_table(predictor, tmp_path / "photos", text="how many shapes are there?")
-    assert answers["row"].tolist() == ["a.png", "b.JFIF", "c.avif", "d.heic", *(f"link/{i}.png" for i in range(8))]
+    names = ["a.png", "b.JFIF", "c.avif", "d.heic", *(f"link/{i}.png" for i in range(8))]
+    assert answers["image"].tolist() == [str(tmp_path / "photos" / name) for name in names]
     assert answers["error"].isna().all(), "the content tells the format"
 
 
@@ -209,15 +215,206 @@ def test_what_is_no_archive_is_refused(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_the_command_line_answers_a_table(run_dir, shapes_folder, tmp_path, capsys, ending):
-    output = tmp_path / f"answers.{ending}"
-    app(["predict", str(run_dir), "--rows", str(shapes_folder / "test.csv"), "--output", str(output)])
-    answers = pd.read_csv(output) if ending == "csv" else pd.read_parquet(output)
-    assert f"{len(answers):,} of {len(answers):,} rows answered" in capsys.readouterr().out
+def ask(*options) -> int:
+    """The exit code of predict."""
+    try:
+        app(["predict", *map(str, options)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
-def test_another_ending_is_refused_before_any_work(run_dir, shapes_folder, capsys):
-    with pytest.raises(SystemExit):
-        app(["predict", str(run_dir), "--rows", str(shapes_folder / "test.csv"), "--output", "answers.xlsx"])
-    assert ".parquet or .csv" in capsys.readouterr().err
+def test_the_most_probable_labels_stand_beside_the_answer(predictor, shapes_folder):
+    table = pd.read_csv(shapes_folder / "test.csv", keep_default_na=False)
+    answers = answer_table(predictor, shapes_folder / "test.csv", top_k=2)
+    named = ["row", "image", "text", "prediction", "probability", "sure", "error"]
+    assert list(answers) == [*named, "label_1", "probability_1", "label_2", "probability_2"]
+    assert answers["row"].tolist() == list(range(len(table)))
+    assert answers["image"].tolist() == table["image"].tolist()
+    assert answers["text"].tolist() == table["text"].tolist()
+    for row in (0, len(table) - 1):
+        alone = predictor(shapes_folder / table["image"][row], table["text"][row], top_k=2)
+        assert answers.loc[row, ["label_1", "label_2"]].tolist() == [answer["label"] for answer in alone]
+        found = answers.loc[row, ["probability_1", "probability_2"]].tolist()
+        assert found == pytest.approx([answer["probability"] for answer in alone], abs=1e-4)
+    assert (answers["label_1"] == answers["prediction"]).all()
+
+
+def test_more_labels_than_the_model_has_are_all_of_them(predictor, shapes_folder):
+    answers, number = answer_table(predictor, shapes_folder / "test.csv", top_k=1000), len(predictor.labels)
+    assert list(answers)[-2:] == [f"label_{number}", f"probability_{number}"]
+    assert answers.filter(like="probability_").sum(axis=1).tolist() == pytest.approx([1] * len(answers), abs=1e-4)
+    assert set(answers.filter(like="label_").iloc[0]) == set(predictor.labels)
+
+
+def test_csv_and_parquet_hold_the_same(run_dir, shapes_folder, tmp_path, capsys):
+    table = pd.read_csv(shapes_folder / "test.csv").drop(columns="label")
+    table.loc[1, "image"], table.loc[3, "image"] = "nowhere.png", None
+    table.loc[3, "text"] = None
+    table.to_csv(shapes_folder / "faulty.csv", index=False)
+    for ending in ("csv", "parquet"):
+        output = tmp_path / f"answers.{ending}"
+        assert ask(run_dir, "--rows", shapes_folder / "faulty.csv", "--top_k", "4", "--output", output) == 0
+        assert f"{len(table) - 2} of {len(table)} rows answered, 2 not; wrote {output}" in capsys.readouterr().out
+    csv, parquet = pd.read_csv(tmp_path / "answers.csv"), pd.read_parquet(tmp_path / "answers.parquet")
+    assert list(csv) == list(parquet)
+    for name in csv:
+        assert csv[name].isna().tolist() == parquet[name].isna().tolist(), name
+        assert csv[name].dropna().tolist() == parquet[name].dropna().tolist(), name
+    assert parquet["prediction"].isna().tolist() == [number in (1, 3) for number in range(len(table))]
+
+
+def test_columns_of_a_parquet_file_have_their_types_even_where_they_are_empty(run_dir, shapes_folder, tmp_path):
+    types = {}
+    pd.DataFrame({"image": ["nowhere.png"], "text": ["x"]}).to_csv(tmp_path / "none.csv", index=False)
+    for source, code in ((shapes_folder / "test.csv", 0), (tmp_path / "none.csv", 1)):
+        assert ask(run_dir, "--rows", source, "--output", tmp_path / "a.parquet") == code
+        types[code] = [(field.name, field.type) for field in pq.read_schema(tmp_path / "a.parquet")]
+    assert types[0] == types[1]
+
+
+def test_texts_that_no_file_of_utf8_holds_are_written_out(predictor, tmp_path):
+    rows = Pairs([Pair(0, "a\udcff.png", ValueError("no image at 'a\udcff.png'"), "b\0c")], 1)
+    answers = answer_pairs(predictor, rows).table
+    write_answers(answers, tmp_path / "a.csv")
+    write_answers(answers, tmp_path / "a.parquet")
+    found = pd.read_parquet(tmp_path / "a.parquet").loc[0, ["image", "text", "error"]].tolist()
+    assert found == [r"a\udcff.png", r"b\x00c", r"no image at 'a\udcff.png'"]
+
+
+def test_rows_that_cannot_be_answered_are_counted_by_reason(run_dir, shapes_folder, tmp_path, capsys):
+    """Images that are not there are one reason, whatever their names."""
+    table = pd.read_csv(shapes_folder / "test.csv")[["image", "text"]][:8]
+    table.loc[2:5, "image"] = [f"gone {number}.png" for number in range(4)]
+    table.loc[6, ["image", "text"]] = None
+    table.to_csv(shapes_folder / "gone.csv", index=False)
+    assert ask(run_dir, "--rows", shapes_folder / "gone.csv", "--output", tmp_path / "a.csv") == 0
+    told = capsys.readouterr()
+    assert "3 of 8 rows answered, 5 not" in told.out
+    lines = [line for line in told.err.splitlines() if "not answered" in line]
+    assert len(lines) == 2
+    assert re.search(r"not answered: 4 rows, such as row 2: The image .*gone 0\.png cannot be read", lines[0])
+    assert "not answered: row 6: Give an image, a text or both" in lines[1]
+
+
+def test_a_table_of_which_nothing_can_be_answered_ends_with_code_1(run_dir, shapes_folder, tmp_path, capsys):
+    table = pd.read_csv(shapes_folder / "test.csv")
+    table.to_csv(tmp_path / "elsewhere.csv", index=False)
+    assert ask(run_dir, "--rows", tmp_path / "elsewhere.csv", "--output", tmp_path / "a.csv") == 1
+    told = capsys.readouterr()
+    assert f"0 of {len(table)} rows answered, {len(table)} not" in told.out
+    assert f"not answered: {len(table)} rows, such as row 0" in told.err
+    assert "score the model" not in told.out
+    options = ["--data.image_root", shapes_folder, "--output", tmp_path / "a.csv"]
+    assert ask(run_dir, "--rows", tmp_path / "elsewhere.csv", *options) == 0
+
+
+def test_columns_are_named_as_for_training(run_dir, shapes_folder, tmp_path, capsys):
+    table = pd.read_csv(shapes_folder / "test.csv").rename(columns={"image": "file", "text": "question"})
+    table.assign(hint="please").to_csv(shapes_folder / "named.csv", index=False)
+    rows, output = ["--rows", shapes_folder / "named.csv"], ["--output", tmp_path / "a.parquet"]
+    assert ask(run_dir, *rows, *output) == 2
+    assert "Name them with --data.image COLUMN and --data.text COLUMN" in capsys.readouterr().err
+    named = ["--data.image", "file", "--data.text", "{question} {hint}"]
+    assert ask(run_dir, *rows, *named, *output) == 0
+    answers = pd.read_parquet(tmp_path / "a.parquet")
+    assert answers["text"].tolist() == (table["question"] + " please").tolist()
+    assert answers["image"].tolist() == table["file"].tolist()
+    assert ask(run_dir, *rows, "--data.image", "fil", *output) == 2
+    assert "has no column 'fil'" in capsys.readouterr().err
+
+
+def test_a_column_that_is_not_there_is_told_and_the_rows_answered_without_it(run_dir, shapes_folder, tmp_path, capsys):
+    table = pd.read_csv(shapes_folder / "test.csv")
+    table[["text"]].to_csv(shapes_folder / "texts.csv", index=False)
+    assert ask(run_dir, "--rows", shapes_folder / "texts.csv", "--output", tmp_path / "a.csv") == 0
+    assert "has no column 'image': its rows are answered without image (--data.image COLUMN)" in capsys.readouterr().out
+    table[["image"]].to_csv(shapes_folder / "images.csv", index=False)
+    options = ["--rows", shapes_folder / "images.csv", "--text", "how many?", "--output", tmp_path / "a.csv"]
+    assert ask(run_dir, *options) == 0
+    assert "has no column" not in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "a.csv")["text"]) == {"how many?"}
+    assert (
+        ask(run_dir, "--rows", shapes_folder / "test.csv", "--text", "how many?", "--output", tmp_path / "a.csv") == 2
+    )
+    assert "has texts of its own, in 'text': leave out --text" in capsys.readouterr().err
+
+
+def test_rows_with_labels_are_pointed_to_eval_and_rows_without_to_predict(
+    run_dir, shapes_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    table = pd.read_csv(shapes_folder / "test.csv")[:9]
+    table.to_csv(folder / "labelled.csv", index=False)
+    root = ["--data.image_root", str(shapes_folder)]
+    assert ask(run_dir, "--rows", folder / "labelled.csv", *root) == 0
+    command = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+    assert command[:2] == ["python", "eval.py"]
+    assert evaluation.main([*command[2:], "--pictures", "0", "--output_dir", str(tmp_path / "out")])["rows"] == 9
+    capsys.readouterr()
+    tables = {"absent": table[["image", "text"]], "empty": table.assign(label=None)}
+    tables["some"] = table.assign(label=[None, *table["label"][1:]])
+    for name, rows in tables.items():
+        rows.to_csv(folder / f"{name}.csv", index=False)
+        with pytest.raises(SystemExit) as stop:
+            evaluation.main(
+                [str(run_dir), "--data.test", str(folder / f"{name}.csv"), *root, "--data.max_pixels", "9999"]
+            )
+        assert stop.value.code == 2
+        command = shlex.split(capsys.readouterr().err.strip().splitlines()[-1])
+        assert command[:4] == ["python", "-m", "app", "predict"]
+        assert ask(*command[4:]) == 0
+        assert len(pd.read_parquet(tmp_path / "answers.parquet")) == 9
+        assert ("score the model" in capsys.readouterr().out) == (name == "some")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--rows", "ROWS", "--output", "answers.xlsx"], "must end in .parquet or .csv, got answers.xlsx"),
+        (["--rows", "ROWS", "--output", "ROWS"], "would replace the rows themselves"),
+        (["--rows", "ROWS", "--output", "FOLDER.csv"], "is a folder; name a file in it"),
+        (["--rows", "ROWS", "--output", "/dev/null/a.csv"], "Cannot write in the folder /dev/null"),
+        (["--rows", "ROWS", "--image", "a.png"], "give one of them"),
+        (["--rows", ""], "--rows is empty"),
+        (["--output", "a.csv", "--text", "x"], "--output is for many pairs: add --rows SOURCE"),
+        (["--data.image", "file", "--text", "x"], "--data.image is for many pairs: add --rows SOURCE"),
+        ([], "Give --image FILE, --text TEXT or both"),
+        (["--text", "  "], "Give --image FILE, --text TEXT or both"),
+        (
+            ["--image", "FOLDER.csv", "--text", "x"],
+            "is a folder, not an image file; ask about all its images with --rows",
+        ),
+        (["--text", "x", "--top_k", "0"], "must be at least 1, got 0"),
+        (["--text", "x", "--top_k", "-1"], "must be at least 1, got -1"),
+        (["--rows", "ROWS", "--top_k", "0"], "must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_asked_or_written_is_told_before_the_model_is_loaded(
+    shapes_folder, tmp_path, capsys, monkeypatch, options, told
+):
+    monkeypatch.setattr("app.asking.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "folder.csv").mkdir()
+    places = {"ROWS": str(shapes_folder / "test.csv"), "FOLDER.csv": str(tmp_path / "folder.csv")}
+    assert ask("a/model", *(places.get(option, option) for option in options)) == 2
+    assert told in capsys.readouterr().err
+    assert (shapes_folder / "test.csv").read_text().startswith("image,text,label")
+
+
+def test_the_folder_of_the_answers_is_made(run_dir, shapes_folder, tmp_path):
+    output = tmp_path / "new/folder/answers.CSV"
+    assert ask(run_dir, "--rows", shapes_folder / "test.csv", "--output", output) == 0
+    assert len(pd.read_csv(output)) == len(pd.read_csv(shapes_folder / "test.csv"))
+
+
+def test_an_image_that_is_not_there_is_named(run_dir, capsys):
+    assert ask(run_dir, "--image", "nowhere.png", "--text", "x") == 2
+    assert "The image nowhere.png cannot be read" in capsys.readouterr().err
+
+
+def test_a_table_without_rows_is_refused(predictor, monkeypatch):
+    monkeypatch.setattr("app.tables.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None))
+    with pytest.raises(ValueError, match=r"rows.csv has no rows"):
+        answer_table(predictor, "rows.csv")
