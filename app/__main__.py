@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
-from app.eval_arguments import at_least
+from app.eval_arguments import at_least, yes_or_no
 from app.kfold import kfold
 from app.model_folder import hide_file_bars, load_model
 from app.onnx_model import ONNX_FILE, export_onnx, quantize
@@ -33,6 +33,7 @@ from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import parse_settings
 from app.tables import answer_table, table_pairs
 from data import Example
+from data.paths import expand_home, user_path
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -64,20 +65,33 @@ def add_asking(commands: Commands) -> None:
     """The commands that ask a trained model."""
     predict = commands.add_parser("predict", help="the most probable labels of an image and a text")
     predict.add_argument("--top_k", type=int, default=3, help="how many labels (default: 3)")
-    predict.add_argument("--rows", metavar="SOURCE", help="instead of one pair: a table, or a folder of images")
-    predict.add_argument("--image_root", type=Path, help="folder that image paths of the rows are relative to")
     predict.add_argument(
-        "--output", type=Path, default=Path("answers.parquet"), help="file for the answers to rows: .parquet or .csv"
+        "--rows", type=expand_home, metavar="SOURCE", help="instead of one pair: a table, or a folder of images"
+    )
+    predict.add_argument("--image_root", type=user_path, help="folder that image paths of the rows are relative to")
+    predict.add_argument(
+        "--data.confine_images",
+        dest="confine_images",
+        type=yes_or_no,
+        default=False,
+        metavar="true|false",
+        help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
+    )
+    predict.add_argument(
+        "--output",
+        type=user_path,
+        default=Path("answers.parquet"),
+        help="file for the answers to rows: .parquet or .csv",
     )
     predict.set_defaults(run=run_predict)
     explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
-    explain.add_argument("--output", type=Path, default=Path("where_it_looked.png"), help="file to write")
+    explain.add_argument("--output", type=user_path, default=Path("where_it_looked.png"), help="file to write")
     explain.add_argument("--head", type=int, help="one head of the attention, from 0 (default: the mean of all)")
     explain.add_argument("--level", type=int, help="block of the image encoder (default: the last with attention)")
     explain.set_defaults(run=run_explain)
     for command in (predict, explain):
-        command.add_argument("model", help="a run folder, a model folder or a Hub id")
-        command.add_argument("--image", help="image file; leave out to ask without an image")
+        command.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
+        command.add_argument("--image", type=expand_home, help="image file; leave out to ask without an image")
         command.add_argument("--text", help="text; leave out to ask without a text")
         command.add_argument(
             "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
@@ -93,7 +107,9 @@ def add_delivery(commands: Commands) -> None:
         "it, and it is the page's password.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    serving.add_argument("model", nargs="?", default="runs/quickstart", help="a run folder, a model folder or a Hub id")
+    serving.add_argument(
+        "model", type=expand_home, nargs="?", default="runs/quickstart", help="a run folder, a model folder or a Hub id"
+    )
     serving.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     add_settings(serving, ServeSettings)
     serving.set_defaults(run=run_serve)
@@ -102,9 +118,11 @@ def add_delivery(commands: Commands) -> None:
         help="write a model as one ONNX file, in float32 or int8",
         description="Write a trained model as ONNX; predict and serve take the folder as they take a run's.",
     )
-    export.add_argument("model", help="a run folder, a model folder or a Hub id")
-    export.add_argument("--output", type=Path, required=True, help="folder to write")
-    export.add_argument("--int8", metavar="SOURCE", help="quantise, calibrated on these rows, best some of training")
+    export.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
+    export.add_argument("--output", type=user_path, required=True, help="folder to write")
+    export.add_argument(
+        "--int8", type=expand_home, metavar="SOURCE", help="quantise, calibrated on these rows, best some of training"
+    )
     export.add_argument("--int8_rows", type=at_least(1), default=256, help="how many of them (default: 256)")
     export.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
     export.set_defaults(run=run_export)
@@ -123,7 +141,7 @@ def add_studies(commands: Commands) -> None:
     )
     doctor.set_defaults(run=run_doctor)
     compare = commands.add_parser("ablate", help="train variants with several seeds: what does the difference make?")
-    compare.add_argument("config", type=Path, help="configuration that all share")
+    compare.add_argument("config", type=user_path, help="configuration that all share")
     compare.add_argument(
         "--variant",
         nargs="+",
@@ -132,12 +150,12 @@ def add_studies(commands: Commands) -> None:
         help="variants, told from the first, as name and options of train.py (default: the four fusions)",
     )
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    compare.add_argument("--output", type=Path, help="folder of the runs (default: runs/ablation_<config>)")
+    compare.add_argument("--output", type=user_path, help="folder of the runs (default: runs/ablation_<config>)")
     compare.set_defaults(run=run_ablate)
     folds = commands.add_parser("kfold", help="cross-validation: every row held out once")
-    folds.add_argument("config", type=Path, help="configuration whose training rows are dealt into folds")
+    folds.add_argument("config", type=user_path, help="configuration whose training rows are dealt into folds")
     folds.add_argument("--folds", type=at_least(2), default=5, help="how many (default: 5)")
-    folds.add_argument("--output", type=Path, help="folder of the runs (default: runs/kfold_<config>)")
+    folds.add_argument("--output", type=user_path, help="folder of the runs (default: runs/kfold_<config>)")
     folds.set_defaults(run=run_kfold)
     for command in (compare, folds):
         command.epilog = "After -- come options of train.py that all runs share."
@@ -180,7 +198,12 @@ def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
         raise ValueError(f"There is no folder {args.output.parent} to write {args.output.name} in.")
     with tqdm(desc="answering", unit="row") as bar:
         table = answer_table(
-            predictor, args.rows, args.text, args.image_root, told=lambda rows: bar.update(rows - bar.n)
+            predictor,
+            args.rows,
+            args.text,
+            args.image_root,
+            told=lambda rows: bar.update(rows - bar.n),
+            confined=args.confine_images,
         )
     if args.output.suffix == ".csv":
         table.to_csv(args.output, index=False)
@@ -209,7 +232,7 @@ def run_export(args: argparse.Namespace) -> None:
     predictor = Predictor(model, processor, "cpu", precision="no")
     export_onnx(model, processor, args.output)
     if args.int8:
-        pairs = islice(table_pairs(args.int8, predictor, None), args.int8_rows)
+        pairs = islice(table_pairs(args.int8, predictor, None, confined=False), args.int8_rows)
         prepared = predictor.prepare((image, text) for _, image, text in pairs)
         quantize(args.output, processor, [example for example in prepared if isinstance(example, Example)])
     size = (args.output / ONNX_FILE).stat().st_size / 1e6

@@ -119,7 +119,7 @@ class Checkpoints:
                     + "Make room and give the same command again."
                 ) from error
             for old in self.all()[self.keep :]:
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # on Windows a file that is mapped stays until the next time
         accelerator.wait_for_everyone()
 
     def load(
@@ -161,7 +161,7 @@ def write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], 
     files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
     for path in folder.iterdir():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
 
 

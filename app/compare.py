@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from app.intervals import mean_interval
+from data.paths import user_path
 from data.splits import connect_groups
 
 IDENTITY = ["row", "image_key", "text", "label", "weight"]
@@ -23,10 +24,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
         "interval and a test, both by image and by the groups of --data.group. Evaluate them first: python eval.py RUN",
     )
-    parser.add_argument("first", type=Path, help="a run folder, or a folder with predictions.parquet")
-    parser.add_argument("second", type=Path, help="another")
+    parser.add_argument("first", type=user_path, help="a run folder, or a folder with predictions.parquet")
+    parser.add_argument("second", type=user_path, help="another")
     parser.add_argument("--rows", default="test", help="which evaluation of the runs, a folder's name (default: test)")
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file too")
+    parser.add_argument("--output", type=user_path, help="write the figures to this JSON file too")
     return parser.parse_args(argv)
 
 

@@ -24,8 +24,8 @@ from app.training import Training, build, learning_rate_scales
 from app.truth import Truth
 from data import LabelFormat, PreparedData, Rows, prepare_data
 from data.duplicates import near_duplicates, thumbnail
+from data.messages import excerpt, name_rows
 from data.prepare import group_names, pairs_of
-from data.rows import name_rows
 
 SHOWN = 5
 """Examples of a finding that are named; all are counted."""
@@ -156,7 +156,9 @@ def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
     rows = data.splits["train"]
     counts = form.count(rows.labels).most_common()
     what, total = ("answers", form.count(rows.labels).total()) if form.type == "annotators" else ("rows", len(rows))
-    found = [("note", f"{name}: {number:,} {what} ({number / total:.1%})") for name, number in counts[: 2 * SHOWN]]
+    found = [
+        ("note", f"{excerpt(name)}: {number:,} {what} ({number / total:.1%})") for name, number in counts[: 2 * SHOWN]
+    ]
     if len(counts) > 2 * SHOWN:
         found.append(("note", f"… and {len(counts) - 2 * SHOWN:,} more labels"))
     if counts[0][1] > 10 * counts[-1][1]:
@@ -173,7 +175,8 @@ def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
         noisy = contradictions(rows, form)
         if noisy:
             told = "; ".join(
-                f"rows {', '.join(map(str, numbers))}: {' / '.join(labels)}" for numbers, labels in noisy[:SHOWN]
+                f"rows {', '.join(map(str, numbers))}: {' / '.join(map(excerpt, labels))}"
+                for numbers, labels in noisy[:SHOWN]
             )
             found.append(
                 ("warning", f"{split}: {len(noisy):,} pairs of an image and a text have several labels: {told}")
@@ -224,7 +227,7 @@ def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
     """What the majority answer and the text alone (bag of words, logistic regression) give on held-out rows."""
     train, label2id = data.splits["train"], {name: number for number, name in enumerate(data.label_names)}
     majority = form.majority(train.labels, data.label_names, train.weights)
-    told = " and ".join(f"“{name}”" for name in majority) or "no label"
+    told = " and ".join(f"“{excerpt(name)}”" for name in majority) or "no label"
     found = []
     for split in ("validation", "test"):
         if split not in data.splits:
@@ -270,5 +273,5 @@ def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
 
 def shorten(names: Sequence[str] | set[str]) -> str:
     """The first few."""
-    shown = sorted(map(str, names))[:SHOWN]
+    shown = [excerpt(str(name)) for name in sorted(names)[:SHOWN]]
     return ", ".join(shown) + (", …" if len(names) > SHOWN else "")

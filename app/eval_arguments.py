@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
+
+from data.paths import expand_home, user_path
 
 
 def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
@@ -10,7 +11,7 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "eval.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a run folder of train.py, a model folder or a Hub id")
+    parser.add_argument("model", type=expand_home, help="a run folder of train.py, a model folder or a Hub id")
     parser.add_argument(
         "--split",
         choices=("test", "validation", "train"),
@@ -25,10 +26,25 @@ def parse_args(argv: list[str], description: str | None) -> argparse.Namespace:
 def add_rows(parser: argparse.ArgumentParser) -> None:
     """Which rows are scored, and how they are read."""
     parser.add_argument(
-        "--data.test", dest="test", metavar="SOURCE", help="other rows to score: a file, a folder, a Hub id or shapes:N"
+        "--data.test",
+        dest="test",
+        type=expand_home,
+        metavar="SOURCE",
+        help="other rows to score: a file, a folder, a Hub id or shapes:N",
     )
     parser.add_argument(
-        "--data.image_root", dest="image_root", metavar="FOLDER", help="folder that image paths are relative to"
+        "--data.image_root",
+        dest="image_root",
+        type=expand_home,
+        metavar="FOLDER",
+        help="folder that image paths are relative to",
+    )
+    parser.add_argument(
+        "--data.confine_images",
+        dest="confine_images",
+        type=yes_or_no,
+        metavar="true|false",
+        help="refuse image paths that lead out of that folder, by .. or by links (default: as the run)",
     )
     parser.add_argument(
         "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
@@ -105,7 +121,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "no", "bf16", "fp16"),
         help="arithmetic (default: as the run was trained, else auto)",
     )
-    parser.add_argument("--output_dir", type=Path, help="where to write (default: MODEL/evaluation/<split or source>)")
+    parser.add_argument(
+        "--output_dir", type=user_path, help="where to write (default: MODEL/evaluation/<split or source>)"
+    )
     parser.add_argument("--trust_custom_encoder", action="store_true", help="run the model's own text encoder file")
 
 
@@ -121,6 +139,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def yes_or_no(value: str) -> bool:
+    """``true`` or ``false``, for argparse."""
     if value.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
     return value.lower() == "true"

@@ -27,7 +27,7 @@ class OnnxModel:
         folder: what `export_onnx` wrote.
 
     Raises:
-        ValueError: onnxruntime is not installed, or the file is none that it can read.
+        ValueError: onnxruntime is not installed, the file is none that it can read, or it is of another model.
     """
 
     def __init__(self, folder: str | Path):
@@ -42,6 +42,23 @@ class OnnxModel:
             )
         except Exception as error:
             raise ValueError(f"{folder}/{ONNX_FILE} cannot be read, it may be damaged: {error}") from error
+        self.check_graph(folder)
+
+    def check_graph(self, folder: str | Path) -> None:
+        """Stop at a graph that is not the one that ``config.json`` describes."""
+        inputs = {value.name: value.shape for value in self.session.get_inputs()}
+        if set(inputs) != set(INPUTS):
+            raise ValueError(
+                f"{folder}/{ONNX_FILE} is no export of this application: its inputs are {sorted(inputs)}, expected "
+                f"{sorted(INPUTS)}."
+            )
+        graph = self.session.get_outputs()[0].shape[-1], inputs["pixel_values"][-1]
+        told = self.config.num_labels, self.config.image_size
+        if graph != told:
+            raise ValueError(
+                f"{folder}/{ONNX_FILE} gives {graph[0]} classes for images of {graph[1]} pixels, but the "
+                f"config.json beside it says {told[0]} and {told[1]}: they are of two models. Export again."
+            )
 
     def __call__(self, **batch: Tensor) -> ImageTextOutput:
         (logits,) = self.session.run(None, {name: value.numpy() for name, value in self.fill(batch).items()})

@@ -18,6 +18,8 @@ from app.truth import confidence, give_answers
 from data import BadImageError, Collate, Example, LabelFormat, decode_image
 from data.cells import is_clean
 from data.images import MAX_PIXELS, content_key
+from data.messages import excerpt_path
+from data.values import ValueRange
 from models import ImageTextClassifier, ImageTextProcessor
 
 ImageInput = str | Path | bytes | Image.Image | None
@@ -136,8 +138,12 @@ class Predictor:
             raise ValueError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
         if text is not None and not is_clean(text):
             raise ValueError("The text has NUL characters or lone surrogates, which no tokenizer can read.")
-        decoded = None if image is None else decode_named(image, self.max_pixels)
+        decoded = None if image is None else self.decode(image)
         return Example(number, decoded, text, label="", image_key=key)
+
+    def decode(self, image: str | Path | bytes | Image.Image) -> Image.Image:
+        """The decoded picture, read as in training; an error names the file."""
+        return decode_named(image, self.max_pixels, self.model.config.value_range)
 
     @torch.inference_mode()
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
@@ -176,7 +182,7 @@ class Predictor:
         if isinstance(self.model, OnnxModel):
             raise ValueError("An ONNX model answers and does not explain: use the run folder it was exported from.")
         with self.autocast():
-            return explain(self.model, self.processor, decode_named(image, self.max_pixels), text)
+            return explain(self.model, self.processor, self.decode(image), text)
 
 
 def image_name(image: ImageInput) -> str:
@@ -186,12 +192,14 @@ def image_name(image: ImageInput) -> str:
     return str(image) if isinstance(image, str | Path) else str(id(image))
 
 
-def decode_named(image: str | Path | bytes | Image.Image, max_pixels: int) -> Image.Image:
+def decode_named(
+    image: str | Path | bytes | Image.Image, max_pixels: int, value_range: ValueRange = None
+) -> Image.Image:
     """The decoded picture; an error names the file."""
     if not isinstance(image, str | Path | bytes | Image.Image):
         raise ValueError(f"An image is a file, its bytes or a PIL image, got {type(image).__name__}.")
     try:
-        return decode_image(image, max_pixels)
+        return decode_image(image, max_pixels, value_range=value_range)
     except BadImageError as error:
-        name = f"The image {image}" if isinstance(image, str | Path) else "The image"
+        name = f"The image {excerpt_path(str(image))}" if isinstance(image, str | Path) else "The image"
         raise BadImageError(f"{name} cannot be read: {error}") from error

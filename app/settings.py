@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from operator import attrgetter
@@ -21,6 +23,7 @@ from jsonargparse.typing import (
 )
 
 from data import DataSettings
+from data.paths import expand_home
 from models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -119,6 +122,21 @@ class TrainSettings:
     """Experiment trackers known to accelerate: tensorboard, wandb, mlflow, …; [] for none."""
 
 
+PATHS = (
+    "run_dir",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.image_root",
+    "model.text_encoder",
+    "model.image_encoder",
+    "model.image_weights",
+)
+"""Settings that are, or may be, paths."""
+NOTHING = re.compile(r"(?s)#.*|~|null|Null|NULL")
+"""What YAML reads as no value."""
+
+
 @dataclass
 class Settings:
     """Everything a run depends on."""
@@ -133,6 +151,14 @@ class Settings:
     """Folder of the run; runs/<name of the configuration file> when not given."""
     overwrite: bool = False
     """Delete the run in the folder first; otherwise an unfinished one of the same settings goes on."""
+
+    def __post_init__(self):
+        """Paths may begin with ``~``."""
+        for name in PATHS:
+            section, _, field_name = name.rpartition(".")
+            owner = getattr(self, section) if section else self
+            if path := getattr(owner, field_name):
+                setattr(owner, field_name, expand_home(path))
 
 
 INCIDENTAL = {
@@ -195,6 +221,7 @@ def parse_settings(argv: list[str]) -> Settings:
     parser = settings_parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
+    argv = list(as_paths(argv))
     config = next((value for option, value in pairwise(argv) if option == "--config"), None)
     if config is not None:
         check_file(parser, config)
@@ -202,6 +229,24 @@ def parse_settings(argv: list[str]) -> Settings:
     if not settings.run_dir:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
     return settings
+
+
+def as_paths(argv: list[str]) -> Iterator[str]:
+    """Arguments with the paths among them as the parser wants them: the configuration as a word of its own, with its
+    home folder; and files whose name means nothing in YAML, such as ``#1.csv`` or ``null``, as ``./#1.csv``."""
+    options = {"--config", *(f"--{name}" for name in PATHS)}
+    option = ""
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if equals and name in options:
+            yield name
+            option, argument = name, value
+        if option == "--config":
+            argument = expand_home(argument)
+        elif option in options and NOTHING.fullmatch(argument) and os.path.lexists(argument):
+            argument = os.path.join(".", argument)
+        yield argument
+        option = argument
 
 
 def check_file(parser: SettingsParser, config: str) -> None:

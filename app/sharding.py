@@ -17,11 +17,17 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import Optimizer
 
 from models import ImageTextClassifier
+from models.loading import check_weights, compare_weights
 from models.lora import add_lora, lora_rank
 
 ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """All weights, in the memory of the main process; the others get nothing."""
 EVERYWHERE = StateDictOptions(full_state_dict=True)
+OTHER_MODEL = (
+    "Data, encoder or code are not those that the run was begun with: bring them back, or start anew with "
+    "--overwrite true."
+)
+"""Why the weights of a checkpoint may not fit."""
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
@@ -92,7 +98,12 @@ def restore_state(
     """Put back what `whole_state` gave; every process has been given all of it and takes its part.
 
     A parameter that no gradient reaches has no moments: the text encoder's without fusion, DINOv2's mask token.
+
+    Raises:
+        ValueError: weights of another model.
     """
+    own: Any = get_model_state_dict(model)
+    check_weights("the checkpoint", "the model", set(own), compare_weights(weights, own), OTHER_MODEL, whole=True)
     set_model_state_dict(model, weights, options=EVERYWHERE)
     state: dict[str, Any] = {}
     for key, tensor in moments.items():

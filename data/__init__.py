@@ -2,6 +2,7 @@
 
 from data.augmentation import Augmentation
 from data.batches import Collate, ImageBatchSampler, make_loader, text_key
+from data.column_names import require_columns
 from data.columns import StringColumn
 from data.features import FeatureStore
 from data.images import BadImageError, decode_image
@@ -10,7 +11,6 @@ from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
 from data.scan import scan_images
 from data.settings import TEXT_SLICES, DataSettings
-from data.sources import require_columns
 from data.stream import StreamedBatches, stream_loader
 from data.targets import LabelFormat
 

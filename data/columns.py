@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -52,13 +53,19 @@ class StringColumn(Sequence[T]):
 
 
 def write_columns(rows: Iterable[Sequence[str | None]], number: int) -> list[StringColumn[Any]]:
-    """Put a number of columns, a row at a time, in a temporary file, which goes when the last of them does."""
+    """Put a number of columns, a row at a time, in a temporary file, which goes when the last of them does.
+
+    The file is written and mapped through one handle: a temporary file has no name on Linux, and on Windows it cannot
+    be opened a second time.
+    """
     schema = pa.schema([(str(place), pa.large_string()) for place in range(number)])
     rows = iter(rows)
-    with tempfile.NamedTemporaryFile(suffix=".arrow") as file:
-        with pa.ipc.new_file(file.name, schema) as writer:
+    with tempfile.TemporaryFile() as file:
+        with pa.ipc.new_file(file, schema) as writer:
             while block := list(islice(rows, BLOCK)):
                 columns = [pa.array([row[place] for row in block], pa.large_string()) for place in range(number)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
-        table = pa.ipc.open_file(pa.memory_map(file.name)).read_all()  # the mapping outlives the name
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # holds the file after it is closed
+    table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
     return [StringColumn(table.column(place)) for place in range(number)]

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from data.messages import enumerate_names
+
 UNKNOWN = -100
 """Label id of a held-out row whose label the model does not know: no loss (torch's ``ignore_index``), always wrong."""
 
@@ -21,7 +23,8 @@ def build_vocabulary(counts: Counter[str], top_k: int | None = None) -> list[str
     """
     if len(counts) < 2:
         raise ValueError(
-            f"The training rows have only one class, {list(counts)}: there is nothing to learn. Check the label column."
+            f"The training rows have only one class, [{enumerate_names(counts)}]: there is nothing to learn. Check the "
+            "label column."
         )
     if top_k == 1:
         raise ValueError("--data.top_k_labels 1 leaves one class: there is nothing to learn. Keep at least 2.")

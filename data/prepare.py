@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
-from data.cells import is_blank
+from data.cells import cell_text
 from data.labels import build_vocabulary, similar_labels
+from data.messages import enumerate_names, excerpt
 from data.rows import Rows, load_rows
 from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation
 from data.targets import LabelFormat
+from data.values import check_range, choose_ranges
 
 
 @dataclass
@@ -63,11 +65,18 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         share = len(splits["validation"]) / len(rows)
         by = describe_groups(settings.group)
         decisions.append(f"validation was cut from train: {share:.1%} of the rows by {by}, stratified by label")
+    scanned = splits["train"].values
+    assert scanned is not None
+    value_range = check_range(settings.value_range) or choose_ranges(scanned)
+    splits = {split: replace(rows, value_range=value_range) for split, rows in splits.items()}
     form = LabelFormat.of(settings)
     label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
     splits["train"] = leave_out_unknown(splits["train"], label_names, form, decisions)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
+    for split, rows in splits.items():
+        for found in rows.value_figures():
+            decisions += [f"{split}: {found.describe()}", *(f"warning: {split}: {line}" for line in found.warnings())]
     decisions += describe_weights(splits, settings.weight)
     decisions += describe_labels(splits, label_names, form) + describe_overlap(splits)
     return PreparedData(splits, label_names, decisions, unreadable)
@@ -107,7 +116,7 @@ def row_groups(rows: Rows, group: str | None) -> np.ndarray:
 
 def group_names(rows: Rows, group: str) -> list[str | None]:
     """The value of a group's column in each row; ``None`` where the cell is empty: of no group, not of one together."""
-    return [None if is_blank(value) else str(value).strip() for value in rows.column(group)]
+    return [(cell_text(value) or "").strip() or None for value in rows.column(group)]
 
 
 def describe_groups(group: str | None) -> str:
@@ -167,7 +176,7 @@ def describe_weights(splits: dict[str, Rows], column: str | None) -> list[str]:
 def describe_labels(splits: dict[str, Rows], label_names: list[str], form: LabelFormat) -> list[str]:
     """The vocabulary, what of the held-out labels it covers, and labels that look like one class written twice."""
     counts = form.count(splits["train"].labels)
-    common = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
+    common = ", ".join(f"{excerpt(name)} {count}" for name, count in counts.most_common(5))
     lines = [f"{len(label_names)} labels; most frequent in train: {common}"]
     known = set(label_names)
     for split in ("validation", "test"):
@@ -176,21 +185,20 @@ def describe_labels(splits: dict[str, Rows], label_names: list[str], form: Label
             unknown = Counter({name: number for name, number in form.count(labels).items() if name not in known})
             if unknown and form.type == "single":
                 covered = np.average([label in known for label in labels], weights=splits[split].weights)
-                names = ", ".join(name for name, _ in unknown.most_common(5))
+                names = ", ".join(excerpt(name) for name, _ in unknown.most_common(5))
                 lines.append(
                     f"{split}: {covered:.1%} of the rows have a known label, the ceiling of any accuracy; "
                     f"{unknown.total()} rows with {len(unknown)} unknown labels count as wrong ({names}, …)"
                 )
             elif unknown:
-                names = ", ".join(name for name, _ in unknown.most_common(5))
+                names = ", ".join(excerpt(name) for name, _ in unknown.most_common(5))
                 lines.append(
                     f"{split}: {unknown.total()} of the {form.count(labels).total()} names in labels are not known "
                     f"and cannot be answered ({names}, …)"
                 )
     if similar := similar_labels(label_names):
-        lines.append(
-            f"labels that differ by case or spaces alone: {similar[:5]}; --data.normalize_labels true joins them"
-        )
+        named = ", ".join(f"[{enumerate_names(names, 5)}]" for names in similar[:5])
+        lines.append(f"labels that differ by case or spaces alone: [{named}]; --data.normalize_labels true joins them")
     return lines
 
 

@@ -15,7 +15,8 @@ class DataSettings:
 
     train: str | None = None
     """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, a folder of images with
-    metadata.csv, a Hub id (owner/name, or owner/name:split), or shapes:N for N pictures of the built-in data."""
+    metadata in one of these formats, a Hub id (owner/name, or owner/name:split), or shapes:N for N pictures of the
+    built-in data."""
     validation: str | None = None
     """Validation rows, on which the best model is chosen; cut from the training rows when not given."""
     test: str | None = None
@@ -23,9 +24,9 @@ class DataSettings:
     image: str = "image"
     """Column with the path of the image (relative to image_root) or the image itself."""
     text: str = "text"
-    """Column with the text, or a template of several, such as "{question} {report}"."""
+    """Column with the text, or a template of several, such as "{question} {report}"; {{ and }} are braces."""
     label: str = "label"
-    """Column with the label, a string or an integer."""
+    """Column with the label: a string, a number or a boolean (see docs/tables.md)."""
     label_type: Literal["single", "multi", "annotators"] = "single"
     """single (one class a row), multi (any number of classes, as "a|b" or a list; "|" or [] for none of them) or
     annotators (the answers of several people, "yes|yes|no" or a list, of which some may disagree)."""
@@ -35,7 +36,9 @@ class DataSettings:
     """Column with what each row counts in the loss and in figures, 0 or more; rows of 0 are left out. All are alike
     when not given, and in held-out files without it."""
     image_root: str | None = None
-    """Folder that image paths are relative to and may not leave; the folder of the table when not given."""
+    """Folder that image paths are relative to; the folder of the table when not given."""
+    confine_images: bool = False
+    """Refuse image paths that lead out of image_root, by .. or by links: for a table that someone else has made."""
     validation_fraction: OpenUnitInterval = 0.1
     """Share of the training rows cut off for validation, by whole groups, with the labels' proportions kept."""
     group: str | None = None
@@ -59,6 +62,10 @@ class DataSettings:
     """Texts of one image that go into a batch together."""
     max_pixels: PositiveInt = 100_000_000
     """Images with more pixels are refused before they are decoded."""
+    value_range: Literal["auto"] | tuple[float, float] = "auto"
+    """Values of images of more than 8 bits that become black and white, as [LOW, HIGH]; others become the nearer one.
+    auto is the usual range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that holds those of all training images, or else
+    from their lowest to their highest."""
     streaming: bool = False
     """Read the training rows as a stream, for data that is remote or larger than the disk."""
     shuffle_buffer: PositiveInt = 2000

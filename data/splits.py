@@ -1,5 +1,6 @@
 """Cut validation rows from training rows: stratified by label, and never through a group."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -10,8 +11,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from data.messages import quote
+
 MOST = 2.5
 """How many times the wished share of validation rows may be, where rows are too few to cut it exactly."""
+FOLDS = 50
+"""Folds that rows are dealt into at most."""
 
 
 def connect_groups(*keys: Sequence[str | None]) -> np.ndarray:
@@ -41,16 +46,19 @@ def cut_validation(
     are taken.
 
     Raises:
-        ValueError: too few groups or rows of a label to cut.
+        ValueError: too few groups or rows of a label to cut, or too small a share.
     """
-    num_groups, most_common = len(np.unique(groups)), max(Counter(labels).values())
-    num_folds = min(Fraction(fraction).limit_denominator(50).denominator, num_groups, most_common)
-    if num_folds < 2 or 1 / num_folds > MOST * fraction:
+    if MOST * fraction < 1 / FOLDS:
+        raise ValueError(f"data.validation_fraction must be at least {1 / FOLDS / MOST:g}, got {fraction:g}.")
+    needed = max(2, math.ceil(1 / (MOST * fraction)))
+    most, obstacles = most_folds(labels, groups, needed)
+    if most < needed:
         raise ValueError(
-            f"Cannot cut {fraction:.0%} of the rows for validation: they form only {num_groups} groups (images, or "
-            f"values of data.group), and the most frequent label has {most_common} rows. Give data.validation, a "
-            "larger data.validation_fraction, or more rows."
+            f"Cannot cut {fraction:.0%} of the rows for validation: {obstacles}; {needed} are needed. Give "
+            f"data.validation, or {'a larger data.validation_fraction or ' if needed > 2 else ''}more rows."
         )
+    share = Fraction(min(max(fraction, 1 / FOLDS), 1 - 1 / FOLDS)).limit_denominator(FOLDS)
+    num_folds = min(share.denominator, most)
     wanted = min(max(1, round(fraction * num_folds)), num_folds - 1)
     validation = np.sort(np.concatenate(deal(labels, groups, num_folds, seed)[:wanted]))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
@@ -64,16 +72,28 @@ def cut_fold(
     Raises:
         ValueError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
     """
-    most = min(len(np.unique(groups)), max(Counter(labels).values()))
+    most, obstacles = most_folds(labels, groups, max(2, num_folds))
+    if most < 2:
+        raise ValueError(f"The rows cannot be dealt into folds: {obstacles}; 2 are needed.")
     if not 2 <= num_folds <= most:
-        raise ValueError(
-            f"data.folds must be 2 to {most} (the groups of rows, or the rows of the most frequent label), got "
-            f"{num_folds}."
-        )
+        because = f": {obstacles}" if obstacles else ""
+        raise ValueError(f"data.folds must be 2 to {most}, got {num_folds}{because}.")
     if fold >= num_folds:
         raise ValueError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
     held_out = deal(labels, groups, num_folds, seed)[fold]
     return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
+
+
+def most_folds(labels: Sequence[str], groups: np.ndarray, wanted: int) -> tuple[int, str]:
+    """Into how many folds rows can be dealt, and in words all that does not allow ``wanted``, the tightest first."""
+    counts, num_groups = Counter(labels), len(np.unique(groups))
+    common, rows = max(counts.items(), key=lambda item: item[1])
+    limits = [
+        (rows, f"the most frequent of the {len(counts)} labels, {quote(common)}, has only {rows} rows"),
+        (num_groups, f"the {len(labels)} rows form only {num_groups} groups (images, or values of data.group)"),
+    ]
+    limits.sort(key=lambda limit: limit[0])
+    return limits[0][0], " and ".join(told for most, told in limits if most < wanted)
 
 
 def deal(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
+from models.configuration import ImageTextConfig
+from models.loading import RESAVE, check_weights, needed_names, no_loading_report
 from models.offline import explain_hub_errors
 from models.vgg import LAST
 
@@ -79,11 +81,24 @@ class BackboneEncoder(nn.Module):
         return side
 
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
-        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder."""
-        with explain_hub_errors(name, "the image encoder", INSTEAD):
-            pretrained = type(self.network).from_pretrained(  # AutoBackbone's own asks the Hub even for folders
-                name, config=self.network.config, revision=revision or "main", use_safetensors=True
+        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.
+
+        Of a saved `ImageTextClassifier` they are those of its image encoder.
+
+        Raises:
+            ValueError: weights that cannot be read, or that do not cover all of the encoder.
+        """
+        with explain_hub_errors(name, "the image encoder", INSTEAD), no_loading_report():
+            pretrained, info = type(self.network).from_pretrained(  # AutoBackbone's own asks the Hub even for folders
+                name,
+                config=self.network.config,
+                revision=revision or "main",
+                use_safetensors=True,
+                key_mapping={r"^image_encoder\.network\.": ""},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
+        check_weights(name, "the image encoder", needed_names(pretrained), info, RESAVE)
         self.network.load_state_dict(pretrained.float().state_dict())
 
 
@@ -102,7 +117,15 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         config = AutoConfig.for_model(name)
         return type(config).from_dict(json.loads(config.to_json_string()))  # as from a file: lists, not tuples
     with explain_hub_errors(name, "the image encoder", INSTEAD):
-        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    if not isinstance(config, ImageTextConfig):
+        return config
+    if config.image_config is None:
+        raise ValueError(
+            f"{name} is a classifier whose image encoder is VGG16. Start from its weights with --model.image_encoder "
+            f"vgg16 --model.image_weights {name}/model.safetensors."
+        )
+    return config.image_config
 
 
 def backbone_statistics(name: str, revision: str | None = None) -> dict[str, list[float]]:

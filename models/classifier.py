@@ -17,6 +17,7 @@ from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
 from models.fusion import build_fusion, check_fusion
 from models.gate import GatedFusion, gated_work
+from models.loading import RESAVE, check_weights, no_loading_report
 from models.output import ImageTextOutput
 from models.pairs import resolve_indices
 from models.pooling import PositionClassifier
@@ -26,6 +27,10 @@ from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
 
 ALIGNMENT = 64
 """Bytes; where torch's CPU allocator places tensors."""
+ENCODERS = ("text_encoder.", "image_encoder.")
+"""Parts that never start anew when a classifier is loaded."""
+NEW_HEAD = "A new head for other labels: from_pretrained(…, num_labels=…, ignore_mismatched_sizes=True)."
+"""What to do about shapes that do not fit."""
 
 
 class ImageTextClassifier(PreTrainedModel):
@@ -264,16 +269,37 @@ class ImageTextClassifier(PreTrainedModel):
         return fusions, blocks
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs,
+    ):
         """Load as any HuggingFace model, into memory aligned as torch's own.
 
-        Weights that the file lacks, or that ``ignore_mismatched_sizes`` leaves out (a head for other labels), start
-        as in a new model. A safetensors file is mapped at any address, and matrix-vector kernels on CPUs sum in an
+        With ``ignore_mismatched_sizes`` what has another shape (a head for other labels) starts as in a new model,
+        but for the encoders. A safetensors file is mapped at any address, and matrix-vector kernels on CPUs sum in an
         order that depends on it: the last bits of the logits would differ from those of the model that was saved.
+
+        Raises:
+            ValueError: weights that do not cover the model.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        started = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-        if started:
+        with no_loading_report():
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        other = {key for key, *_ in info["mismatched_keys"]}
+        may_start = {key for key in other if ignore_mismatched_sizes and not key.startswith(ENCODERS)}
+        check_weights(
+            str(pretrained_model_name_or_path),
+            "the classifier that its config.json describes",
+            set(model.state_dict()) - may_start,
+            info,
+            NEW_HEAD if other - may_start else RESAVE,
+        )
+        if started := info["missing_keys"] | other:
             new = cls(model.config, trust_custom_encoder=kwargs.get("trust_custom_encoder", False)).state_dict()
             model.load_state_dict({name: new[name] for name in started}, strict=False)
         for tensor in chain(model.parameters(), model.buffers()):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from itertools import chain
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from transformers import (
 
 from models.configuration import ImageTextConfig
 from models.custom_encoder import build_custom_encoder
+from models.loading import RESAVE, check_weights, needed_names, no_loading_report
 from models.offline import explain_hub_errors
 
 INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
@@ -74,14 +76,35 @@ class TextEncoder(PreTrainedModel):
         return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
 
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
-        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder."""
+        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.
+
+        Of a saved `ImageTextClassifier` they are those of its text encoder.
+
+        Raises:
+            ValueError: weights that cannot be read, or that do not cover all of the encoder.
+        """
         model_class, kwargs = text_model_class(self.config.text_config)
-        with explain_hub_errors(name, "the text encoder", INSTEAD):
-            pretrained = model_class.from_pretrained(
-                name, config=self.config.text_config, revision=revision or "main", use_safetensors=True, **kwargs
+        with explain_hub_errors(name, "the text encoder", INSTEAD), no_loading_report():
+            pretrained, info = model_class.from_pretrained(
+                name,
+                config=self.config.text_config,
+                revision=revision or "main",
+                use_safetensors=True,
+                key_mapping={r"^text_encoder\.encoder\.": ""},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **kwargs,
             )
-        pretrained = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
-        self.encoder.load_state_dict(pretrained.float().state_dict())
+        if getattr(pretrained, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                f"{name} holds a PEFT adapter: merge it into its encoder with merge_and_unload(), save that with "
+                "save_pretrained, and give the new folder."
+            )
+        encoder = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
+        own = {id(tensor) for tensor in chain(encoder.parameters(), encoder.buffers())}
+        of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if id(tensor) in own}
+        check_weights(name, "the text encoder", needed_names(pretrained) & of_encoder, info, RESAVE)
+        self.encoder.load_state_dict(encoder.float().state_dict())
 
 
 def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict]:
@@ -96,9 +119,20 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], d
 
 
 def pretrained_text_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's."""
+    """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's.
+
+    Raises:
+        ValueError: no such id or folder, no connection, or a saved classifier with a text encoder of another kind.
+    """
     with explain_hub_errors(name, "the text encoder", INSTEAD):
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    if isinstance(config, ImageTextConfig) and config.custom_text_encoder:
+        raise ValueError(
+            f"{name} is a classifier whose text encoder is a class of its own: give its file in place of the folder, "
+            f"--model.text_encoder {name}/{config.custom_text_encoder}, to train a new one."
+        )
+    if isinstance(config, ImageTextConfig) and config.context_hidden_size:
+        raise ValueError(f"{name} is a classifier that reads features of another model: it has no text encoder.")
     return config if config.is_encoder_decoder else config.get_text_config()
 
 

@@ -1,4 +1,4 @@
-"""Starting weights of VGG16: torchvision's ImageNet weights, or a file in torchvision's layout."""
+"""Starting weights of VGG16: torchvision's ImageNet weights, or a file of torchvision's or a classifier's."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -8,11 +8,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
+from models.loading import check_weights, compare_weights, first, needed_names
 from models.vgg import VGG16Encoder
+
+PREFIXES = ("features.", "image_encoder.features.")
+"""Of the feature layers in a file of torchvision's, and in that of a saved classifier."""
 
 
 def load_image_weights(encoder: VGG16Encoder, weights: str, batch_norm: bool) -> None:
-    """Load the ``features`` of a whole torchvision VGG16; the ImageNet classifier is left behind.
+    """Load the ``features`` of a whole torchvision VGG16, without its ImageNet classifier, or of a saved classifier.
 
     Args:
         weights: ``none``, ``imagenet`` or a file.
@@ -23,15 +27,14 @@ def load_image_weights(encoder: VGG16Encoder, weights: str, batch_norm: bool) ->
     if weights == "none":
         return
     state = imagenet_state(batch_norm) if weights == "imagenet" else file_state(Path(weights))
-    features = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    expected = encoder.features.state_dict()
-    if {k: v.shape for k, v in features.items()} != {k: v.shape for k, v in expected.items()}:
-        missing, surplus = sorted(expected.keys() - features.keys()), sorted(features.keys() - expected.keys())
-        raise ValueError(
-            f"{weights} does not hold the features of torchvision's {'vgg16_bn' if batch_norm else 'vgg16'}: missing "
-            f"{missing[:3]}, surplus {surplus[:3]}. Does --model.batch_norm {str(batch_norm).lower()} fit this file?"
-        )
-    encoder.features.load_state_dict(features)
+    prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in state)), PREFIXES[0])
+    found = {key: value for key, value in state.items() if key.startswith(prefix)} or state
+    expected = {prefix + key: value for key, value in encoder.features.state_dict().items()}
+    network = f"the features of torchvision's {'vgg16_bn' if batch_norm else 'vgg16'}"
+    needed = {prefix + key for key in needed_names(encoder.features)}
+    advice = f"Does --model.batch_norm {str(batch_norm).lower()} fit this file?"
+    check_weights(weights, network, needed, compare_weights(found, expected), advice, whole=True)
+    encoder.features.load_state_dict({key.removeprefix(prefix): value for key, value in found.items()})
 
 
 def imagenet_state(batch_norm: bool) -> dict[str, Tensor]:
@@ -52,6 +55,16 @@ def file_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever they stumble over
         raise ValueError(f"{path} holds no weights that can be read safely: {error}") from error
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )
+    if not tensors:
+        held = f"a dict of {first(map(str, state))}" if isinstance(state, dict) and state else type(state).__name__
+        raise ValueError(
+            f"{path} is not a state dict, names and tensors: it holds {held}. Save the state dict by itself: "
+            "torch.save(model.state_dict(), FILE)."
+        )
+    return tensors

@@ -1,8 +1,10 @@
 """Columns of strings on the disk behave as the lists they stand for."""
 
 import pickle
+import tempfile
 from multiprocessing import get_context
 
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,3 +36,19 @@ def test_a_column_can_go_to_another_process():
     assert list(pickle.loads(pickle.dumps(column))) == ["a", None]
     with get_context("spawn").Pool(1) as pool:
         assert pool.apply(list, (column,)) == ["a", None]
+
+
+def test_the_file_of_columns_has_no_name_to_be_opened_by_and_is_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = []
+
+    def rows():
+        for _ in range(BLOCK):
+            names.extend(tmp_path.iterdir())
+            yield ("x" * 1000,)
+
+    before = pa.total_allocated_bytes()
+    (column,) = write_columns(rows(), 1)
+    assert names == list(tmp_path.iterdir()) == []
+    assert pa.total_allocated_bytes() - before < BLOCK * 100, "a tenth of the strings"
+    assert column[-1] == "x" * 1000

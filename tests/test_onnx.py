@@ -1,6 +1,8 @@
 """The model as one file: the same answers, in float32 to rounding, in int8 nearly."""
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,6 +107,30 @@ def test_a_damaged_file_is_told(exported, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / ONNX_FILE).write_bytes(b"no model")
     with pytest.raises(ValueError, match="may be damaged"):
+        Predictor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id2label": {"0": "red", "1": "blue"}}, r"gives \d+ classes for images of 32 pixels, .* says 2 and 32"),
+        ({"image_size": 64}, r"images of 32 pixels, .* says \d+ and 64"),
+    ],
+)
+def test_a_file_beside_the_configuration_of_another_model_is_refused(change, message, exported, tmp_path):
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        Predictor.from_pretrained(tmp_path)
+
+
+def test_a_graph_of_something_else_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    torch.onnx.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), dynamo=True, verbose=False).save(
+        tmp_path / ONNX_FILE
+    )
+    with pytest.raises(ValueError, match=r"no export of this application: its inputs are .*expected.*input_ids"):
         Predictor.from_pretrained(tmp_path)
 
 

@@ -270,8 +270,9 @@ def test_what_no_page_is_for_is_told_in_the_form_of_the_api_with_the_page_on_too
     assert reply.json()["error"]["message"] == "Ask /v1/predict with POST."
 
 
-def test_a_picture_that_cannot_be_read_is_told_of(address, tmp_path):
-    broken = tmp_path / "broken.png"
+@pytest.mark.parametrize("name", ["broken.png", "b" * 100 + ".png"])
+def test_a_picture_that_cannot_be_read_is_told_of_without_its_place_on_the_server(address, tmp_path, name):
+    broken = tmp_path / name
     broken.write_bytes(b"no picture")
     with pytest.raises(Exception, match="The image cannot be read: not a readable JPEG"):
         gradio_client.Client(address, verbose=False).predict(handle_file(broken), "x", api_name="/ask")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fcntl import F_GETFL, fcntl
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel, V
 import app.checkpoint
 import app.epoch
 import train
-from app.checkpoint import Checkpoints, find_fault
+from app.checkpoint import Checkpoints, find_fault, write
 from app.run_dir import RunDir
 
 
@@ -247,6 +248,14 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_used(harm, stoppe
     assert f"{newest} is damaged" in (said := capsys.readouterr().out)
     assert str(before) in said
     assert_same(run_dir, whole)
+
+
+def test_what_is_flushed_to_the_disk_is_open_for_writing(tmp_path, monkeypatch):
+    """As Windows demands."""
+    modes = []
+    monkeypatch.setattr(app.checkpoint.os, "fsync", lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE))
+    write(tmp_path, {"w": torch.ones(2)}, {}, {})
+    assert modes == [os.O_RDWR] * 4
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(stopped, whole, capsys):

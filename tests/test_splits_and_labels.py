@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data import DataSettings, prepare_data
 from data.labels import build_vocabulary, normalize_label, similar_labels
 from data.shapes import write_shapes
-from data.splits import connect_groups, cut_validation
+from data.splits import connect_groups, cut_fold, cut_validation
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,6 +69,30 @@ def test_a_column_of_groups_keeps_patients_on_one_side(tmp_path):
 def test_too_few_groups_say_what_to_do():
     with pytest.raises(ValueError, match=r"only 3 groups.*data.validation"):
         cut_validation(["a", "b", "a"], connect_groups(["1", "2", "3"]), 0.1, 0)
+
+
+def test_the_obstacle_that_binds_is_named():
+    labels, groups = [str(i // 2) for i in range(600)], np.arange(600)
+    told = r"the most frequent of the 300 labels, '0', has only 2 rows"
+    with pytest.raises(ValueError, match=rf"Cannot cut 10% .*: {told}; 4 are needed. Give data.validation"):
+        cut_validation(labels, groups, 0.1, 0)
+    with pytest.raises(ValueError, match=rf"data.folds must be 2 to 2, got 5: {told}"):
+        cut_fold(labels, groups, 5, 0, 0)
+    with pytest.raises(
+        ValueError, match=r"cannot be dealt into folds: the most frequent of the 9 labels.* only 1 rows"
+    ):
+        cut_fold([str(i) for i in range(9)], np.arange(9), 2, 0, 0)
+    with pytest.raises(ValueError, match=r"the 600 rows form only 3 groups"):
+        cut_fold(["a"] * 600, np.arange(600) % 3, 5, 0, 0)
+    train, validation = cut_validation(labels, groups, 0.3, 0)
+    assert (len(train), len(validation)) == (300, 300), "what can be cut is cut"
+
+
+def test_a_share_that_folds_cannot_give_is_refused():
+    with pytest.raises(ValueError, match=r"data.validation_fraction must be at least 0.008, got 0.001"):
+        cut_validation(["a", "b"] * 500, np.arange(1000), 0.001, 0)
+    train, _ = cut_validation(["a", "b"] * 50, np.arange(100), 0.999, 0)
+    assert len(train) == 2
 
 
 def test_a_given_split_is_kept_and_images_on_both_sides_are_told(tmp_path):

@@ -52,6 +52,26 @@ def test_nothing_runs_strange_code(path):
             assert safe, f"torch.load without weights_only=True in line {node.lineno}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_no_temporary_file_is_opened_a_second_time_by_name(path):
+    """Windows forbids it: a file without a name (TemporaryFile), or one in a TemporaryDirectory, serves everywhere."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {node.name for node in nodes if isinstance(node, ast.alias)}
+    assert not names & {"NamedTemporaryFile", "mkstemp", "mktemp"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_what_only_one_kind_of_system_has_is_not_used(path):
+    assert not imports(path) & {"fcntl", "grp", "pwd", "resource", "termios", "msvcrt", "winreg"}
+    tree = ast.parse(path.read_text())
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not used & {"os.fork", "os.getuid", "os.killpg", "signal.SIGKILL", "signal.SIGHUP", "signal.SIGALRM"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.rename":
+            raise AssertionError(f"line {node.lineno}: os.replace replaces a file on Windows too")
+
+
 def test_every_public_function_and_class_says_what_it_is_for():
     """Public to other files, that is: whatever another file imports."""
     imported = set()

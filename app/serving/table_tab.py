@@ -61,7 +61,8 @@ def table_tab(engine: Engine) -> None:
 
 def answer_file(predictor: Predictor, path: Path, told) -> pd.DataFrame:
     """The answers to an uploaded table or archive; of a table alone no image is read, whatever paths it names."""
-    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as nowhere:
+    # Windows does not delete the cache while a table in it is mapped
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, tempfile.TemporaryDirectory() as nowhere:
         limits = {"told": told, "max_rows": MAX_ROWS, "cache_dir": cache}
         if path.suffix.lower() == ".zip":
             with unpacked(path) as table:

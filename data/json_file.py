@@ -1,0 +1,124 @@
+"""Tables in JSON files: one object a line, or a list of objects."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Features, Json, Value
+
+from data.cells import cell_text
+from data.column_names import distinct_names
+from data.encoding import check_text, open_text
+from data.messages import quote
+
+TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
+"""Python type of all cells of a column → how it is stored."""
+NOT_SPACE = re.compile(r"\S")
+
+
+def json_columns(path: Path) -> Features:
+    """The columns of a file, all of it checked.
+
+    A column whose cells are all of one of `TYPES` has this type, one of several of them holds their texts (see
+    `data.cells.cell_text`), and one of lists and objects holds these.
+
+    Raises:
+        ValueError: names the place of what cannot be read.
+    """
+    check_text(path)
+    types: dict[str, set[type]] = {}
+    number, row = 0, {}
+    for row in json_objects(path):
+        number += 1
+        for name, value in row.items():
+            found = types.setdefault(name, set())
+            if value is not None:
+                found.add(str if type(value) is int and value.bit_length() > 63 else type(value))
+    if not number:
+        raise ValueError(f"{path} has no rows.")
+    if number == 1 and all(isinstance(value, list | dict) for value in row.values()):
+        raise ValueError(
+            f"{path} holds one object of columns; expected one object for each row, as pandas writes with "
+            'to_json(orient="records", lines=True).'
+        )
+    for name in types:
+        if (repeated := name.rpartition(" (column ")[0]) in types:
+            raise ValueError(f"{path} has objects that name {quote(repeated)} once, and others several times.")
+    return Features({name: column_type(found) for name, found in types.items()})
+
+
+def column_type(found: set[type]) -> Value | Json:
+    if not found <= set(TYPES):
+        return Json()
+    return Value(TYPES[found.pop()] if len(found) == 1 else "string")
+
+
+def json_rows(path: Path, columns: Features) -> Iterator[dict]:
+    """The rows by name of the column, cells as the column's type wants them; what a row lacks is missing."""
+    for row in json_objects(path):
+        yield {name: to_column(row.get(name), column) for name, column in columns.items()}
+
+
+def to_column(value, column: Value | Json):
+    if value is None:
+        return None
+    if isinstance(column, Json):
+        return json.dumps(value)  # `Json` would take a text that reads as JSON, such as "1e5", for its value
+    return cell_text(value) if column.dtype == "string" else value
+
+
+def json_objects(path: Path) -> Iterator[dict]:
+    """The objects of a file in order, whether each has a line, they are a list, or written over several lines.
+
+    Raises:
+        ValueError: text that is no JSON, values that are no objects, halves of surrogate pairs.
+    """
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip()), "")
+        by_line = is_object(first)
+    with open_text(path) as file:
+        texts = enumerate(file, 1) if by_line else [(1, file.read())]
+        for line, text in texts:
+            for value in parse_values(text, line, path):
+                if not isinstance(value, dict):
+                    raise ValueError(f"{path} holds {quote(value)} where an object, one for each row, was expected.")
+                yield value
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def parse_values(text: str, line: int, path: Path) -> Iterator:
+    """The values in a text that begins in this line of the file; those of a list one by one."""
+    decoder = json.JSONDecoder(object_pairs_hook=to_row)
+    has_surrogates = "\\ud" in text.lower()
+    place = 0
+    while found := NOT_SPACE.search(text, place):
+        try:
+            value, place = decoder.raw_decode(text, found.start())
+            if has_surrogates:
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{path} could not be read as {path.suffix}: from line {line} it has half of a surrogate pair "
+                f"({quote(error.object[error.start])}), which is no character."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError):
+                line += error.lineno - 1
+            reason = getattr(error, "msg", None) or str(error)
+            raise ValueError(f"{path} could not be read as {path.suffix}, line {line}: {reason}.") from error
+        yield from value if isinstance(value, list) else [value]
+
+
+def to_row(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object with distinct names, see `distinct_names`."""
+    row = dict(pairs)
+    if len(row) == len(pairs) and "" not in row:
+        return row
+    return dict(zip(distinct_names([name for name, _ in pairs]), (value for _, value in pairs), strict=True))

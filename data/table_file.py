@@ -1,0 +1,144 @@
+"""Rows of table files, whatever their format: the same table gives the same rows."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.fingerprint import Hasher
+
+from data.cells import cell_text
+from data.column_names import distinct_names
+from data.csv_file import csv_columns, csv_rows
+from data.json_file import json_columns, json_rows
+from data.parquet_file import parquet_columns, parquet_rows
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a format is read: its columns, all of the file checked; and its rows, by name of the column."""
+
+    columns: Callable[[Path], Features]
+    rows: Callable[[Path, Features], Iterator[dict]]
+
+
+def csv_reader(separator: str) -> Reader:
+    return Reader(partial(csv_columns, separator=separator), lambda path, _: csv_rows(path, separator))
+
+
+READERS = {
+    ".csv": csv_reader(","),
+    ".tsv": csv_reader("\t"),
+    ".json": Reader(json_columns, json_rows),
+    ".jsonl": Reader(json_columns, json_rows),
+    ".parquet": Reader(parquet_columns, parquet_rows),
+}
+"""Ending → format."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file with rows.
+
+    Args:
+        path: of the file.
+        columns: as they are in the file.
+        folder: of the metadata of an image folder, where it lies in the image folder. Its column ``file_name`` is the
+            column ``image``, as `datasets` has it, and ``…_file_name`` is ``…``.
+    """
+
+    path: Path
+    columns: Features
+    folder: Path | None = None
+
+    @classmethod
+    def open(cls, path: Path, folder: Path | None = None) -> "TableFile":
+        """Read the columns, and check the rows of a text file.
+
+        Raises:
+            ValueError: a file that cannot be read, with the place.
+        """
+        return cls(path, READERS[path.suffix.lower()].columns(path), folder)
+
+    def names(self) -> dict[str, str]:
+        """Name in the file → name of the column."""
+        if self.folder is None:
+            return {name: name for name in self.columns}
+        called = ["image" if name == "file_name" else name.removesuffix("_file_name") for name in self.columns]
+        return dict(zip(self.columns, distinct_names(called), strict=True))
+
+    def holds_paths(self, name: str) -> bool:
+        """Whether a column of the file names images of an image folder."""
+        return self.folder is not None and (name == "file_name" or name.endswith("_file_name"))
+
+    def features(self) -> Features:
+        """The columns by their names."""
+        return Features(
+            {
+                called: Value("string") if self.holds_paths(name) else self.columns[name]
+                for name, called in self.names().items()
+            }
+        )
+
+    def rows(self) -> Iterator[dict]:
+        """The rows by name of the column, paths of images as from the image folder."""
+        names = self.names()
+        for row in READERS[self.path.suffix.lower()].rows(self.path, self.columns):
+            yield {
+                called: self.image_path(row.get(name)) if self.holds_paths(name) else row.get(name)
+                for name, called in names.items()
+            }
+
+    def image_path(self, cell) -> str | None:
+        """The path of an image from the image folder; ``None`` where the cell is blank."""
+        name = cell_text(cell)
+        return str(self.folder / name) if self.folder and name and name.strip() else None
+
+
+def read_table(files: list[TableFile], streaming: bool, cache_dir: str | Path | None) -> Dataset | IterableDataset:
+    """The rows of the files one after the other, as a stream or kept by `datasets` on the disk.
+
+    Columns that have another type in another file hold texts. What is kept belongs to the content of the files, and to
+    the code that read them.
+    """
+    features = join_features([file.features() for file in files])
+    rows = {"files": tuple(files), "features": features}
+    if streaming:
+        return IterableDataset.from_generator(read_rows, features=features, gen_kwargs=rows)
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    content = [(file.path.suffix, str(file.folder), hash_file(file.path)) for file in files]
+    return Dataset.from_generator(
+        read_rows,
+        features=features,
+        gen_kwargs=rows,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        fingerprint=Hasher.hash([code, content]),
+    )
+
+
+def join_features(parts: list[Features]) -> Features:
+    """All columns; those of several types as text."""
+    joined = Features()
+    for features in parts:
+        for name, feature in features.items():
+            joined[name] = feature if joined.get(name, feature) == feature else Value("string")
+    return joined
+
+
+def read_rows(files: tuple[TableFile, ...], features: Features) -> Iterator[dict]:
+    """The rows of all files with all columns; those a file lacks are missing."""
+    for file in files:
+        as_text = {name for name, feature in file.features().items() if features[name] != feature}
+        for row in file.rows():
+            yield {name: cell_text(row.get(name)) if name in as_text else row.get(name) for name in features}
+
+
+def hash_file(path: Path) -> str:
+    """A hash of the content; reads it a piece at a time."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
