@@ -42,7 +42,7 @@ class ImageTextProcessor(ProcessorMixin):
         """Make one batch.
 
         Args:
-            images: pictures of 8 bits a channel, or one: RGB, grey, palette, CMYK, or with alpha, which is laid on white.
+            images: pictures of 8 bits a channel, or one: RGB, grey, palette, CMYK, or with alpha, laid on white.
             text: texts, or one; ``images`` or ``text`` may be left out.
             kwargs: as of other processors of transformers, also within ``text_kwargs`` and ``images_kwargs``:
                 ``padding`` (by default True, to the longest text), ``truncation`` (True), ``max_length`` (the model's
