@@ -13,7 +13,7 @@ from PIL import Image
 from app.download import fetch, is_url
 from data import BadImageError
 from data.images import content_key, read_image
-from data.messages import excerpt, quote
+from data.messages import excerpt_path, quote
 from models.processing import is_missing
 
 ImageInput = (
@@ -61,7 +61,7 @@ class Pictures:
             found = read_image_input(image, self.fetch_urls)
             return None if found is None else self.add(found)
         except BadImageError as error:
-            name = f"The image {excerpt(str(image))}" if isinstance(image, str | os.PathLike) else "The image"
+            name = f"The image {excerpt_path(str(image))}" if isinstance(image, str | os.PathLike) else "The image"
             raise BadImageError(f"{name} cannot be read: {error}") from error
 
     def add(self, image: bytes | Image.Image) -> tuple[str, Image.Image]:
@@ -95,13 +95,13 @@ def read_text_input(text: object) -> str | None:
     return text.strip()
 
 
-def read_image_input(image: ImageInput, fetch_urls: bool = False) -> bytes | Image.Image | None:
+def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Image | None:
     """The encoded bytes of an image, or the picture where it is given decoded; ``None`` where it is missing.
 
     Args:
-        image: the path of a file; its bytes; a file opened with ``"rb"``, which is read from its beginning; a PIL image
-            of any mode; a numpy array (`array_to_picture`) or torch tensor (`tensor_to_picture`); the
-            ``{"bytes", "path"}`` of `datasets`; or an ``http(s)`` address.
+        image: an `ImageInput`: the path of a file; its bytes; a file opened with ``"rb"``, which is read from its
+            beginning; a PIL image of any mode; a numpy array (`array_to_picture`) or torch tensor
+            (`tensor_to_picture`); the ``{"bytes", "path"}`` of `datasets`; or an ``http(s)`` address.
         fetch_urls: permission to fetch addresses.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +168,6 @@ def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
     return resolve_path(str(path), root or Path())
 
 
-@lru_cache(maxsize=4096)
 def resolve_path(path: str, root: Path) -> str:
     root = root.resolve()
     resolved = (root / path).resolve()

@@ -11,6 +11,14 @@ def excerpt(text: str, most: int = MOST) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def excerpt_path(path: str, root: str = "") -> str:
+    """A path, of which the part below ``root`` is at most `MOST` characters: its beginning, "…" and its end."""
+    start = f"{root}/" if root and path.startswith(f"{root}/") else ""
+    path = path.removeprefix(start)
+    half = (MOST - 1) // 2
+    return start + (path if len(path) <= MOST else f"{path[:half]}…{path[-half:]}")
+
+
 def quote(value: object, most: int = MOST) -> str:
     """A value as Python writes it, shortened as by `excerpt`."""
     return excerpt(repr(value), most)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from PIL import Image, ImageOps
@@ -99,7 +100,7 @@ class ImageTextProcessor(ProcessorMixin):
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
 
-def is_missing(value: object) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a value stands for no image or no text: ``None``, NaN, ``pandas.NA``, ``NaT``, or a blank string."""
     if isinstance(value, str):
         return not value.strip()
