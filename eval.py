@@ -102,7 +102,18 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
     }
     data = replace(run.data, **(config.columns or {}), **reading)
-    names = ("test", "image_root", "image", "text", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
+    names = (
+        "test",
+        "image_root",
+        "confine_images",
+        "image",
+        "text",
+        "label",
+        "weight",
+        "on_bad_image",
+        "allow_missing",
+        "max_pixels",
+    )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     trained_on = data
     slice_by = data.slice_by if args.slice_by is None else args.slice_by

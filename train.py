@@ -255,7 +255,8 @@ def calibrate(
 ) -> None:
     """Fit the model's temperature, and the probability from which it is sure, on the validation rows."""
     model.config.temperature = 1.0
-    collate = Collate(processor, model.config.label2id, LabelFormat.of(model.config), data.max_pixels)
+    form, value_range = LabelFormat.of(model.config), model.config.value_range
+    collate = Collate(processor, model.config.label2id, form, data.max_pixels, value_range=value_range)
     found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
     probabilities, label_type = found.probabilities[MODALITIES[0]], found.truth.label_type
     model.config.temperature = fit_temperature(probabilities, found.truth)

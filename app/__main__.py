@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from app.ablate import FUSION_VARIANTS, ablate, parse_variant
 from app.doctor import MARKS, examine
-from app.eval_arguments import at_least
+from app.eval_arguments import at_least, yes_or_no
 from app.kfold import kfold
 from app.model_folder import hide_file_bars, load_model
 from app.onnx_model import ONNX_FILE, export_onnx, quantize
@@ -69,6 +69,14 @@ def add_asking(commands: Commands) -> None:
         "--rows", type=expand_home, metavar="SOURCE", help="instead of one pair: a table, or a folder of images"
     )
     predict.add_argument("--image_root", type=user_path, help="folder that image paths of the rows are relative to")
+    predict.add_argument(
+        "--data.confine_images",
+        dest="confine_images",
+        type=yes_or_no,
+        default=False,
+        metavar="true|false",
+        help="refuse image paths that lead out of that folder, by .. or by links: for someone else's table",
+    )
     predict.add_argument(
         "--output",
         type=user_path,
@@ -190,7 +198,12 @@ def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
         raise ValueError(f"There is no folder {args.output.parent} to write {args.output.name} in.")
     with tqdm(desc="answering", unit="row") as bar:
         table = answer_table(
-            predictor, args.rows, args.text, args.image_root, told=lambda rows: bar.update(rows - bar.n)
+            predictor,
+            args.rows,
+            args.text,
+            args.image_root,
+            told=lambda rows: bar.update(rows - bar.n),
+            confined=args.confine_images,
         )
     if args.output.suffix == ".csv":
         table.to_csv(args.output, index=False)
@@ -219,7 +232,7 @@ def run_export(args: argparse.Namespace) -> None:
     predictor = Predictor(model, processor, "cpu", precision="no")
     export_onnx(model, processor, args.output)
     if args.int8:
-        pairs = islice(table_pairs(args.int8, predictor, None), args.int8_rows)
+        pairs = islice(table_pairs(args.int8, predictor, None, confined=False), args.int8_rows)
         prepared = predictor.prepare((image, text) for _, image, text in pairs)
         quantize(args.output, processor, [example for example in prepared if isinstance(example, Example)])
     size = (args.output / ONNX_FILE).stat().st_size / 1e6

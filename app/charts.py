@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from app.fonts import font_families
+
 INK = "#123456"
 """What is drawn in this colour takes the text colour of the page."""
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8a8f98"
@@ -17,7 +19,6 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "text.parse_math": False,
-    "font.family": "sans-serif",
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -108,7 +109,7 @@ def draw_deletion(figures: dict) -> str:
 def draw_confusion(figures: dict) -> str:
     """Answers by true label, each row as shares of its label; numbers where there is room."""
     matrix, names = np.array(figures["counts"]), figures["labels"]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE | {"font.family": font_families(*names, warn=False)}):
         side = max(3.2, 0.34 * len(names) + 1.6)
         figure, ax = blank(side, side)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

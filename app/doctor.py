@@ -24,9 +24,8 @@ from app.training import Training, build, learning_rate_scales
 from app.truth import Truth
 from data import LabelFormat, PreparedData, Rows, prepare_data
 from data.duplicates import near_duplicates, thumbnail
-from data.messages import excerpt
+from data.messages import excerpt, name_rows
 from data.prepare import group_names, pairs_of
-from data.rows import name_rows
 
 SHOWN = 5
 """Examples of a finding that are named; all are counted."""

@@ -40,6 +40,13 @@ def add_rows(parser: argparse.ArgumentParser) -> None:
         help="folder that image paths are relative to",
     )
     parser.add_argument(
+        "--data.confine_images",
+        dest="confine_images",
+        type=yes_or_no,
+        metavar="true|false",
+        help="refuse image paths that lead out of that folder, by .. or by links (default: as the run)",
+    )
+    parser.add_argument(
         "--data.image", dest="image", metavar="COLUMN", help="image column, where it differs from training"
     )
     parser.add_argument("--data.text", dest="text", metavar="COLUMN", help="text column or template, likewise")
@@ -132,6 +139,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def yes_or_no(value: str) -> bool:
+    """``true`` or ``false``, for argparse."""
     if value.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {value}")
     return value.lower() == "true"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -182,14 +183,16 @@ def evaluate_to(
 
     Besides what `evaluate` finds, the figures hold ``source``, ``role``, what the rows were used for in training,
     ``weighed_by``, the column with what they count (``None`` where all count alike), ``saw``, what the model gets of
-    their texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
+    their images and texts (see `app.page.what_it_saw`), and ``deletion``, where it was asked for.
 
     With ``num_pictures`` rows in each of its galleries the report shows where the model looked, and
     ``where_it_looked.png`` as many rows word by word; both show the ``chosen`` rows (see `find_rows`) where there are
     any. With ``num_deletion`` rows for the deletion check there are its figures.
     """
     config = accelerator.unwrap_model(model).config
-    collate = Collate(processor, config.label2id, LabelFormat.of(config), settings.max_pixels)
+    form, value_range = LabelFormat.of(config), config.value_range
+    rows = replace(rows, value_range=value_range)
+    collate = Collate(processor, config.label2id, form, settings.max_pixels, value_range=value_range)
     workers, texts = settings.num_workers, settings.max_texts_per_image
     predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
     if not accelerator.is_main_process:

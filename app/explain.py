@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from app.fonts import font_families
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 
 Heat = Literal["effect", "attention"]
@@ -77,7 +78,6 @@ class Explanation:
         most = maps.max(initial=self.answer_weights.max() if of == "effect" else 0)
         return [lay_over(self.image, heat, most, opacity) for heat in maps]
 
-    @mpl.rc_context({"text.parse_math": False})
     def figure(self, title: str = "", head: int | None = None, level: int | None = None, max_words: int = 12) -> Figure:
         """The picture; then for the answer and each word the overlay, the numbers under it, and the attention.
 
@@ -90,6 +90,11 @@ class Explanation:
         attention = None
         if self.attention or head is not None or level is not None:
             attention = self.maps("attention", head, level)
+        with mpl.rc_context({"text.parse_math": False, "font.family": font_families(title, *words)}):
+            return self.draw(title, words, attention, "mean of heads" if head is None else f"head {head}")
+
+    def draw(self, title: str, words: list[str], attention: np.ndarray | None, of_heads: str) -> Figure:
+        """The figure of some words, with matplotlib's settings of the moment."""
         heats = [self.answer_weights, *self.effects[: len(words)]]
         overlays = [lay_over(self.image, self.answer_weights, self.answer_weights.max()), *self.overlays()]
         rows = 2 if attention is None else 3
@@ -100,7 +105,6 @@ class Explanation:
             ax.set_axis_off()
         axes[0, 0].imshow(self.image)
         axes[0, 0].set_title("image")
-        of_heads = "mean of heads" if head is None else f"head {head}"
         notes = ["share of the answer;\neffect of each word", f"attention to\neach word,\n{of_heads}"]
         for ax, note in zip(axes[1:, 0], notes, strict=False):
             ax.text(0.5, 0.5, note, ha="center", va="center", fontsize=8, transform=ax.transAxes)

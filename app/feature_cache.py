@@ -52,7 +52,7 @@ class FeatureCache:
             ValueError: no room for them, or maps that half precision cannot hold.
         """
         encoder = self.model.image_encoder
-        store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level)
+        store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level, collate.value_range)
         missing = [missing_images(rows, store) for rows in splits]
         batches = (batch for rows in missing for batch in self.image_batches(rows, collate, level))
         self.fill(store, batches, sum(map(len, missing)), "image")

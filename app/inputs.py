@@ -70,8 +70,6 @@ class Pictures:
         if encoded is not None and encoded in self.by_bytes:
             return self.by_bytes[encoded]
         picture = self.decode(image)
-        if 0 in picture.size:
-            raise BadImageError(f"it has no pixels, its size is {picture.width}×{picture.height}")
         key = f"{picture.width}×{picture.height} {content_key(picture.tobytes())}"
         if key not in self.by_pixels:
             self.by_pixels[key] = picture
@@ -119,7 +117,7 @@ def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Imag
         return tensor_to_picture(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
-    if is_url(image):
+    if is_url(image) and not os.path.exists(image):
         if not fetch_urls:
             raise BadImageError("addresses are not fetched; download it, or allow it: Predictor(…, fetch_urls=True)")
         return fetch(image)

@@ -161,8 +161,9 @@ class Predictor:
         return found
 
     def pictures(self) -> Pictures:
-        """A new, empty collection of decoded pictures, with the predictor's limits."""
-        return Pictures(partial(decode_image, max_pixels=self.max_pixels), self.fetch_urls)
+        """A new, empty collection of pictures, decoded as in training, with the predictor's limits."""
+        reading = {"max_pixels": self.max_pixels, "value_range": self.model.config.value_range}
+        return Pictures(partial(decode_image, **reading), self.fetch_urls)
 
     def prepare_one(self, image: ImageInput, text: str | None, number: int, pictures: Pictures) -> Example:
         """One pair, checked, its image decoded.

@@ -50,6 +50,9 @@ def score_table(figures: dict, source: str) -> str:
         number = sum(unknown.values())
         meaning = "cannot be answered" if figures["label_type"] == "annotators" else "count as wrong"
         lines += ["", f"{number} labels of these rows were not known in training ({names}) and {meaning}"]
+    for values in figures["saw"]["values"]:
+        told = [values["description"], *(f"warning: {line}" for line in values["warnings"])]
+        lines += ["", *(line for sentence in told for line in textwrap.wrap(sentence, 110))]
     if figures["ceiling"] < 1:
         lines += ["", f"no accuracy can exceed {figures['ceiling']:.1%} on these rows"]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 import zlib
@@ -17,9 +18,10 @@ from app.predictor import Predictor
 from data import Example
 from data.cells import make_text, resolve_image, text_columns
 from data.column_names import refuse_repeated
+from data.images import IMAGE_ENDINGS
+from data.messages import enumerate_names, quote
 from data.sources import READERS, load_source
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 MAX_FILES = 10_000
 """Files that an archive may hold."""
 MAX_UNPACKED = 2 << 30
@@ -38,6 +40,7 @@ def answer_table(
     told: Callable[[int], object] | None = None,
     max_rows: int | None = None,
     cache_dir: str | Path | None = None,
+    confined: bool = True,
 ) -> pd.DataFrame:
     """Answer every row of a source.
 
@@ -45,10 +48,12 @@ def answer_table(
         source: a table with the columns the model was trained on (one of image and text may be missing), any other
             source of `data.sources.load_source`, or a folder of images.
         text: asked about every image of a folder.
-        image_root: folder that image paths are relative to and may not leave; the table's where not given.
+        image_root: folder that image paths are relative to; the table's where not given.
         told: called with the number of rows that are done.
         max_rows: a source with more is refused.
         cache_dir: where `datasets` keeps what it read; its own place where not given.
+        confined: refuse image paths that lead out of that folder, by .. or by links, as a stranger's table might name;
+            the owner of a table may switch it off.
 
     Returns:
         ``row`` (its number, or the name of the file), ``text``, ``prediction``, ``probability`` (of the whole
@@ -60,7 +65,11 @@ def answer_table(
     path, form = Path(source), predictor.label_format
     root = Path(image_root) if image_root else None
     is_folder = path.is_dir() and not any(path.glob("metadata.*")) and not (path / "state.json").exists()
-    pairs = folder_pairs(path, text) if is_folder else table_pairs(str(source), predictor, root, cache_dir, max_rows)
+    pairs = (
+        folder_pairs(path, text)
+        if is_folder
+        else table_pairs(str(source), predictor, root, cache_dir, max_rows, confined)
+    )
     found: list[dict] = []
     while block := list(islice(pairs, batch_size)):
         rows: list[dict[str, object]] = [{"row": name, "text": asked} for name, _, asked in block]
@@ -80,11 +89,20 @@ def answer_table(
 
 
 def folder_pairs(folder: Path, text: str | None) -> Iterator[Pair]:
-    """Every image of a folder and those below it, with one text for all."""
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
+    """Every image of a folder and those below it, those that are links included, with one text for all."""
+    files = sorted(file for file in files_below(folder) if file.suffix.lower() in IMAGE_ENDINGS)
     if not files:
         raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)}).")
     return ((str(file.relative_to(folder)), str(file), text) for file in files)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and those below it, of each folder once however many links lead to it."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+        yield from (Path(parent, name) for name in names)
 
 
 def table_pairs(
@@ -93,8 +111,9 @@ def table_pairs(
     image_root: Path | None,
     cache_dir: str | Path | None = None,
     max_rows: int | None = None,
+    confined: bool = True,
 ) -> Iterator[Pair]:
-    """The rows of a table; an image path that leads out of the folder is a fault of its row."""
+    """The rows of a table; an image that cannot be used, as `answer_table` says, is a fault of its row."""
     table, folder = load_source(source, "test", cache_dir=cache_dir)
     if max_rows is not None and len(table) > max_rows:
         raise ValueError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
@@ -106,12 +125,12 @@ def table_pairs(
     if not (has_image or has_text):
         raise ValueError(
             f"{source} has neither the column of images, {columns['image']!r}, nor that of texts, {columns['text']!r}; "
-            f"it has {', '.join(names)}."
+            f"it has {enumerate_names(names)}."
         )
     for number, row in enumerate(table):
         image: str | bytes | ValueError | None = None
         try:
-            stored = resolve_image(row[columns["image"]], image_root or folder) if has_image else None
+            stored = resolve_image(row[columns["image"]], image_root or folder, confined) if has_image else None
             image = stored.get("bytes") or stored.get("path") if isinstance(stored, dict) else stored
         except ValueError as error:
             image = error
@@ -135,7 +154,7 @@ def unpacked(archive: str | Path, max_files: int = MAX_FILES, max_bytes: int = M
                 for member in members:
                     target = (root / member.filename).resolve()
                     if not target.is_relative_to(root):
-                        raise ValueError(f"The archive names a file outside itself: {member.filename!r}.")
+                        raise ValueError(f"The archive names a file outside itself: {quote(member.filename)}.")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     left -= copy_bounded(opened, member, target, left)
         except (
@@ -148,7 +167,7 @@ def unpacked(archive: str | Path, max_files: int = MAX_FILES, max_bytes: int = M
             LZMAError,
         ) as error:
             raise ValueError(f"The archive cannot be unpacked: {error}") from error
-        tables = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in READERS]
+        tables = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in READERS and file.is_file()]
         if len(tables) != 1:
             raise ValueError(
                 f"An archive holds exactly one table ({', '.join(READERS)}) and images; found {len(tables)}."

@@ -83,7 +83,9 @@ class Training:
             checkpoint_gradients(model)
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         form = LabelFormat.of(settings.data)
-        collate = Collate(processor, model.config.label2id, form, settings.data.max_pixels)
+        collate = Collate(
+            processor, model.config.label2id, form, settings.data.max_pixels, value_range=model.config.value_range
+        )
         if options.cache_features and not rows.is_stream:
             model = model.to(accelerator.device)
             collate = with_features(collate, settings, data, model, processor, scales, accelerator)
@@ -141,6 +143,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
         label_separator=settings.data.label_separator,
         normalize_labels=settings.data.normalize_labels,
         allow_missing=settings.data.allow_missing,
+        value_range=rows.value_range,
         majority_answer=[
             data.label_names.index(name) for name in form.majority(rows.labels, data.label_names, rows.weights)
         ],
@@ -181,7 +184,16 @@ def with_features(
     level = cached_level(settings, model, scales)
     images = cache.images(splits, collate, level) if level else None
     texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
-    return Collate(processor, collate.label2id, collate.label_format, collate.max_pixels, images, texts, level)
+    return Collate(
+        processor,
+        collate.label2id,
+        collate.label_format,
+        collate.max_pixels,
+        images,
+        texts,
+        level,
+        collate.value_range,
+    )
 
 
 def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:

@@ -41,7 +41,8 @@ def main() -> None:
     model.to(DEVICE)
     settings = load_settings(run_dir / "config.yaml")
     rows = prepare_data(settings.data, settings.train.seed).splits["test"]
-    collate = Collate(processor, model.config.label2id, max_pixels=settings.data.max_pixels)
+    reading = {"max_pixels": settings.data.max_pixels, "value_range": model.config.value_range}
+    collate = Collate(processor, model.config.label2id, **reading)
     sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
     batches = list(make_loader(rows, sampler, collate, 0))
     print(

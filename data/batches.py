@@ -14,6 +14,7 @@ from data.features import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
 from data.rows import Example, Rows
 from data.targets import SINGLE, LabelFormat
+from data.values import ValueRange
 
 
 class ImageBatchSampler(Sampler[list[int]]):
@@ -147,6 +148,7 @@ class Collate:
         image_features, text_features: what frozen encoders made of all images, or of all texts; these are then not
             read.
         features_level: the block of the image encoder that the features come from.
+        value_range: how images of more than 8 bits are read, see `data.images.decode_image`.
 
     Returns:
         ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(T, L)``, and ``image_index``,
@@ -166,6 +168,7 @@ class Collate:
         image_features: FeatureStore | None = None,
         text_features: FeatureStore | None = None,
         features_level: int | None = None,
+        value_range: ValueRange = None,
     ):
         self.processor = processor
         self.label2id = label2id
@@ -174,6 +177,7 @@ class Collate:
         self.image_features = image_features
         self.text_features = text_features
         self.features_level = features_level
+        self.value_range = value_range
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         images: dict[str, Example] = {}
@@ -226,7 +230,7 @@ class Collate:
     def decode(self, example: Example) -> Image.Image:
         assert example.image is not None
         try:
-            return decode_image(example.image, self.max_pixels)
+            return decode_image(example.image, self.max_pixels, value_range=self.value_range)
         except BadImageError as error:
             raise BadImageError(f"The image of row {example.row} cannot be read: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.images import MAX_PATH, BadImageError, explain_path, is_address
 from data.labels import normalize_label
 from data.messages import quote
 from data.targets import LabelFormat
@@ -151,30 +153,64 @@ def is_clean(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def resolve_image(image: str | dict | None, root: Path | None) -> StoredImage:
-    """An image as found in a table, its path made absolute.
+def resolve_image(image, root: Path | None, confined: bool = False) -> StoredImage:
+    """An image as found in a table: its path made absolute, its bytes as `datasets` stores them.
+
+    Bytes may be of any kind, or a list of numbers, as some tools write them.
 
     Raises:
-        ValueError: a path that leads out of the root.
+        BadImageError: neither a path nor an image, or with ``confined`` a path that leads out of the root.
     """
-    if not (image is None or isinstance(image, str | dict)):
-        raise ValueError(
-            f"The image column holds {image!r}; expected the path of a file, or an image as datasets stores them."
+    if is_blank(image) or (isinstance(image, float) and np.isnan(image)):  # which pandas writes for no value
+        return None
+    if isinstance(image, list):
+        image = as_bytes(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return {"bytes": bytes(image), "path": None} if len(image) else None
+    if isinstance(image, dict) and image.keys() & {"bytes", "path"}:
+        data, path = image.get("bytes"), image.get("path")
+        if not isinstance(data, bytes | None):
+            raise BadImageError("An image as datasets stores them has bytes in “bytes”; here they are something else.")
+        if data is not None:
+            return {"bytes": data, "path": path if isinstance(path, str) else None}
+        if is_blank(path):
+            return None
+        image = path
+    if not isinstance(image, str):
+        raise BadImageError(
+            f"The image column holds {quote(image)}; expected the path of a file, its bytes, or an image as datasets "
+            "stores them."
         )
-    path = image.get("path") if isinstance(image, dict) else image
-    if isinstance(image, dict) and not isinstance(image.get("bytes"), bytes | None):
-        raise ValueError("An image as datasets stores them has bytes in “bytes”; here they are something else.")
-    if not path or (isinstance(image, dict) and image.get("bytes") is not None):
-        return image or None
-    return resolve_path(str(path), root or Path())
+    return resolve_path(image, root or Path(), confined)
 
 
-def resolve_path(path: str, root: Path) -> str:
-    root = root.resolve()
-    resolved = (root / path).resolve()
-    if not resolved.is_relative_to(root):
-        raise ValueError(
-            f"The image path {path!r} leads out of {root}. Paths are relative to the table's folder; give the "
-            "folder that holds all images with --data.image_root FOLDER."
+def as_bytes(numbers: list) -> bytes:
+    try:
+        return bytes(numbers)
+    except (TypeError, ValueError) as error:
+        raise BadImageError(
+            f"The image column holds {quote(numbers)}; a list must be the bytes of an image file, numbers of 0 to 255."
+        ) from error
+
+
+def resolve_path(path: str, root: Path, confined: bool) -> str:
+    """Where a file is; of what is not there as written also with / for \\, or with ~ for the user's folder."""
+    folder = root.absolute()
+    if len(path) > MAX_PATH or ((is_address(path) or not is_clean(path)) and not os.path.exists(folder / path)):
+        raise BadImageError(f"{quote(path)} is not the path of a file: {explain_path(path)}")
+    spellings = [path]
+    if "\\" in path and os.sep == "/":
+        spellings.append(path.replace("\\", "/"))
+    if path.startswith("~") and not confined:
+        spellings.append(os.path.expanduser(path))
+    places = [os.path.join(folder, spelling) for spelling in spellings]
+    found = next(filter(os.path.exists, places), places[0])
+    if not confined:
+        return found
+    found = os.path.realpath(found)
+    if not Path(found).is_relative_to(os.path.realpath(folder)):
+        raise BadImageError(
+            f"The image path {quote(path)} leads out of the folder of the images, which this table may not "
+            "(--data.image_root FOLDER names another folder, --data.confine_images false trusts the table)"
         )
-    return str(resolved)
+    return found

@@ -1,9 +1,11 @@
 """How messages show what came from a user's files: never more of it than a line holds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST = 80
 """Characters of one cell, name or path that a message shows."""
+SHOWN = 5
+"""Rows with one fault that a message names; it counts them all."""
 
 
 def excerpt(text: str, most: int = MOST) -> str:
@@ -29,3 +31,8 @@ def enumerate_names(names: Iterable[object], shown: int = 20) -> str:
     names = list(names)
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(quote(name) for name in names[:shown]) + more
+
+
+def name_rows(rows: Sequence[int]) -> str:
+    """The first few rows of a table, by number."""
+    return "row " + ", ".join(map(str, rows[:SHOWN])) + (", …" if len(rows) > SHOWN else "")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +15,7 @@ from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation
 from data.targets import LabelFormat
+from data.values import check_range, choose_ranges
 
 
 @dataclass
@@ -64,11 +65,18 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         share = len(splits["validation"]) / len(rows)
         by = describe_groups(settings.group)
         decisions.append(f"validation was cut from train: {share:.1%} of the rows by {by}, stratified by label")
+    scanned = splits["train"].values
+    assert scanned is not None
+    value_range = check_range(settings.value_range) or choose_ranges(scanned)
+    splits = {split: replace(rows, value_range=value_range) for split, rows in splits.items()}
     form = LabelFormat.of(settings)
     label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
     splits["train"] = leave_out_unknown(splits["train"], label_names, form, decisions)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     decisions += [describe_split(split, rows, looks[split]) for split, rows in splits.items()]
+    for split, rows in splits.items():
+        for found in rows.value_figures():
+            decisions += [f"{split}: {found.describe()}", *(f"warning: {split}: {line}" for line in found.warnings())]
     decisions += describe_weights(splits, settings.weight)
     decisions += describe_labels(splits, label_names, form) + describe_overlap(splits)
     return PreparedData(splits, label_names, decisions, unreadable)

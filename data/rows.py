@@ -15,15 +15,16 @@ from PIL import Image
 from data.cells import StoredImage, as_number, is_clean, make_label, make_text, resolve_image, text_columns
 from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
-from data.images import decode_image
+from data.images import BadImageError, decode_image
+from data.messages import name_rows
+from data.paths import user_path
 from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source
 from data.targets import LabelFormat
+from data.values import ValueFigures, ValueRange, check_range, value_figures
 
 WEIGHTS = (1e-6, 1e6)
 """Least and most that a row may count, besides 0: what float32 sums keep apart."""
-SHOWN = 5
-"""Faults of one kind that a message lists; it counts them all."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     ``numbers`` are the rows of ``table`` this sequence consists of, in order; the columns go with them. Where the
     table is a stream, rows come by iteration only, in the order of the stream. ``table_weights`` is what each row of
-    ``table`` counts in the loss and in figures, where that differs.
+    ``table`` counts in the loss and in figures, where that differs. Image paths of a ``confined`` table stay below
+    ``image_root``. ``values`` are the `data.values.VALUES` of the image of each row, where these were scanned, and
+    ``value_range`` is how they are read.
     """
 
     source: str
@@ -56,6 +59,9 @@ class Rows(torch.utils.data.Dataset[Example]):
     labels: StringColumn[str]
     image_keys: StringColumn[str | None]
     table_weights: np.ndarray | None = None
+    confined: bool = False
+    values: np.ndarray | None = None
+    value_range: ValueRange = None
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -81,17 +87,22 @@ class Rows(torch.utils.data.Dataset[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         for index, image in enumerate(self.images()):
+            if isinstance(image, BadImageError):
+                raise image
             yield self.example(index, image)
 
-    def images(self) -> Iterator[StoredImage]:
-        """The image of each row in order, in one pass over the table."""
+    def images(self) -> Iterator[StoredImage | BadImageError]:
+        """The image of each row in order, in one pass over the table; of a cell that names none what is wrong."""
         table = self.table.select_columns([self.image_column])
         if isinstance(table, Dataset):
             rows: Iterable[dict] = table.select(self.numbers)
         else:
             rows = self.chosen(table)
         for row in rows:
-            yield resolve_image(row[self.image_column], self.image_root)
+            try:
+                yield resolve_image(row[self.image_column], self.image_root, self.confined)
+            except BadImageError as error:
+                yield error
 
     def example(self, index: int, image: StoredImage) -> Example:
         number, label = int(self.numbers[index]), self.labels[index]
@@ -102,11 +113,11 @@ class Rows(torch.utils.data.Dataset[Example]):
         """The decoded image of a row that has passed `data.scan.scan_images`, and with it the limit on pixels."""
         image = self.read_image(int(self.numbers[index]))
         assert image is not None
-        return decode_image(image, max_pixels=sys.maxsize)
+        return decode_image(image, max_pixels=sys.maxsize, value_range=self.value_range)
 
     def read_image(self, number: int) -> StoredImage:
         """The image of one row of the table; its path made absolute."""
-        return resolve_image(self.table[number][self.image_column], self.image_root)
+        return resolve_image(self.table[number][self.image_column], self.image_root, self.confined)
 
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at these positions."""
@@ -116,7 +127,13 @@ class Rows(torch.utils.data.Dataset[Example]):
             texts=self.texts.select(indices),
             labels=self.labels.select(indices),
             image_keys=self.image_keys.select(indices) if len(self.image_keys) else self.image_keys,  # if scanned
+            values=None if self.values is None else self.values[np.asarray(indices, dtype=np.int64)],
         )
+
+    def value_figures(self) -> list[ValueFigures]:
+        """How the images are read that have more than 8 bits; empty where there are none."""
+        assert self.values is not None, "images are scanned"
+        return value_figures(self.values, self.image_keys, self.numbers, self.value_range)
 
     def column(self, name: str) -> list:
         """Values of one of the source's own columns."""
@@ -140,6 +157,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     Raises:
         ValueError: no rows, missing columns, or texts, labels and weights that are not as they should be, named by row.
     """
+    value_range = check_range(settings.value_range)
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
     with explain_parser_errors(Path(source), "rows"):
         first = next(iter(table), None)
@@ -174,10 +192,11 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         2,
     )
     faults.refuse(source, settings)
-    root = Path(settings.image_root) if settings.image_root else folder
+    root = user_path(settings.image_root) if settings.image_root else folder
     numbers, keys = np.arange(len(texts)), write_columns([], 1)[0]
     weights = read_weights(table, weight, source) if weight and weight in first else None
-    rows = Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights)
+    rows = Rows(source, table, settings.image, root, numbers, texts, labels, keys, weights, settings.confine_images)
+    rows.value_range = value_range
     return rows if weights is None else rows.select(np.flatnonzero(weights).tolist())
 
 
@@ -263,8 +282,3 @@ def refuse(rows: list[int], source: str, fault: str, cure: str) -> None:
     """Raise a ``ValueError`` that counts and names the rows, if there are any."""
     if rows:
         raise ValueError(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")
-
-
-def name_rows(rows: Sequence[int]) -> str:
-    """The first few by number."""
-    return "row " + ", ".join(map(str, rows[:SHOWN])) + (", …" if len(rows) > SHOWN else "")

@@ -36,7 +36,9 @@ class DataSettings:
     """Column with what each row counts in the loss and in figures, 0 or more; rows of 0 are left out. All are alike
     when not given, and in held-out files without it."""
     image_root: str | None = None
-    """Folder that image paths are relative to and may not leave; the folder of the table when not given."""
+    """Folder that image paths are relative to; the folder of the table when not given."""
+    confine_images: bool = False
+    """Refuse image paths that lead out of image_root, by .. or by links: for a table that someone else has made."""
     validation_fraction: OpenUnitInterval = 0.1
     """Share of the training rows cut off for validation, by whole groups, with the labels' proportions kept."""
     group: str | None = None
@@ -60,6 +62,10 @@ class DataSettings:
     """Texts of one image that go into a batch together."""
     max_pixels: PositiveInt = 100_000_000
     """Images with more pixels are refused before they are decoded."""
+    value_range: Literal["auto"] | tuple[float, float] = "auto"
+    """Values of images of more than 8 bits that become black and white, as [LOW, HIGH]; others become the nearer one.
+    auto is the usual range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that holds those of all training images, or else
+    from their lowest to their highest."""
     streaming: bool = False
     """Read the training rows as a stream, for data that is remote or larger than the disk."""
     shuffle_buffer: PositiveInt = 2000

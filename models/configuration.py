@@ -44,6 +44,8 @@ class ImageTextConfig(PreTrainedConfig):
         label_separator: between the names of one label.
         normalize_labels: labels were lower-cased and stripped of surplus spaces.
         allow_missing: rows without an image or without a text were let through.
+        value_range: of images of more than 8 bits, the values that are black and white: ``[low, high]``, or such a pair
+            for each of ``integer`` and ``float``; without it each image is read in its own range.
     """
 
     model_type = "image-text-classifier"
@@ -81,3 +83,4 @@ class ImageTextConfig(PreTrainedConfig):
     label_separator: str = "|"
     normalize_labels: bool = False
     allow_missing: bool = False
+    value_range: list[float] | dict | None = None

@@ -148,8 +148,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(
-            f"A picture of mode {image.mode} has no fixed black and white. Convert it first, as the model's training "
-            "data was: data.decode_image."
+            f"A picture of mode {image.mode} has no fixed black and white. Convert it first, as those of the training: "
+            "data.decode_image(image, value_range=model.config.value_range)."
         )
     image = ImageOps.exif_transpose(image)
     if image.mode == "La":

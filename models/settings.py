@@ -20,8 +20,8 @@ class ModelSettings:
     """What the classifier is made of."""
 
     text_encoder: str = "scratch"
-    """scratch (a small BERT and its tokenizer, trained on the training texts), a HuggingFace Hub id, a local folder, or
-    your own class as path/to/file.py:ClassName (see docs/custom_encoder.md)."""
+    """scratch (a small BERT and its tokenizer, trained on the training texts), a HuggingFace Hub id, a local folder
+    (a run's model/ gives its text encoder), or your own class as path/to/file.py:ClassName (docs/custom_encoder.md)."""
     text_revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     text_hidden_size: PositiveInt = 128
@@ -33,13 +33,13 @@ class ModelSettings:
     max_text_length: PositiveInt = 64
     """Tokens after which a text is cut."""
     image_encoder: str = "vgg16"
-    """vgg16; a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder; or a type of
-    transformers' backbones with random weights (resnet, convnext, swin, dinov2, …)."""
+    """vgg16; a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder (a run's model/
+    gives its image encoder); or a type of transformers' backbones with random weights (resnet, convnext, swin, …)."""
     image_revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     image_weights: str = "none"
     """VGG16's starting weights: none (random), imagenet (torchvision's, downloaded), or a file in torchvision's layout
-    (.pth or .safetensors)."""
+    (.pth or .safetensors) or of a run (model/model.safetensors)."""
     batch_norm: bool = True
     """VGG16 with batch norm (vgg16_bn) or without (vgg16)."""
     image_size: ImageSize = 224

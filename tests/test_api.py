@@ -5,25 +5,25 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
+import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
 import pytest
 import schemathesis
-from hostile import BAD_BODIES, BAD_IMAGES, BAD_TEXTS, GOOD_IMAGES, GOOD_TEXTS, PNG, encode, picture
+from hostile import BAD_BODIES, BAD_IMAGES, BAD_TEXTS, GOOD_IMAGES, GOOD_TEXTS, JPEG, PNG, encode, picture
 from hypothesis import HealthCheck, given, settings
-from live import live
+from live import command, live, until
 from PIL import Image
 from starlette.testclient import TestClient
-from tiny import ROOT
 
 from app import Predictor
+from app.serving.base64_image import decode_base64
+from app.serving.parsing import fault
 from app.serving.server import ServeSettings, build_app
+from data import BadImageError
 
 SETTINGS = ServeSettings(page=False, precision="no", max_bytes=2_000_000, max_pixels=1_000_000, timeout=20)
 BASE = "http://localhost"
@@ -97,6 +97,89 @@ def test_a_faulty_pair_of_several_fails_alone(client):
 def test_an_odd_image_is_answered(client, name):
     reply = ask(client, image=base64_of(GOOD_IMAGES[name]), text="what is it?")
     assert reply.status_code == 200, reply.text
+
+
+BASE64 = {
+    "in lines of 76": lambda data: base64.encodebytes(data).decode(),
+    "in lines of 64 that end as in Windows": lambda data: "\r\n".join(textwrap.wrap(base64_of(data), 64)),
+    "indented": lambda data: textwrap.indent(base64.encodebytes(data).decode(), "\t  "),
+    "safe in a URL": lambda data: base64.urlsafe_b64encode(data).decode(),
+    "unpadded": lambda data: base64_of(data).rstrip("="),
+    "safe in a URL, unpadded": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    "a data: URI": lambda data: f"data:image/png;base64,{base64_of(data)}",
+    "a data: URI of no type": lambda data: f"data:;base64,{base64_of(data)}",
+    "a data: URI in capitals, in lines": lambda data: f"DATA:image/png;x=y;BASE64,{base64.encodebytes(data).decode()}",
+}
+
+
+@pytest.mark.parametrize("name", BASE64)
+@pytest.mark.parametrize("rest", [0, 1, 2])
+def test_base64_is_taken_as_it_is_written_anywhere(name, rest):
+    data = bytes(range(256)) * 3 + b"x" * rest
+    assert decode_base64(BASE64[name](data)) == data
+    assert decode_base64(BASE64[name](JPEG)) == JPEG, "which begins with a slash"
+
+
+def test_an_image_is_the_same_in_every_spelling_of_base64(client):
+    inputs = [{"image": spell(PNG), "text": "x"} for spell in (base64_of, *BASE64.values())]
+    replies = client.post("/v1/predict", json={"inputs": inputs}).json()["predictions"]
+    assert all(reply == replies[0] for reply in replies)
+    assert replies[0]["labels"]
+
+
+SOME = base64_of(b"some bytes of an image")
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (
+            "https://example.org/x.png",
+            r"an address or a path \('https://example.org/x.png'\), which .* neither fetches",
+        ),
+        ("HTTP:/example.org/x", "an address or a path"),
+        ("s3://bucket/key", "an address or a path"),
+        ("file:///etc/passwd", "an address or a path"),
+        ("/etc/passwd", "an address or a path"),
+        ("images/my cat.jpeg", "an address or a path"),
+        ("../cat", "an address or a path"),
+        ("~/cat", "an address or a path"),
+        ("C:\\cat.png", "an address or a path"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("data:image/png;base64,", "is empty"),
+        ("data:image/png,abc", "a data: URI without base64"),
+        ("data:image/png;base64", "a data: URI without base64|is empty"),
+        (SOME[:7] + "%" + SOME[7:], "character 8 is '%'"),
+        (SOME[:7] + "=" + SOME[7:], "character 8 is '='"),
+        (SOME[:7] + "\u00a0" + SOME[7:], r"character 8 is '\\xa0'"),
+        (SOME[:7] + "\0" + SOME[7:], r"character 8 is '\\x00'"),
+        ("data:image/png;base64,AB%2B", "character 3 is '%'"),
+        (SOME + "=", "cut off"),
+        (SOME.rstrip("=")[:21], "21 characters .* cut off"),
+        ("=" * 4, "cut off"),
+        ("x" * 300_000 + "%", "character 300,001 is '%'"),
+    ],
+)
+def test_what_is_no_base64_is_said_to_be_what_it_is(client, image, told):
+    reply = ask(client, image=image, text="x")
+    assert (reply.status_code, error_code(reply)) == (422, "unreadable_image")
+    message = reply.json()["error"]["message"]
+    assert re.search(told, message), message
+    assert len(message) < 200
+
+
+def test_the_code_of_a_fault_is_told_by_its_kind_and_not_by_its_words(client):
+    assert fault(BadImageError("cut off"))[0] == "unreadable_image"
+    assert fault(ValueError("The text speaks of an image."))[0] == "invalid_input"
+    assert error_code(ask(client)) == "invalid_input"
+
+
+def test_a_path_or_an_address_in_the_place_of_a_file_is_refused_in_words(client):
+    for text in ("http://127.0.0.1:1/x.png", "/etc/passwd"):
+        reply = client.post("/v1/predict", files={"image": (None, text), "text": (None, "x")})
+        assert (reply.status_code, error_code(reply)) == (422, "invalid_request")
+        assert "The field image must be a file" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
@@ -359,21 +442,16 @@ def test_thirty_two_clients_at_once_share_batches_and_get_their_own_answers(run_
     assert batches < 40, "64 pairs in fewer batches"
 
 
-def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(run_dir):
+def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(run_dir, tmp_path):
     """SIGTERM under load: every request that got through is answered, or told to come again; then the process ends."""
-    command = [sys.executable, "-m", "app", "serve", str(run_dir), "--no-page", "--port", "8765"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     outcomes: list[str] = []
-    try:
-        assert "8765" in "".join(iter(server.stdout.readline, "Stop with Ctrl-C.\n"))
-        wait_for("http://127.0.0.1:8765/readyz")
+    with command(run_dir, tmp_path, "--no-page") as served:
+        address = served.address
 
         def ask_until_refused() -> None:
             while True:
                 try:
-                    reply = httpx.post(
-                        "http://127.0.0.1:8765/v1/predict", data={"text": "x"}, files={"image": PNG}, timeout=30
-                    )
+                    reply = httpx.post(f"{address}/v1/predict", data={"text": "x"}, files={"image": PNG}, timeout=30)
                 except httpx.ConnectError:
                     return  # no longer accepted
                 except httpx.HTTPError as error:
@@ -384,29 +462,14 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_stop(run_dir):
         clients = [threading.Thread(target=ask_until_refused) for _ in range(8)]
         for client in clients:
             client.start()
-        with socket.create_connection(("127.0.0.1", 8765)) as slow:
-            until = time.time() + 60
-            while outcomes.count("200") < 16 and time.time() < until:
-                time.sleep(0.1)
-            server.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+        until(lambda: outcomes.count("200") >= 16, "16 answers")
+        with socket.create_connection(address[7:].split(":")) as slow:
+            served.process.send_signal(signal.SIGTERM)
+            until(lambda: "503" in outcomes, "it is stopping")
             slow.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert slow.recv(1000).startswith(b"HTTP/1.1 503"), "connected before, asked after"
         for client in clients:
             client.join(30)
-        assert server.wait(30) is not None
-    finally:
-        server.kill()
-    assert outcomes.count("200") >= 16
-    assert set(outcomes) <= {"200", "503"}, outcomes
-
-
-def wait_for(address: str) -> None:
-    for _ in range(200):
-        try:
-            if httpx.get(address).status_code == 200:
-                return
-        except httpx.ConnectError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("the server did not become ready")
+        assert served.process.wait(30) == 143
+        assert "Traceback" not in served.output
+    assert set(outcomes) == {"200", "503"}, outcomes

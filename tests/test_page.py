@@ -2,7 +2,6 @@
 
 import shlex
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +14,7 @@ from browser import browser, contrast
 from gradio_client import handle_file
 from hostile import PNG
 from live import live
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -37,25 +37,35 @@ def wait_for(chrome, condition):
 
 
 def find(chrome, selector):
-    return wait_for(
-        chrome, lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
-    )
+    return wait_for(chrome, shown(selector))
 
 
 def open_page(chrome, address):
     chrome.get(address)
     find(chrome, "#ask")
     find(chrome, "#examples button img")
-    time.sleep(1)  # until gradio has bound its events
+
+
+def press(chrome, selector, shows):
+    """What is shown once it is pressed; again if nothing comes of it, as before gradio has bound its events."""
+
+    def try_once(chrome):
+        find(chrome, selector).click()
+        return WebDriverWait(chrome, 5).until(shows)
+
+    return WebDriverWait(chrome, 30, ignored_exceptions=[TimeoutException]).until(try_once)
+
+
+def shown(selector):
+    """A condition: something of that kind is seen."""
+    return lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
 
 
 def ask_example(chrome, address):
     """Take an example and ask it."""
     open_page(chrome, address)
-    find(chrome, "#examples button img").click()
-    wait_for(chrome, lambda c: find(c, "#text textarea").get_attribute("value"))
-    find(chrome, "#ask").click()
-    return find(chrome, ".answer .best")
+    press(chrome, "#examples button img", lambda c: find(c, "#text textarea").get_attribute("value"))
+    return press(chrome, "#ask", shown(".answer .best"))
 
 
 def heat(chrome) -> str:
@@ -104,24 +114,21 @@ def test_a_text_alone_is_answered_and_said_so(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
         find(chrome, "#text textarea").send_keys("is there a red circle?")
-        find(chrome, "#ask").click()
-        assert "without a picture" in find(chrome, ".answer").text
+        assert "without a picture" in press(chrome, "#ask", shown(".answer")).text
         assert not chrome.find_elements(By.CSS_SELECTOR, ".looked")
 
 
 def test_nothing_to_ask_is_told_in_words(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
-        find(chrome, "#ask").click()
-        assert "Give an image, a text or both" in find(chrome, ".toast-body").text
+        assert "Give an image, a text or both" in press(chrome, "#ask", shown(".toast-body")).text
 
 
 def test_markup_in_a_text_stays_text(address):
     with browser(1000) as chrome:
         open_page(chrome, address)
         find(chrome, "#text textarea").send_keys("<img src=x onerror=\"document.title='owned'\"> red?")
-        find(chrome, "#ask").click()
-        find(chrome, ".answer .best")
+        press(chrome, "#ask", shown(".answer .best"))
         assert chrome.title != "owned"
 
 
@@ -183,11 +190,13 @@ def test_a_file_of_the_server_is_not_taken_for_an_upload(address, tmp_path, name
     (tmp_path / "picture.png").write_bytes(PNG)
     (tmp_path / "rows.csv").write_text("text\nprivate words\n")
     file = tmp_path / {"ask": "picture.png", "answer_rows": "rows.csv"}[name]
-    for more in ({}, {"orig_name": "a.svg"}, {"url": f"{address}/gradio_api/file={file}"}):
-        payload = {"path": str(file), "meta": {"_type": "gradio.FileData"}, **more}
+    meta, other = {"meta": {"_type": "gradio.FileData"}}, {"meta": {"_type": "other"}}
+    url = {"url": f"{address}/gradio_api/file={file}"}
+    for more in (meta, {**meta, "orig_name": "a.svg"}, {**meta, **url}, {}, {"meta": {}}, other, url):
+        payload = {"path": str(file), **more}
         data = [payload, "x", None] if name == "ask" else [payload]
         reply = httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=30)
-        assert reply.status_code == 500, reply.text
+        assert (reply.status_code, reply.json()["error"]) == (500, "This file was not uploaded; upload it first.")
         assert "private words" not in reply.text
         assert "data:image" not in reply.text
 
@@ -207,11 +216,51 @@ def test_the_page_serves_no_file_and_fetches_no_address(address):
     threading.Thread(target=other.serve_forever, daemon=True).start()
     there = f"http://127.0.0.1:{other.server_address[1]}/picture.png"
     assert httpx.get(f"{address}/gradio_api/file={there}").status_code == 404
-    payload = {"path": there, "url": there, "meta": {"_type": "gradio.FileData"}}
-    for name, data in (("ask", [payload, "x", None]), ("answer_rows", [payload])):
-        assert httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=30).status_code == 500
+    for payload in (
+        {"path": there, "url": there, "meta": {"_type": "gradio.FileData"}},
+        {"path": there},
+        {"url": there},
+    ):
+        for name, data in (("ask", [payload, "x", None]), ("answer_rows", [payload])):
+            reply = httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=30)
+            assert reply.json()["error"] == "No address is fetched: upload the file."
     other.shutdown()
     assert fetched == []
+
+
+INPUTS = [[], [1], ["x.png", "x", None], [[1], "x", None], [{"path": 5}, "x", None], [{"path": "a\0b"}, "x", None]]
+REQUESTS = [
+    *(("POST", f"/{way}/ask", {"data": data}) for way in ("run", "call") for data in INPUTS),
+    *(("POST", f"/{way}/answer_rows", {"data": data}) for way in ("run", "call") for data in INPUTS),
+    *(("POST", f"/{way}/nothing", {"data": []}) for way in ("run", "call", "call/v2")),
+    ("POST", "/call/v2/ask", {}),
+    ("POST", "/call/v2/ask", {"picture": 1}),
+    ("POST", "/queue/join", {"data": [], "fn_index": 9999, "session_hash": "x"}),
+    ("POST", "/component_server", {"data": 1, "component_id": 9999, "session_hash": "x", "fn_name": "x"}),
+    ("GET", "/queue/data?session_hash=of-a-server-before", None),
+    ("GET", "/call/ask/nothing", None),
+]
+
+
+def test_no_request_leaves_a_traceback_or_gets_an_answer_without_words(address, capfd):
+    for method, path, body in REQUESTS:
+        reply = httpx.request(method, f"{address}/gradio_api{path}", json=body, timeout=30)
+        if path.startswith("/call") and reply.status_code == 200 and method == "POST":
+            reply = httpx.get(f"{address}/gradio_api{path}/{reply.json()['event_id']}", timeout=30)
+        assert reply.status_code != 500 or reply.json()["error"], (path, body)
+        assert "Internal Server Error" not in reply.text
+    logged = capfd.readouterr()
+    assert "Traceback" not in logged.out + logged.err
+
+
+@pytest.mark.parametrize("event", [None, {}, {"index": "x"}, {"index": -1}, {"index": 99}, [1]])
+def test_an_example_that_is_not_there_is_told_in_words(address, event, capfd):
+    take = next(one["id"] for one in httpx.get(f"{address}/config").json()["dependencies"] if one["api_name"] == "take")
+    asked = {"data": [], "fn_index": take, "event_data": event, "session_hash": "taker"}
+    assert httpx.post(f"{address}/gradio_api/queue/join", json=asked).status_code == 200
+    with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash=taker", timeout=30) as messages:
+        assert "There is no such example" in "".join(messages.iter_text())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_no_page_is_for_is_told_in_the_form_of_the_api_with_the_page_on_too(address):
@@ -221,8 +270,9 @@ def test_what_no_page_is_for_is_told_in_the_form_of_the_api_with_the_page_on_too
     assert reply.json()["error"]["message"] == "Ask /v1/predict with POST."
 
 
-def test_a_picture_that_cannot_be_read_is_told_of(address, tmp_path):
-    broken = tmp_path / "broken.png"
+@pytest.mark.parametrize("name", ["broken.png", "b" * 100 + ".png"])
+def test_a_picture_that_cannot_be_read_is_told_of_without_its_place_on_the_server(address, tmp_path, name):
+    broken = tmp_path / name
     broken.write_bytes(b"no picture")
     with pytest.raises(Exception, match="The image cannot be read: not a readable JPEG"):
         gradio_client.Client(address, verbose=False).predict(handle_file(broken), "x", api_name="/ask")

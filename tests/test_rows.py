@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 
 from data import DataSettings, load_rows, prepare_data, scan_images
 from data.cells import make_text, resolve_image
+from data.images import content_key
 
 
 def png(color: str = "red") -> bytes:
@@ -132,7 +133,25 @@ def test_a_misspelt_column_is_told_the_nearest_name(folder):
         ({"text": "a\0b"}, r"NUL characters or lone surrogates.*row 1"),
         ({"image": None}, r"row 1, no image: the cell is empty"),
         ({"image": "img/nope.png"}, r"nope.png: cannot open the file: No such file.*on_bad_image skip"),
-        ({"image": "../../etc/passwd"}, r"'../../etc/passwd' leads out of .*--data.image_root"),
+        ({"image": "../../etc/passwd"}, r"passwd: cannot open the file: No such file.*relative to .*--data.image_root"),
+        ({"image": "img"}, r"img: cannot open the file: it is a folder"),
+        (
+            {"image": "img/red.png\0"},
+            r"row 1, cell: 'img/red.png\\x00' is not the path of a file: it has characters that no path can have",
+        ),
+        (
+            {"image": "https://example.org/a.png"},
+            r"row 1, cell: 'https://example.org/a.png' is not the path of a file: it is an address, and noth",
+        ),
+        (
+            {"image": "S3://bucket/a.png"},
+            r"'S3://bucket/a.png' is not .*: it is an address, and nothing is downloaded; download",
+        ),
+        (
+            {"image": "data:image/png;base64,AAAA"},
+            r"'data:image/png;base64,AAAA' is not .*: it is a data: address; decode it",
+        ),
+        ({"image": "img\\nope.png"}, r"nope.png: cannot open the file: No such file or directory; write / where"),
     ],
 )
 def test_a_bad_row_is_named_before_training(folder, change, message):
@@ -216,6 +235,122 @@ def test_rows_in_memory_are_sent_to_a_file(source):
 def test_an_image_cell_of_another_kind_is_told(folder):
     with pytest.raises(ValueError, match=r"image column holds 7; expected the path of a file"):
         read(write(folder, "json", [row | {"image": 7} for row in ROWS]))
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory) -> Path:
+    """A folder with pictures that is not the table's."""
+    folder = tmp_path_factory.mktemp("big")
+    for color in ("red", "blue"):
+        (folder / f"{color}.png").write_bytes(png(color))
+    return folder
+
+
+@pytest.mark.parametrize("way", ["a link to the folder", "a link to each file", "..", "an absolute path"])
+def test_the_owner_of_a_table_may_keep_the_images_elsewhere(tmp_path, elsewhere, way):
+    names = {row["image"].removeprefix("img/") for row in ROWS}
+    if way == "a link to the folder":
+        (tmp_path / "img").symlink_to(elsewhere)
+    elif way == "a link to each file":
+        (tmp_path / "img").mkdir()
+        for name in names:
+            (tmp_path / "img" / name).symlink_to(elsewhere / name)
+    start = {"..": f"../{elsewhere.name}", "an absolute path": str(elsewhere)}.get(way, "img")
+    rows = [row | {"image": row["image"].replace("img", start)} for row in ROWS]
+    if way == "..":
+        tmp_path = elsewhere.parent / "tables"
+        tmp_path.mkdir(exist_ok=True)
+    path = write(tmp_path, "csv", rows)
+    found = read(path)
+    assert [found.picture(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    with pytest.raises(ValueError, match=r"3 rows of .*(?s:.*)leads out of .*--data.confine_images false"):
+        read(path, confine_images=True)
+
+
+def test_a_confined_table_uses_links_that_stay_in_its_folder(folder):
+    (folder / "link").symlink_to(folder / "img")
+    path = write(folder, "csv", [row | {"image": row["image"].replace("img", "link")} for row in ROWS])
+    assert len(read(path, confine_images=True)) == 3
+
+
+def test_paths_of_windows_and_of_the_users_folder_are_understood(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    images = ["img\\red.png", "~/img/blue.png", "./img/../img/red.png"]
+    rows = [row | {"image": image} for row, image in zip(ROWS, images, strict=True)]
+    found = read(write(folder, "jsonl", rows))
+    assert found.image_keys[0] == found.image_keys[2] != found.image_keys[1]
+    assert len(read(write(folder, "csv"), image_root="~")) == 3
+
+
+def test_a_path_that_exists_is_that_path_with_any_character_in_it(tmp_path):
+    names = ["a\\red.png", "~red.png", "http:red.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(png("red"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/red.png").write_bytes(png("blue"))
+    rows = read(write(tmp_path, "jsonl", [row | {"image": name} for row, name in zip(ROWS, names, strict=True)]))
+    assert {rows.picture(i).getpixel((0, 0)) for i in range(3)} == {(255, 0, 0)}
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, list])
+def test_bytes_in_the_image_column_are_the_image(kind):
+    assert resolve_image(kind(png()), None) == {"bytes": png(), "path": None}
+    assert resolve_image(kind(b""), None) is None
+
+
+@pytest.mark.parametrize("column", ["binary", "numbers"])
+def test_a_parquet_file_of_pandas_with_raw_bytes_is_read(folder, column):
+    cells = [(folder / row["image"]).read_bytes() for row in ROWS]
+    rows = [row | {"image": cell if column == "binary" else list(cell)} for row, cell in zip(ROWS, cells, strict=True)]
+    found = read(write(folder, "parquet", rows))
+    assert found.image_keys[0] == found.image_keys[2] == content_key(png("red"))
+    assert [found.picture(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+
+
+BIG = b"\x89PNG" + b"\0" * 400_000
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "iVBOR" + "A/+4" * 100_000,
+        "data:image/png;base64," + "A" * 400_000,
+        "https://example.org/" + "a/" * 5000,
+        "img/" + "x" * 240 + ".png",
+        "deep/" * 200 + "red.png",
+        ".." + "/up" * 200,
+        [300] * 10_000,
+        [[1, 2, 3]] * 10_000,
+        {"data": "x" * 10_000},
+        {"bytes": "x" * 10_000, "path": None},
+        {"bytes": None, "path": "y" * 10_000},
+        {"path": 7, "more": "z" * 100},
+    ],
+    ids=lambda cell: str(cell)[:12],
+)
+def test_a_message_shows_at_most_80_characters_of_a_cell(folder, cell):
+    for confined in (False, True):
+        rows = [row | {"image": cell} for row in ROWS]
+        with pytest.raises(ValueError, match="have an image that cannot be read") as caught:
+            read(write(folder, "json", rows), confine_images=confined)
+        message = str(caught.value)
+        assert max(map(len, message.replace(str(folder), "").split("\n"))) < 400
+        assert str(cell)[:81] not in message
+        assert str(cell)[-81:] not in message
+
+
+def test_bytes_that_are_no_image_are_named_by_row(folder):
+    with pytest.raises(ValueError, match=r"row 0, embedded image: not a readable") as caught:
+        read(write(folder, "parquet", [row | {"image": BIG} for row in ROWS]))
+    assert len(str(caught.value)) < 1000
+
+
+def test_rows_with_cells_that_name_no_image_can_be_left_out(folder, capsys):
+    rows = [ROWS[0], ROWS[1] | {"image": "ftp://example.org/x.png"}, ROWS[2]]
+    assert list(read(write(folder, "csv", rows), on_bad_image="skip").labels) == ["red", "yes"]
+    assert (
+        "row 1, cell: 'ftp://example.org/x.png' is not the path of a file: it is an address" in capsys.readouterr().out
+    )
 
 
 def test_embedded_images_that_cannot_be_read_are_told_by_row(tmp_path):

@@ -1,10 +1,13 @@
 """Tables, folders and archives of pairs."""
 
 import json
+import stat
 import zipfile
+from contextlib import suppress
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from app import Predictor
 from app.__main__ import main as app
@@ -55,6 +58,88 @@ def test_faulty_rows_are_told_and_the_others_answered(predictor, shapes_folder, 
     assert answers["prediction"].notna().tolist() == [True, False, False, False, False, True]
     for row, told in ((1, "not a readable"), (2, "leads out of"), (3, "has neither"), (4, "cannot open the file")):
         assert told in answers["error"][row]
+
+
+@pytest.fixture
+def owned(shapes_folder, tmp_path):
+    """A table whose images lie outside its folder: above it, behind a link, and by an absolute path."""
+    images = sorted((shapes_folder / "images/test").iterdir())[:3]
+    (tmp_path / "above.png").write_bytes(images[0].read_bytes())
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table/link").symlink_to(images[1].parent)
+    rows = [("../above.png", "x"), (f"link/{images[1].name}", "x"), (str(images[2]), "x")]
+    pd.DataFrame(rows, columns=["image", "text"]).to_csv(tmp_path / "table/rows.csv", index=False)
+    return tmp_path / "table/rows.csv"
+
+
+def test_the_owner_of_a_table_may_use_links_and_paths_that_a_stranger_may_not(run_dir, owned, predictor, tmp_path):
+    command = ["predict", str(run_dir), "--rows", str(owned), "--output", str(tmp_path / "answers.csv")]
+    app(command)
+    assert pd.read_csv(tmp_path / "answers.csv")["error"].isna().all()
+    answers = answer_table(predictor, owned)
+    assert answers["prediction"].isna().all()
+    assert answers["error"].str.contains("leads out of .*--data.confine_images false").all()
+
+
+def test_an_owner_may_confine_a_table(run_dir, owned, tmp_path, monkeypatch):
+    output = tmp_path / "answers.csv"
+    with suppress(SystemExit):  # no row is answered
+        app(["predict", str(run_dir), "--rows", str(owned), "--output", str(output), "--data.confine_images", "true"])
+    assert pd.read_csv(output)["error"].str.contains("leads out of").all()
+
+
+def test_a_link_in_an_archive_leads_nowhere(predictor, tmp_path):
+    """Whether it is unpacked as a link or as the text that it holds, what it points at is not read."""
+    (tmp_path / "secret").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "secret/a.png")
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as opened:
+        for name, target in (("a.png", tmp_path / "secret/a.png"), ("folder", tmp_path / "secret")):
+            link = zipfile.ZipInfo(name)
+            link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            opened.writestr(link, str(target))
+        opened.writestr("rows.csv", f"image,text\na.png,x\nfolder/a.png,x\n{tmp_path}/secret/a.png,x\n")
+    with unpacked(tmp_path / "rows.zip") as table:
+        assert not any(path.is_symlink() for path in table.parent.iterdir())
+        answers = answer_table(predictor, table)
+    assert answers["prediction"].isna().all()
+
+
+def test_a_link_beside_a_strangers_table_is_not_followed_out_of_its_folder(predictor, owned):
+    (owned.parent / "good.png").write_bytes((owned.parent.parent / "above.png").read_bytes())
+    (owned.parent / "inside").symlink_to(owned.parent / "good.png")
+    owned.write_text("image,text\nlink/0.png,x\ninside,x\n")
+    errors = answer_table(predictor, owned)["error"]
+    assert "leads out of" in errors[0]
+    assert pd.isna(errors[1])
+
+
+@pytest.mark.parametrize("cell", ["data:image/png;base64," + "A" * 100_000, "iVBOR" * 20_000, "y" * 200 + ".png"])
+def test_a_row_with_a_long_image_cell_has_a_short_error(predictor, tmp_path, cell):
+    pd.DataFrame([(cell, "x")], columns=["image", "text"]).to_csv(tmp_path / "rows.csv", index=False)
+    error = answer_table(predictor, tmp_path / "rows.csv")["error"][0]
+    assert len(error) < 300
+    assert cell[:81] not in error
+
+
+def test_a_table_with_raw_bytes_is_answered(predictor, shapes_folder, tmp_path):
+    image = next((shapes_folder / "images/test").iterdir())
+    pd.DataFrame({"image": [image.read_bytes(), b"none", b""], "text": "x"}).to_parquet(tmp_path / "rows.parquet")
+    answers = answer_table(predictor, tmp_path / "rows.parquet")
+    assert answers["prediction"][0] == predictor(image, "x", top_k=1)[0]["label"]
+    assert answers["error"][1].startswith("The image cannot be read: not a readable")
+    assert pd.isna(answers["error"][2]), "asked without an image"
+
+
+def test_a_folder_is_searched_for_all_formats_and_through_links(predictor, shapes_folder, tmp_path):
+    image = next((shapes_folder / "images/test").iterdir())
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.JFIF", "c.avif", "d.heic", "e.txt"):
+        (tmp_path / "photos" / name).write_bytes(image.read_bytes())
+    (tmp_path / "photos/link").symlink_to(image.parent)
+    (tmp_path / "photos/round").symlink_to(tmp_path / "photos")
+    answers = answer_table(predictor, tmp_path / "photos", text="how many shapes are there?")
+    assert answers["row"].tolist() == ["a.png", "b.JFIF", "c.avif", "d.heic", *(f"link/{i}.png" for i in range(8))]
+    assert answers["error"].isna().all(), "the content tells the format"
 
 
 def test_a_folder_of_images_is_asked_one_text(predictor, shapes_folder):

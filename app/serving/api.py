@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,8 +32,6 @@ from app.serving.schemas import (
     schema_of,
 )
 from data import Example
-
-log = logging.getLogger(__name__)
 
 
 def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:
@@ -68,11 +65,12 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: b
     @api.api_route(
         "/v1/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
     )
-    async def nothing_here(request: Request) -> None:
+    async def nothing_here(rest: str) -> None:
         """Before the page, which would answer in a form of its own."""
-        if allowed := ROUTES.get(request.url.path):
-            raise HTTPException(405, f"Ask {request.url.path} with {allowed}.", {"Allow": allowed})
-        raise HTTPException(404, f"There is no {request.url.path}; the routes are in /openapi.json.")
+        path = f"/v1/{rest}"
+        if allowed := ROUTES.get(path):
+            raise HTTPException(405, f"Ask {path} with {allowed}.", {"Allow": allowed})
+        raise HTTPException(404, f"There is no {path}; the routes are in /openapi.json.")
 
     return api
 
@@ -182,8 +180,7 @@ def add_error_handlers(api: FastAPI) -> None:
         return reply(error.status_code, "http_error", str(error.detail), error.headers)
 
     @api.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        log.exception("unexpected", exc_info=error)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:  # uvicorn logs it
         return reply(500, "internal", "Something went wrong; the server's log says what.")
 
 

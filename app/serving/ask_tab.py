@@ -6,6 +6,7 @@ import asyncio
 import html
 import logging
 import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,14 +17,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from app.explain import Explanation
+from app.model_folder import MODEL_FOLDER
 from app.onnx_model import OnnxModel
 from app.page import as_address, as_seen
 from app.predictor import Predictor
 from app.report import spread
 from app.serving.engine import Engine, RefusedError
+from app.serving.page_input import Chosen
 from app.serving.uploads import make_upload_folder
 from app.settings import load_settings
 from data import Example, Rows, load_rows, scan_images
+from data.messages import excerpt_path
+from models import ImageTextConfig
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
@@ -71,8 +76,11 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
                     elem_id="examples",
                 )
 
-                def take(chosen: gr.SelectData) -> tuple[str, str]:
-                    return tuple(examples[chosen.index])
+                def take(chosen: Chosen) -> tuple[str, str]:
+                    if not 0 <= chosen.index < len(examples):
+                        raise gr.Error("There is no such example.", print_exception=False)
+                    path, words = examples[chosen.index]
+                    return path, words
 
                 gallery.select(take, outputs=[image, text], api_visibility="private")
         with gr.Column(scale=5):
@@ -113,7 +121,7 @@ async def answer_one(engine: Engine, path: str | None, text: str | None) -> tupl
     predictor = engine.predictor
     (example,), probabilities = await engine.ask([(path, text)])
     if isinstance(example, ValueError):
-        raise ValueError(str(example).replace(f" {path}", ""))
+        raise ValueError(str(example).replace(f" {excerpt_path(str(path))}", ""))
     found = predictor.describe(probabilities[0][None], NUM_ANSWERS)[0]
     engine.pairs.inc()
     engine.unsure.inc(not found.is_sure)
@@ -219,6 +227,7 @@ def held_out_examples(run: Path) -> list[list[str]]:
         return []
     try:
         rows = load_rows(source, "test", data)
+        rows = replace(rows, value_range=ImageTextConfig.from_pretrained(run / MODEL_FOLDER).value_range)
         with_text = np.flatnonzero([bool(text) for text in rows.texts])
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = scan_images(rows.select(chosen), data)

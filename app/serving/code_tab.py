@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 
 import gradio as gr
+from gradio.route_utils import get_api_call_path, get_root_url
 
 
-def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path, has_key: bool) -> None:
-    """The same question from a shell and from Python."""
+def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path, has_key: bool, root_path: str) -> None:
+    """The same question from a shell and from Python, to the address under which the page is shown."""
     gr.Markdown("What is on the first tab, asked by a program. `/openapi.json` describes every route.")
     shell = gr.Code(language="shell", label="curl", interactive=False)
     remote = gr.Code(language="python", label="Python, over the network", interactive=False)
@@ -17,7 +18,8 @@ def code_tab(image: gr.Image, text: gr.Textbox, tab: gr.Tab, run: Path, has_key:
 
     def write(path: str | None, words: str | None, request: gr.Request) -> tuple[str, str, str]:
         assert request.request is not None
-        return code_lines(path, words or "", str(request.request.base_url).rstrip("/"), run, has_key)
+        address = get_root_url(request.request, get_api_call_path(request.request), root_path)
+        return code_lines(path, words or "", address, run, has_key)
 
     tab.select(write, [image, text], [shell, remote, local], api_visibility="private")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -50,6 +52,10 @@ class Engine:
         linger: milliseconds that a batch which is not full waits for more.
         max_waiting: pairs that may wait; further ones are refused.
         timeout: seconds after which a request is given up.
+
+    Attributes:
+        jobs_of_page: how many jobs of the page wait or run.
+        deadline: when, by `time.monotonic`, a server that stops gives up what is left; never before it stops.
     """
 
     def __init__(
@@ -66,7 +72,8 @@ class Engine:
         self.is_warm = self.is_draining = False
         self.answerer = ThreadPoolExecutor(1, "answer")  # of its own, so that no other work holds a batch up
         self.decoders = ThreadPoolExecutor(4, "decode")
-        self.on_stop: list[Callable[[], object]] = []
+        self.deadline = math.inf
+        self.jobs_of_page: Callable[[], int] = lambda: 0
         self.explaining = asyncio.Semaphore(1)
         self.batches = AsyncBatchProcessor(self.answer_batch, batch_size=batch_size, timeout_ms=linger)
         self.registry = CollectorRegistry()
@@ -86,10 +93,13 @@ class Engine:
         self.is_warm = True
 
     def stop(self) -> None:
-        """Answer what was accepted and nothing more."""
-        self.is_draining = True
-        for told in self.on_stop:
-            told()
+        """Answer what was accepted, for as long as one request may take; `Guard` turns new requests away."""
+        self.is_draining, self.deadline = True, time.monotonic() + self.timeout
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was accepted is still to be answered, by the API or on the page."""
+        return self.waiting == 0 and self.jobs_of_page() == 0
 
     @property
     def is_ready(self) -> bool:
@@ -104,10 +114,8 @@ class Engine:
             each pair, or what is wrong with it; and the probabilities ``(C,)`` of those that nothing is wrong with.
 
         Raises:
-            RefusedError: too many wait already, the server is stopping, it takes too long, or the model fails.
+            RefusedError: too many wait already, it takes too long, or the model fails.
         """
-        if self.is_draining:
-            raise RefusedError(503, "stopping", "The server is stopping; ask another, or later.", 5)
         images = {image for image, _ in pairs if isinstance(image, bytes | str)}
         pixels = sum(count_pixels(image) for image in images)
         self.take(len(pairs), pixels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import html
 from pathlib import Path
-from typing import NoReturn
 
 import gradio as gr
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from app.run_dir import own_evaluation
 from app.serving.ask_tab import ask_tab
 from app.serving.code_tab import code_tab
 from app.serving.engine import Engine
+from app.serving.page_input import FAULTS, Page, fetch_nothing, refuse
 from app.serving.table_tab import table_tab
 from app.serving.training_tab import training_tab
 from app.serving.uploads import KEPT
@@ -27,14 +27,13 @@ MAX_SESSIONS = 200
 """Sessions whose last answers gradio keeps in memory."""
 
 
-async def fetch_nothing(url: str) -> NoReturn:
-    """In the place of gradio's download of what a client names."""
-    raise gr.Error("No address is fetched: upload the file.", print_exception=False)
+def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, root_path: str = "") -> FastAPI:
+    """The page at the root of the API's application; with a key it is the password, whatever the user's name.
 
-
-def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> FastAPI:
-    """The page at the root of the API's application; with a key it is the password, whatever the user's name."""
-    page = build_page(engine, run, api_key is not None)
+    Args:
+        root_path: under which a proxy shows the application, as ``/clf``.
+    """
+    page = build_page(engine, run, api_key is not None, root_path)
     page.has_launched = True  # without it gradio lets a client name any file of the server as its upload
     page.state_session_capacity = MAX_SESSIONS
     processing_utils.async_ssrf_protected_get = fetch_nothing
@@ -46,6 +45,8 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         auth_message="The password is the server's key.",
         show_error=False,
         run_history=False,
+        root_path=root_path,
+        app_kwargs={"exception_handlers": dict.fromkeys(FAULTS, refuse)},
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
@@ -55,14 +56,14 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None) -> 
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(HERE / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    engine.on_stop.append(lambda: page.app.stop_event.set())  # ends the streams of open pages
+    engine.jobs_of_page = lambda: len(page._queue) + page._queue.get_active_worker_count()
     return mounted
 
 
-def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
+def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.Blocks:
     """The tabs."""
     predictor = engine.predictor
-    with gr.Blocks(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
+    with Page(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
         told = ", ".join(f"{part} {what}" for part, what in describe_model(predictor.model).items())
         gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(told)}</p></header>')
         with gr.Tab("Ask") as asking:
@@ -74,7 +75,7 @@ def build_page(engine: Engine, run: Path, has_key: bool) -> gr.Blocks:
         with gr.Tab("Training") as training:
             timer = training_tab(run, training)
         with gr.Tab("Code") as code:
-            code_tab(image, text, code, run, has_key)
+            code_tab(image, text, code, run, has_key, root_path)
         if timer is not None:
             for tab in (asking, many, evaluation, code):
                 tab.select(lambda: gr.Timer(active=False), outputs=timer, api_visibility="private")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
+from app.serving.base64_image import decode_base64
 from app.serving.engine import RefusedError
 from app.serving.schemas import MAX_INPUTS, MAX_TEXT, PredictRequest
-from data import Example
+from data import BadImageError, Example
 
 
 async def read_request(request: Request) -> tuple[list[tuple[bytes | ValueError | None, str | None]], int]:
@@ -28,7 +26,7 @@ async def read_request(request: Request) -> tuple[list[tuple[bytes | ValueError 
             asked = PredictRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise RefusedError(*describe_invalid(error)) from None
-        return [(decode_base64(item.image), item.text) for item in asked.inputs], asked.top_k
+        return [(image_bytes(item.image), item.text) for item in asked.inputs], asked.top_k
     if kind == "multipart/form-data":
         return await read_form(request)
     raise RefusedError(415, "unsupported_media_type", "Send application/json or multipart/form-data.")
@@ -43,7 +41,9 @@ async def read_form(request: Request) -> tuple[list[tuple[bytes | ValueError | N
                 raise RefusedError(422, "invalid_request", f"Unknown fields: {', '.join(unknown)[:100]}.")
             data = await image.read() if isinstance(image, UploadFile) else None
             if image is not None and data is None:
-                raise RefusedError(422, "invalid_request", "The field image must be a file.")
+                raise RefusedError(
+                    422, "invalid_request", "The field image must be a file, as curl -F image=@picture.png sends it."
+                )
     except (MultiPartException, HTTPException) as error:
         told = error.message if isinstance(error, MultiPartException) else error.detail
         raise RefusedError(400, "invalid_form", f"The form cannot be read: {told}.") from None
@@ -57,23 +57,17 @@ async def read_form(request: Request) -> tuple[list[tuple[bytes | ValueError | N
     return [(data, item.text) for item in asked.inputs], asked.top_k
 
 
-def decode_base64(image: str | None) -> bytes | ValueError | None:
-    """The bytes of an image; addresses are never fetched."""
-    if image is None:
-        return None
-    if image.startswith("data:"):
-        image = image.partition(",")[2]
+def image_bytes(image: str | None) -> bytes | ValueError | None:
+    """The bytes of an image in JSON, or what is wrong with it."""
     try:
-        return base64.b64decode(image, validate=True)
-    except (binascii.Error, ValueError):
-        return ValueError("The image is not base64; send the bytes of a file so encoded, not an address or a path.")
+        return None if image is None else decode_base64(image)
+    except BadImageError as error:
+        return error
 
 
 def fault(error: Example | ValueError) -> tuple[str, str]:
     """Code and sentence of a faulty pair."""
-    message = str(error)
-    code = "unreadable_image" if "image" in message.lower() and "Give an image" not in message else "invalid_input"
-    return code, message
+    return "unreadable_image" if isinstance(error, BadImageError) else "invalid_input", str(error)
 
 
 def describe_invalid(error: ValidationError) -> tuple[int, str, str]:

@@ -18,7 +18,11 @@ class Input(BaseModel):
     """An image and a text about it; one of them may be left out."""
 
     model_config = ConfigDict(extra="forbid")
-    image: str | None = Field(None, description="The bytes of a JPEG, PNG, WEBP, BMP, GIF or TIFF file in base64.")
+    image: str | None = Field(
+        None,
+        description="The bytes of a JPEG, PNG, WEBP, BMP, GIF or TIFF file in base64, of either alphabet, or in a "
+        "data: URI. No address is fetched.",
+    )
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(None, description="A question, or a report.")
 
 
