@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from app.batch_norm import explain_batch_norm
 from app.checkpoint import Progress
 from app.settings import TrainSettings
 from app.training import Training
@@ -67,7 +68,8 @@ def train_step(
         if training.augment and "pixel_values" in inputs:
             inputs["pixel_values"] = training.augment(inputs["pixel_values"])
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
-            output = model(**inputs, output_attentions=options.attention_penalty > 0)
+            with explain_batch_norm():
+                output = model(**inputs, output_attentions=options.attention_penalty > 0)
             share = loss_function(output.logits.float(), labels, weights) * (accelerator.num_processes / total)
             loss = share + penalty(output, options) / len(group)
             accelerator.backward(loss)

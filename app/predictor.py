@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from app.explain import Explanation, explain
 from app.hardware import choose_precision
+from app.input_rows import Pair, Table, is_table, read_pairs
+from app.inputs import ImageInput, Pictures, read_text_input
 from app.model_folder import load_any
 from app.onnx_model import OnnxModel
 from app.truth import confidence, give_answers
-from data import BadImageError, Collate, Example, LabelFormat, decode_image
+from data import Collate, Example, LabelFormat, decode_image
 from data.cells import is_clean
-from data.images import MAX_PIXELS, content_key
-from data.messages import excerpt_path
-from data.values import ValueRange
+from data.images import MAX_PIXELS
 from models import ImageTextClassifier, ImageTextProcessor
 
-ImageInput = str | Path | bytes | Image.Image | None
+HELD_PIXELS = 2**28
+"""Pixels of different pictures that `Predictor.predict` holds at a time, 0.8 GB of RGB."""
+IMAGES_AT_ONCE = 32
+"""Different images in one pass of the model."""
+PAIRS_AT_ONCE = 1024
+"""Pairs in one pass of the model."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Predictor:
         precision: ``no`` is float32; ``auto`` is bf16 where the processor computes it natively, as in training.
         max_pixels: larger images are refused.
         max_text: longer texts, in characters, are refused; without it they are read as far as the model reads.
+        fetch_urls: permission to fetch images from ``http(s)`` addresses, up to 50 MB and 20 seconds each.
     """
 
     def __init__(
@@ -61,7 +67,9 @@ class Predictor:
         precision: str = "auto",
         max_pixels: int = MAX_PIXELS,
         max_text: int | None = None,
+        fetch_urls: bool = False,
     ):
+        self.fetch_urls = fetch_urls
         self.max_text = max_text
         self.precision = choose_precision(precision)
         self.max_pixels = max_pixels
@@ -83,12 +91,16 @@ class Predictor:
         """
         return cls(*load_any(path, trust_custom_encoder), device, **options)
 
-    def __call__(self, image: ImageInput, text: str | None, top_k: int = 3) -> list[dict[str, str | float]]:
-        """The most probable labels of one pair, best first.
+    def __call__(
+        self, image: ImageInput | Table, text: str | None = None, top_k: int = 3
+    ) -> list[dict[str, str | float]] | list[list[dict[str, str | float]]]:
+        """The most probable labels of one pair, best first; of a table, those of each row.
 
         Args:
-            image: file, encoded bytes, picture, or ``None`` when there is none.
-            text: ``None`` when there is none.
+            image: what `app.inputs.read_image_input` takes: a file, encoded bytes, an open file, a PIL picture, a numpy
+                array, a torch tensor; or a `pandas.DataFrame` or `datasets.Dataset`, as `predict` takes it. ``None``,
+                NaN and ``pandas.NA`` are no image.
+            text: ``None``, NaN and ``pandas.NA`` are no text.
             top_k: how many labels.
 
         Returns:
@@ -96,57 +108,88 @@ class Predictor:
             itself.
 
         Raises:
-            ValueError: an image that cannot be read, or neither image nor text.
+            ValueError: an image that cannot be read, a text that is none, or neither image nor text.
         """
+        if is_table(image):
+            if text is not None:
+                raise ValueError("The texts of a table come from its columns; call it without a text.")
+            return [prediction.answers for prediction in self.predict(image, top_k)]
         return self.predict([(image, text)], top_k)[0].answers
 
-    def predict(self, pairs: Sequence[tuple[ImageInput, str | None]], top_k: int = 3) -> list[Prediction]:
-        """Answers for several pairs at once; equal images share one pass of VGG16."""
+    def predict(self, pairs: Iterable[Pair] | Iterable[Mapping] | Table, top_k: int = 3) -> list[Prediction]:
+        """Answers for several pairs, in their order.
+
+        Equal images share one pass of the image encoder, by their content, wherever they stand among pictures of up to
+        `HELD_PIXELS` pixels together.
+
+        Args:
+            pairs: ``(image, text)`` each, from a list or made on the fly by a generator; or rows with the columns that
+                the model was trained on, as dictionaries, a `pandas.DataFrame` or a `datasets.Dataset`, of which image
+                or text may be missing. Paths are relative to the current folder.
+            top_k: how many labels.
+
+        Raises:
+            ValueError: the first pair that cannot be answered, by its number.
+        """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        examples = []
-        for example in self.prepare(pairs):
-            if isinstance(example, ValueError):
-                raise example
-            examples.append(example)
-        return self.describe(self.probabilities(examples), top_k) if examples else []
+        is_only = isinstance(pairs, Sequence) and len(pairs) == 1
+        found: list[Prediction] = []
+        pictures, block = self.pictures(), list[Example]()
+        for number, (image, text) in enumerate(read_pairs(pairs, self.model.config.columns)):
+            try:
+                block.append(self.prepare_one(image, text, number, pictures))
+            except ValueError as error:
+                raise error if is_only else ValueError(f"Pair {number} (counted from 0): {error}") from error
+            if pictures.num_pixels > HELD_PIXELS:
+                found += self.describe(self.probabilities(block), top_k)
+                pictures, block = self.pictures(), []
+        return found + self.describe(self.probabilities(block), top_k)
 
     def prepare(self, pairs: Iterable[tuple[ImageInput | ValueError, str | None]]) -> list[Example | ValueError]:
         """Each pair with its image decoded, one that several share once; in the place of a faulty pair its fault: an
         image that cannot be read (or a fault found before), a text that is none, or neither image nor text."""
         found: list[Example | ValueError] = []
-        known: dict[str, Image.Image] = {}
+        pictures = self.pictures()
         for number, (image, text) in enumerate(pairs):
             try:
                 if isinstance(image, ValueError):
                     raise image
-                key = image_name(image)
-                example = self.prepare_one(known.get(key, image), text, number, key)
+                found.append(self.prepare_one(image, text, number, pictures))
             except ValueError as error:
                 found.append(error)
-                continue
-            found.append(example)
-            if isinstance(example.image, Image.Image):
-                known[key] = example.image
         return found
 
-    def prepare_one(self, image: ImageInput, text: str | None, number: int, key: str) -> Example:
-        text = (text or "").strip() or None
-        if image is None and text is None:
-            raise ValueError("Give an image, a text or both; a pair has neither.")
+    def pictures(self) -> Pictures:
+        """A new, empty collection of pictures, decoded as in training, with the predictor's limits."""
+        reading = {"max_pixels": self.max_pixels, "value_range": self.model.config.value_range}
+        return Pictures(partial(decode_image, **reading), self.fetch_urls)
+
+    def prepare_one(self, image: ImageInput, text: str | None, number: int, pictures: Pictures) -> Example:
+        """One pair, checked, its image decoded.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        text = read_text_input(text)
         if text is not None and self.max_text is not None and len(text) > self.max_text:
             raise ValueError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
         if text is not None and not is_clean(text):
             raise ValueError("The text has NUL characters or lone surrogates, which no tokenizer can read.")
-        decoded = None if image is None else self.decode(image)
-        return Example(number, decoded, text, label="", image_key=key)
+        key, picture = pictures.read(image) or (None, None)
+        if picture is None and text is None:
+            raise ValueError("Give an image, a text or both; a pair has neither.")
+        return Example(number, picture, text, label="", image_key=key)
 
-    def decode(self, image: str | Path | bytes | Image.Image) -> Image.Image:
-        """The decoded picture, read as in training; an error names the file."""
-        return decode_named(image, self.max_pixels, self.model.config.value_range)
+    def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
+        """Of each class for prepared pairs ``(n, C)``, the pairs of one image in one pass."""
+        found = np.empty((len(examples), len(self.labels)), dtype=np.float32)
+        for places in batch_by_image(examples):
+            found[places] = self.batch_probabilities([examples[place] for place in places])
+        return found
 
     @torch.inference_mode()
-    def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
+    def batch_probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Of each class for prepared pairs, in one batch ``(n, C)``."""
         batch = Collate(self.processor, self.model.config.label2id)(examples)
         del batch["labels"], batch["weights"], batch["rows"]
@@ -175,31 +218,32 @@ class Predictor:
             for row, best in enumerate(np.argsort(-probabilities, axis=1, kind="stable"))
         ]
 
-    def explain(self, image: str | Path | bytes | Image.Image, text: str) -> Explanation:
+    def explain(self, image: ImageInput, text: str) -> Explanation:
         """Where it looked: one heat-map over the image for each word of the text."""
-        if not (text or "").strip():
+        words = read_text_input(text)
+        if words is None:
             raise ValueError("The text is empty: there is no word to show the attention of.")
         if isinstance(self.model, OnnxModel):
             raise ValueError("An ONNX model answers and does not explain: use the run folder it was exported from.")
+        found = self.pictures().read(image)
+        if found is None:
+            raise ValueError("There is no image to show the attention in.")
         with self.autocast():
-            return explain(self.model, self.processor, self.decode(image), text)
+            return explain(self.model, self.processor, found[1], words)
 
 
-def image_name(image: ImageInput) -> str:
-    """What makes images the same: the path, the bytes, or being the same object."""
-    if isinstance(image, bytes):
-        return content_key(image)
-    return str(image) if isinstance(image, str | Path) else str(id(image))
-
-
-def decode_named(
-    image: str | Path | bytes | Image.Image, max_pixels: int, value_range: ValueRange = None
-) -> Image.Image:
-    """The decoded picture; an error names the file."""
-    if not isinstance(image, str | Path | bytes | Image.Image):
-        raise ValueError(f"An image is a file, its bytes or a PIL image, got {type(image).__name__}.")
-    try:
-        return decode_image(image, max_pixels, value_range=value_range)
-    except BadImageError as error:
-        name = f"The image {excerpt_path(str(image))}" if isinstance(image, str | Path) else "The image"
-        raise BadImageError(f"{name} cannot be read: {error}") from error
+def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:
+    """Places of examples in batches of up to `IMAGES_AT_ONCE` images and `PAIRS_AT_ONCE` pairs; those of one image are
+    together, in order."""
+    by_image: dict[str | int, list[int]] = {}
+    for place, example in enumerate(examples):
+        by_image.setdefault(example.image_key or place, []).append(place)
+    batch: list[int] = []
+    number = 0
+    for places in by_image.values():
+        if number == IMAGES_AT_ONCE or (batch and len(batch) + len(places) > PAIRS_AT_ONCE):
+            yield batch
+            batch, number = [], 0
+        batch, number = batch + places, number + 1
+    if batch:
+        yield batch

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from app.batch_norm import check_batch_norm
 from app.checkpoint import Progress
 from app.feature_cache import FOLDER, FeatureCache
 from app.gradient_watch import GradientWatch
@@ -89,6 +90,7 @@ class Training:
             model = model.to(accelerator.device)
             collate = with_features(collate, settings, data, model, processor, scales, accelerator)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
+        check_batch_norm(model, sampler)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
         optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
         schedule = build_schedule(

@@ -108,9 +108,14 @@ class ImageBatchSampler(Sampler[list[int]]):
         return max(0, self.num_units - self.num_batches * self.batch_size)
 
     @property
+    def pieces(self) -> np.ndarray:
+        """In how many pieces each image travels."""
+        return np.ceil(np.diff(self.ends, prepend=0) / self.max_texts_per_image).astype(np.int64)
+
+    @property
     def num_units(self) -> int:
         """Images, and pieces of one, on all processes together."""
-        return int(np.ceil(np.diff(self.ends, prepend=0) / self.max_texts_per_image).sum())
+        return int(self.pieces.sum())
 
     @property
     def num_batches(self) -> int:

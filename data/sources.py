@@ -39,6 +39,11 @@ def load_source(
     Raises:
         ValueError: nothing there, an unknown kind, or a file that cannot be parsed.
     """
+    if not isinstance(source, str):
+        raise ValueError(
+            f"A source is named by a string, so that a run can find it again; got {type(source).__name__}. Write its "
+            "rows to a file first: frame.to_parquet('rows.parquet') or dataset.save_to_disk('rows')."
+        )
     source = expand_home(source)
     path = Path(source)
     if os.path.exists(source):

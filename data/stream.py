@@ -46,7 +46,8 @@ class StreamedBatches(IterableDataset[list[Example]]):
         self.process_index = process_index
         self.max_texts_per_image = max_texts_per_image
         runs = groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0])
-        self.num_units = sum(math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs)
+        self.pieces = [math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs]  # of each run
+        self.num_units = sum(self.pieces)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""

@@ -221,7 +221,8 @@ class ImageTextClassifier(PreTrainedModel):
         first = self.levels[0]
         if images is None:
             side = self.image_encoder.side(self.config.image_size, first)
-            return self.no_image.expand(1, -1, side, side)
+            copies = 2 if self.training else 1  # of one value batch norm would have nothing to compare
+            return self.no_image.expand(copies, -1, side, side)
         maps = self.image_encoder.run(self.restore(images) if done else images, done, first)
         return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterable
-from itertools import chain
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -101,8 +100,8 @@ class TextEncoder(PreTrainedModel):
                 "save_pretrained, and give the new folder."
             )
         encoder = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
-        own = {id(tensor) for tensor in chain(encoder.parameters(), encoder.buffers())}
-        of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if id(tensor) in own}
+        own = {*encoder.parameters(), *encoder.buffers()}
+        of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if tensor in own}
         check_weights(name, "the text encoder", needed_names(pretrained) & of_encoder, info, RESAVE)
         self.encoder.load_state_dict(encoder.float().state_dict())
 

@@ -32,7 +32,7 @@ def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_f
         (None, " ", "neither"),
         ("/nowhere.png", "x", "The image /nowhere.png cannot be read: cannot open the file"),
         (b"no image", "x", r"The image cannot be read: not a readable JPEG, .* image$"),
-        (np.zeros((8, 8, 3)), "x", "a file, its bytes or a PIL image, got ndarray"),
+        (np.zeros((8, 8, 8)), "x", r"The image cannot be read: an array must be \(H, W\)"),
     ],
 )
 def test_the_predictor_names_bad_input(run_dir, image, text, message):

@@ -218,6 +218,20 @@ def test_labels_are_one_value_each(folder, label):
         read(write(folder, "json", [row | {"label": label} for row in ROWS]))
 
 
+def test_a_path_leads_where_it_leads_now(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        PILImage.new("RGB", (4, 4)).save(tmp_path / name / "x.png")
+        monkeypatch.chdir(tmp_path / name)
+        assert resolve_image("x.png", None) == str(tmp_path / name / "x.png")
+
+
+@pytest.mark.parametrize("source", [pd.DataFrame({"a": [1]}), Dataset.from_dict({"a": [1]}), None])
+def test_rows_in_memory_are_sent_to_a_file(source):
+    with pytest.raises(ValueError, match=rf"got {type(source).__name__}\. Write .*to_parquet.*save_to_disk"):
+        load_rows(source, "train", DataSettings())
+
+
 def test_an_image_cell_of_another_kind_is_told(folder):
     with pytest.raises(ValueError, match=r"image column holds 7; expected the path of a file"):
         read(write(folder, "json", [row | {"image": 7} for row in ROWS]))

@@ -72,6 +72,13 @@ def test_what_only_one_kind_of_system_has_is_not_used(path):
             raise AssertionError(f"line {node.lineno}: os.replace replaces a file on Windows too")
 
 
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_nothing_is_told_apart_by_its_address(path):
+    """The address of an object that has gone is that of the next one."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if ast.unparse(call.func) == "id"]
+
+
 def test_every_public_function_and_class_says_what_it_is_for():
     """Public to other files, that is: whatever another file imports."""
     imported = set()
