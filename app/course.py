@@ -36,6 +36,8 @@ def objections(
         progress: what was done, of the checkpoint it goes on from.
         records: of the run, for the validation accuracy of its epochs.
     """
+    if not progress.step:
+        return []
     begun = progress.epoch + (progress.epoch_step > 0)
     if after.epochs < begun:
         return [f"{begun} epochs are done or under way"]

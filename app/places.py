@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from app.checkpoint import sha256
 from data import DataSettings
 from models.backbone import is_backbone_type
+from models.build import VGG16
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -47,12 +48,16 @@ def split_path(name: str, value: str) -> tuple[str, str]:
     """The path in a setting, and what follows it: ``:ClassName`` of a custom encoder. ``""`` where it names none."""
     if name == "model.text_encoder" and (match := re.fullmatch(r"(.+\.py)(:\w+)", value)):
         return match[1], match[2]
-    is_name = (
-        re.fullmatch(r"shapes:\d+", value) if name.startswith("data.") else value in ("scratch", "none", "imagenet")
-    )
+    return ("", value) if is_built_in(name, value) else (value, "")
+
+
+def is_built_in(name: str, value: str) -> bool:
+    """Whether a value stands for something that comes along, and not for a path or a Hub id."""
     if name == "model.image_encoder":
-        is_name = value == "vgg16" or is_backbone_type(value)
-    return ("", value) if is_name else (value, "")
+        return value == VGG16 or is_backbone_type(value)
+    if name.startswith("model."):
+        return value in ("scratch", "none", "imagenet")
+    return re.fullmatch(r"shapes:\d+", value) is not None
 
 
 def places_of(settings: Settings) -> dict[str, Place]:

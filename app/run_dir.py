@@ -61,44 +61,39 @@ class RunDir:
             )
         if settings.overwrite:
             return False
+        self.check_settings(settings)
+        return self.checkpoints.is_dir()
+
+    def check_settings(self, settings: Settings) -> None:
+        """Stop where the run that is here cannot go on with these settings."""
         before = load_settings(self.config)
         by_content = BY_CONTENT if self.provenance.is_file() else set()
         changed = {name: told for name, told in differences(before, settings).items() if name not in by_content}
         finished = self.result() is not None
-        progress = self.progress() if changed or finished else Progress()
-        later = LATER if progress.steps_per_epoch or not progress.step else set()
-        if finished and (changed.keys() - later or not self.has_more_to_do(settings, progress)):
+        if not changed and not finished:
+            return
+        newest = Checkpoints(self.checkpoints).newest()
+        progress = Progress() if newest is None else Progress(**read_state(newest)["progress"])
+        later = LATER if newest is None or progress.steps_per_epoch else set()  # unknown to earlier versions
+        others = [told for name, told in changed.items() if name not in later]
+        is_done = progress.epoch >= settings.train.epochs or is_enough(settings.train, progress)
+        if finished and (others or not changed or (newest and is_done)):
             raise ValueError(f"The run folder {self.path} holds a finished run: {INSTEAD}.")
-        if others := [told for name, told in changed.items() if name not in later]:
+        if others:
             raise ValueError(
                 f"The unfinished run in {self.path} has other settings: {'; '.join(others)}. Go on with the same ones, "
                 f"{INSTEAD}."
             )
-        if changed and progress.step:
-            self.check_course(before, settings, progress, finished)
-        return self.checkpoints.is_dir()
-
-    def progress(self) -> Progress:
-        """How far the newest checkpoint that is whole has come."""
-        newest = Checkpoints(self.checkpoints).newest()
-        return Progress() if newest is None else Progress(**read_state(newest)["progress"])
-
-    def has_more_to_do(self, settings: Settings, progress: Progress) -> bool:
-        """Whether these settings train a finished run further from its last checkpoint."""
-        return progress.step > 0 and progress.epoch < settings.train.epochs and not is_enough(settings.train, progress)
-
-    def check_course(self, before: Settings, settings: Settings, progress: Progress, finished: bool) -> None:
-        """Stop where what the run did so far would have been another thing with these settings."""
-        reasons = objections(before.train, settings.train, settings.model.gated, progress, self.records())
-        if reasons:
-            changed = [told for name, told in differences(before, settings).items() if name in LATER]
+        if finished and newest is None:
             raise ValueError(
-                f"The {'finished' if finished else 'unfinished'} run in {self.path} cannot go on where "
-                f"{'; '.join(changed)}: {'; '.join(reasons)}. "
-                + ("" if finished else "Go on with the settings as they were, or train anew: ")
-                + ("Train anew: " if finished else "")
-                + INSTEAD
-                + "."
+                f"The finished run in {self.path} cannot be trained further: its checkpoints are gone, or damaged. "
+                f"Train anew: {INSTEAD}."
+            )
+        if reasons := objections(before.train, settings.train, settings.model.gated, progress, self.records()):
+            raise ValueError(
+                f"The {'finished' if finished else 'unfinished'} run in {self.path} cannot go on with other settings "
+                f"({'; '.join(changed.values())}): {'; '.join(reasons)}. "
+                + (f"Train anew: {INSTEAD}." if finished else f"Go on with the same ones, {INSTEAD}.")
             )
 
     def check_content(self, now: Provenance) -> None:
