@@ -159,8 +159,9 @@ def check_own_rows(args: argparse.Namespace, rows: Rows, group: str | None, is_c
     Raises:
         ValueError: it was cut from rows that have changed, so that rows that were trained on may be in it.
     """
-    if not is_cut and any(getattr(args, name) is not None for name in CUT_BY):
-        return  # read otherwise: other rows were asked for
+    is_read_otherwise = any(getattr(args, name) is not None for name in CUT_BY)
+    if not is_cut and (is_read_otherwise or args.split == "train"):
+        return
     without = [name for name in ("text", "weight") if getattr(args, name) is not None]
     changed = changed_rows(Path(args.model), args.split, rows, group, without)
     if changed and is_cut:

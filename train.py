@@ -96,8 +96,8 @@ def train_in_memory(
         begins = batch_size == options.batch_size
         if begins:
             provenance = Provenance.of(settings, data, model, processor)
-            if goes_on:
-                run.check_content(provenance)
+            if goes_on and (note := run.check_content(provenance)):
+                accelerator.print(f"  {note}")
         training = Training.set_up(now, data, model, processor, accelerator)
         if begins and accelerator.is_main_process:
             run.open(settings, goes_on, provenance)

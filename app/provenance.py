@@ -85,7 +85,8 @@ class Provenance:
         if not path.is_file():
             return None
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read()
             contents = json.loads(table.schema.metadata[b"contents"])
             rows = {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS}
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -155,7 +156,7 @@ def image_content(settings: ModelSettings, model: ImageTextClassifier, processor
 
 def pretrained_content(encoder: nn.Module, name: str | None = None, revision: str | None = None, *more) -> str:
     """Hash of weights, of the configuration as its file has it, and of what else is named."""
-    config = PreTrainedConfig.get_config_dict(name, revision=revision)[0] if name else {}
+    config = PreTrainedConfig.get_config_dict(name, revision=revision or "main")[0] if name else {}
     config = {key: value for key, value in config.items() if key != "_commit_hash"}
     found = hashlib.sha256(json.dumps([config, more], sort_keys=True).encode())
     update_with_weights(found, encoder)
@@ -213,9 +214,9 @@ def shorten(label: str) -> str:
 
 
 def changed_rows(run_dir: Path, split: str, rows: Rows, group: str | None, without: Collection[str]) -> str | None:
-    """How the rows of a split differ from those that a run was trained with, in words; ``None`` where they do not.
+    """How the rows of a split differ from those of the training, in words (`row_changes`); ``None`` where they do not.
 
-    Where the run has no record, that is said.
+    Prints a sentence where the run has no record.
     """
     if not (run_dir / "config.yaml").is_file():
         return None

@@ -96,20 +96,24 @@ class RunDir:
                 + (f"Train anew: {INSTEAD}." if finished else f"Go on with the same ones, {INSTEAD}.")
             )
 
-    def check_content(self, now: Provenance) -> None:
+    def check_content(self, now: Provenance) -> str | None:
         """Stop where the run that is to go on was trained on something else than this.
 
+        Returns:
+            a sentence where an earlier version trained it, so that nothing can be compared.
+
         Raises:
-            ValueError: it says what differs; or the record of what it was trained on is damaged.
+            ValueError: what differs, in words; or the record of what it was trained on is damaged.
         """
         before = Provenance.load(self.path)
         if before is None:
-            print(no_record(self.path))
-        elif changes := before.changes(now):
+            return no_record(self.path)
+        if changes := before.changes(now):
             raise ValueError(
                 f"The run in {self.path} was trained on other data than these: {'; '.join(changes)}. Restore what has "
                 f"changed to go on, {INSTEAD}."
             )
+        return None
 
     def open(self, settings: Settings, goes_on: bool, provenance: Provenance) -> None:
         """Take the folder for this process and make it ready: emptied unless the run in it goes on.

@@ -51,7 +51,7 @@ class TrainSettings:
     """How the model is trained."""
 
     epochs: PositiveInt = 20
-    """Passes over the training rows."""
+    """Passes over the training rows; with the schedule constant or step a run goes on where it is raised."""
     batch_size: PositiveInt = 32
     """Images in a batch of one process, each with all its texts."""
     gradient_accumulation_steps: PositiveInt = 1
@@ -133,7 +133,7 @@ class Settings:
     run_dir: str = ""
     """Folder of the run; runs/<name of the configuration file> when not given."""
     overwrite: bool = False
-    """Delete the run in the folder first; otherwise an unfinished one of the same settings goes on."""
+    """Delete the run in the folder first; otherwise an unfinished one of the same settings and data goes on."""
 
 
 INCIDENTAL = {
