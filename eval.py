@@ -7,6 +7,7 @@ python eval.py compare runs/mine runs/other
 
 import argparse
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -15,12 +16,15 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from app import compare
+from app.compare import holds_rows
 from app.eval_arguments import answering_command, parse_args
 from app.evaluation import Role, evaluate_to, find_rows
 from app.hardware import choose_precision
 from app.model_folder import hide_file_bars, load_any
 from app.onnx_model import OnnxModel
 from app.outputs import ready_folder
+from app.places import find_data
+from app.provenance import changed_rows
 from app.report import score_table
 from app.settings import Settings, load_settings
 from data import (
@@ -38,6 +42,8 @@ from models import ImageTextClassifier, ImageTextConfig
 CUT_BY = ("image", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
 """Settings that decide which rows go where when splits are cut."""
 NO_HEAT = "An ONNX model gives no heat-maps: the report, where_it_looked.png and the deletion check are without them."
+OWN_ROWS = ("train", "validation")
+"""Settings that name rows from which splits are cut."""
 
 
 def main(argv: list[str]) -> dict:
@@ -52,7 +58,7 @@ def main(argv: list[str]) -> dict:
         precision, explains = arithmetic(args, run, model), not isinstance(model, OnnxModel)
         rows, settings = held_out_rows(args, run, model.config)
         chosen = find_rows(rows, args.rows)
-        folder = ready_folder(args.output_dir or free_folder(output_folder(args), rows.source))
+        folder = ready_folder(args.output_dir or free_folder(output_folder(args), rows, is_own=args.test is None))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, NoLabelsError):
@@ -103,20 +109,30 @@ def output_folder(args: argparse.Namespace) -> Path:
     base = Path(args.model if Path(args.model).is_dir() else "runs") / "evaluation"
     if args.test is None:
         return base / args.split
-    name = re.sub(r"[^\w.-]+", "_", "_".join(Path(args.test).with_suffix("").parts[-2:])).strip("_")
+    path = Path(os.path.abspath(args.test) if os.path.exists(args.test) else args.test)
+    name = re.sub(r"[^\w.-]+", "_", "_".join(path.with_suffix("").parts[-2:])).strip("_")
     return base / (f"other_{name}" if name in ("train", "validation", "test") else name)
 
 
-def free_folder(folder: Path, source: str) -> Path:
-    """The folder, unless it holds the figures of other rows.
+def free_folder(folder: Path, rows: Rows, is_own: bool) -> Path:
+    """The folder, unless it holds the figures of other rows: neither the same in content nor from the same file.
+
+    Args:
+        is_own: the rows are a split of the run, and the folder is that split's.
 
     Raises:
         ValueError: it does.
     """
     figures = folder / "metrics.json"
-    there = json.loads(figures.read_text(encoding="utf-8")).get("source", source) if figures.is_file() else source
-    if Path(there).resolve() != Path(source).resolve():
-        raise ValueError(f"{folder} holds the figures of {there}; name one for those of {source}: --output_dir FOLDER")
+    if not figures.is_file() or holds_rows(folder / "predictions.parquet", rows):
+        return folder
+    there = json.loads(figures.read_text(encoding="utf-8")).get("source", rows.source)
+    if not is_own and Path(there).resolve() != Path(rows.source).resolve():
+        raise ValueError(
+            f"{folder} holds the figures of other rows, of {there}; name a folder for those of {rows.source}: "
+            "--output_dir FOLDER"
+        )
+    print(f"{folder} holds figures of {there} with other rows, or rows read otherwise: they are replaced")
     return folder
 
 
@@ -141,7 +157,8 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         "max_pixels",
     )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    trained_on = data
+    trained_on, run_dir = data, Path(args.model)
+    image_root = () if args.image_root is not None else ("image_root",)
     slice_by = data.slice_by if args.slice_by is None else args.slice_by
     data = replace(data, **given, slice_by=[])
     resampled = replace(data, group=args.group or data.group, slice_by=slice_by)
@@ -152,9 +169,15 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
                 f"These rows were cut from {data.train}; with another --data.{moved[0]} the cut would be another, with "
                 "rows in it that were trained on. Give held-out rows with --data.test SOURCE."
             )
-        rows = prepare_data(replace(data, weight=trained_on.weight), run.train.seed).splits[args.split]
+        cut = find_data(run_dir, replace(data, test=None), [*OWN_ROWS, *image_root])
+        rows = prepare_data(replace(cut, weight=trained_on.weight), run.train.seed).splits[args.split]
+        check_own_rows(args, rows, data.group, is_cut=True)
         rows = replace(rows, table_weights=rows.table_weights if data.weight else None)
         return rows, with_columns(resampled, rows, args)
+    if args.test is None:
+        data = find_data(run_dir, data, [args.split, *image_root])
+    else:
+        data = find_data(run_dir, data, image_root)
     source = data.test if args.test is not None else getattr(data, args.split)
     if source is None:
         raise ValueError(
@@ -166,7 +189,29 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
             )
         )
     rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False)), data)
+    if args.test is None:
+        check_own_rows(args, rows, data.group, is_cut=False)
     return rows, with_columns(resampled, rows, args)
+
+
+def check_own_rows(args: argparse.Namespace, rows: Rows, group: str | None, is_cut: bool) -> None:
+    """Say where a split of the run is not what it was at training, but for what was asked for.
+
+    Raises:
+        ValueError: it was cut from rows that have changed, so that rows that were trained on may be in it.
+    """
+    is_read_otherwise = any(getattr(args, name) is not None for name in CUT_BY)
+    if not is_cut and (is_read_otherwise or args.split == "train"):
+        return
+    without = [name for name in ("text", "weight") if getattr(args, name) is not None]
+    changed = changed_rows(Path(args.model), args.split, rows, group, without)
+    if changed and is_cut:
+        raise ValueError(
+            f"{rows.source} is not what {args.model} was trained on: {changed}. These rows were cut from it, and cut "
+            "anew they may hold some that were trained on. Restore it, or give held-out rows with --data.test SOURCE."
+        )
+    if changed:
+        print(f"{rows.source} has changed since {args.model} was trained: {changed}")
 
 
 def with_columns(settings: DataSettings, rows: Rows, args: argparse.Namespace) -> DataSettings:

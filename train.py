@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from app.calibration import choose_threshold, fit_temperature, tempered
 from app.checkpoint import Checkpoints, Progress
+from app.course import is_enough
 from app.epoch import train_epoch
 from app.evaluation import Role, evaluate_to, groups_of
 from app.hardware import check_trackers, choose_precision
@@ -31,6 +32,7 @@ from app.interrupt import Stopped, StopRequest
 from app.model_card import model_card
 from app.model_folder import hide_file_bars, load_model
 from app.predictions import MODALITIES, predict
+from app.provenance import Provenance
 from app.report import draw_curves, score_table
 from app.run_dir import RunDir
 from app.settings import Settings, TrainSettings, flat, parse_settings
@@ -90,9 +92,15 @@ def train_in_memory(
         accumulation = options.gradient_accumulation_steps * options.batch_size // batch_size
         smaller = replace(options, batch_size=batch_size, gradient_accumulation_steps=accumulation)
         now = replace(settings, train=smaller)
-        training = set_up(now, data, accelerator)
-        if accelerator.is_main_process and batch_size == options.batch_size:
-            run.open(settings, goes_on)
+        model, processor = build(now, data)
+        begins = batch_size == options.batch_size
+        if begins:
+            provenance = Provenance.of(settings, data, model, processor)
+            if goes_on and (note := run.check_content(provenance)):
+                accelerator.print(f"  {note}")
+        training = Training.set_up(now, data, model, processor, accelerator)
+        if begins and accelerator.is_main_process:
+            run.open(settings, goes_on, provenance)
             print("\n".join(f"  {line}" for line in [*data.decisions, *describe_training(training, data, accelerator)]))
         accelerator.wait_for_everyone()
         fit(now, data, training, accelerator, run)
@@ -142,12 +150,6 @@ def build_accelerator(settings: Settings) -> Accelerator:
     )
 
 
-def set_up(settings: Settings, data: PreparedData, accelerator: Accelerator) -> Training:
-    """A new model and what trains it."""
-    model, processor = build(settings, data)
-    return Training.set_up(settings, data, model, processor, accelerator)
-
-
 def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
     """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``.
 
@@ -163,6 +165,7 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     if newest := checkpoints.newest():
         progress = checkpoints.load(newest, *state)
         accelerator.print(f"  going on after step {progress.step} ({newest})")
+    progress.steps_per_epoch = training.steps_per_epoch
     if accelerator.is_main_process:
         run.rewind(progress.step)
     bar = tqdm(
@@ -196,11 +199,6 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
             if stop.is_made(accelerator):
                 raise Stopped(stop.number or signal.SIGTERM, progress.step)
     bar.close()
-
-
-def is_enough(options: TrainSettings, progress: Progress) -> bool:
-    """Whether early stopping ends the run here."""
-    return 0 < options.early_stopping <= progress.since_best
 
 
 def validate(

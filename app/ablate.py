@@ -80,7 +80,7 @@ def ablate(
             run = RunDir(folder / f"{variant.folder}_{seed}")
             command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run.path)]
             if run.result() is not None:
-                run.check_settings(parse_settings(command))
+                run.check_same(parse_settings(command))
             else:
                 print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
                 done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)

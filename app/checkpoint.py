@@ -35,6 +35,7 @@ class Progress:
         epoch: epochs done.
         epoch_step: optimiser steps done of the epoch that is under way.
         step: optimiser steps done in all.
+        steps_per_epoch: optimiser steps of an epoch; 0 in checkpoints of earlier versions.
         best: best validation accuracy so far.
         since_best: epochs since then.
         losses: those of the steps since the last record, each a tensor.
@@ -46,6 +47,7 @@ class Progress:
     best: float = -1.0
     since_best: int = 0
     losses: list[Tensor] = field(default_factory=list)
+    steps_per_epoch: int = 0
 
     def end_epoch(self, accuracy: float) -> None:
         self.epoch += 1
@@ -135,7 +137,7 @@ class Checkpoints:
         Raises:
             ValueError: it was written by another number of processes.
         """
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_state(path)
         if len(state["random"]) != accelerator.num_processes:
             raise ValueError(
                 f"The run was begun with {len(state['random'])} processes and cannot go on with "
@@ -165,6 +167,11 @@ def write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], 
             os.fsync(file.fileno())
 
 
+def read_state(folder: Path) -> dict:
+    """What a checkpoint holds beside tensors: ``progress``, ``schedule``, random states …"""
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
 def find_fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or ``None``."""
     try:
@@ -183,6 +190,7 @@ def find_fault(folder: Path) -> str | None:
 
 
 def sha256(path: Path) -> str:
+    """Hash of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

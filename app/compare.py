@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from app.intervals import mean_interval
 from app.outputs import ready_file
+from data import Rows
 from data.paths import user_path
 from data.splits import connect_groups
 
-IDENTITY = ["row", "image_key", "text", "label", "weight"]
-"""Columns of predictions.parquet that tell which row it is, and what it counts."""
+CONTENT = ["image_key", "text", "label"]
+"""Columns of predictions.parquet that a row consists of; images by the key of their bytes."""
+IDENTITY = [*CONTENT, "weight"]
+"""Columns that must be the same in two evaluations: the row, whatever its number, and what it counts."""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -75,6 +79,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
         ValueError: the rows are not the same.
     """
     first, second = (table if "weight" in table else table.assign(weight=1.0) for table in (first, second))
+    second = in_order_of(first, second)
     if len(first) != len(second) or not first[IDENTITY].equals(second[IDENTITY]):
         same = first[IDENTITY].merge(second[IDENTITY])
         raise ValueError(
@@ -95,6 +100,24 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
         "better_first": int((gain < 0).sum()),
         "better_second": int((gain > 0).sum()),
     }
+
+
+def in_order_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The second table with its rows beside those of the first that have the same content, whatever their numbers."""
+    if len(first) != len(second):
+        return second
+    columns = [*IDENTITY, "row"]
+    return second.sort_values(columns).set_axis(first.sort_values(columns).index).sort_index()
+
+
+def holds_rows(predictions: Path, rows: Rows) -> bool:
+    """Whether these predictions are of rows with this content, in this order."""
+    try:
+        table = pq.read_table(predictions, columns=CONTENT)
+    except (OSError, ValueError):  # there is none, or it is damaged, or of an earlier version
+        return False
+    now = [list(rows.image_keys), list(rows.texts), list(rows.labels)]
+    return [table[name].to_pylist() for name in CONTENT] == now
 
 
 def sign_flip_test(differences: np.ndarray, groups: np.ndarray, flips: int = 10_000) -> float:

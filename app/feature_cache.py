@@ -146,11 +146,16 @@ def missing_images(rows: Rows, store: FeatureStore) -> Rows:
 def fingerprint(encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> str:
     """What the features depend on beside the input: structure, weights, preprocessing and what else is named."""
     digest = hashlib.sha256(f"{encoder} {more}".encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    update_with_weights(digest, encoder)
     with tempfile.TemporaryDirectory() as folder:
         preprocessing.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
             digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
     return digest.hexdigest()[:16]
+
+
+def update_with_weights(digest: "hashlib._Hash", module: nn.Module) -> None:
+    """Add the names and the bytes of a module's weights to a hash."""
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

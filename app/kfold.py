@@ -49,7 +49,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
         command += ["--run_dir", str(run.path)]
         if run.result() is not None:
-            run.check_settings(parse_settings(command))
+            run.check_same(parse_settings(command))
         else:
             print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
             done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)

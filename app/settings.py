@@ -22,6 +22,7 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+from app.places import find_all
 from data import DataSettings
 from data.paths import expand_home
 from models.settings import ModelSettings
@@ -53,7 +54,7 @@ class TrainSettings:
     """How the model is trained."""
 
     epochs: PositiveInt = 20
-    """Passes over the training rows."""
+    """Passes over the training rows; with the schedule constant or step a run goes on where it is raised."""
     batch_size: PositiveInt = 32
     """Images in a batch of one process, each with all its texts."""
     gradient_accumulation_steps: PositiveInt = 1
@@ -150,7 +151,7 @@ class Settings:
     run_dir: str = ""
     """Folder of the run; runs/<name of the configuration file> when not given."""
     overwrite: bool = False
-    """Delete the run in the folder first; otherwise an unfinished one of the same settings goes on."""
+    """Delete the run in the folder first; otherwise an unfinished one of the same settings and data goes on."""
 
     def __post_init__(self):
         """Paths may begin with ``~``."""
@@ -171,6 +172,27 @@ INCIDENTAL = {
     "train.keep_checkpoints",
 }
 """Settings that do not change what a run computes."""
+LATER = {
+    "train.epochs",
+    "train.warmup",
+    "train.gate_warmup",
+    "train.early_stopping",
+    "train.target_risk",
+    "data.slice_by",
+}
+"""Settings that an unfinished run may change where all that it did so far would have been the same."""
+BY_CONTENT = {
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.image_root",
+    "model.text_encoder",
+    "model.text_revision",
+    "model.image_encoder",
+    "model.image_revision",
+    "model.image_weights",
+}
+"""Settings that name what a run is trained on, of which the content counts (`app.provenance`), not the name."""
 
 
 class SettingsParser(ArgumentParser):
@@ -217,7 +239,10 @@ def settings_parser() -> SettingsParser:
 
 
 def parse_settings(argv: list[str]) -> Settings:
-    """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault."""
+    """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault.
+
+    The paths in the ``config.yaml`` of a run folder are found from any folder, see `app.places`.
+    """
     parser = settings_parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
@@ -228,7 +253,10 @@ def parse_settings(argv: list[str]) -> Settings:
     settings = to_settings(parser, parser.parse_args(argv))
     if not settings.run_dir:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
-    return settings
+    try:
+        return settings if config is None else find_all(Path(config).parent, settings)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def as_paths(argv: list[str]) -> Iterator[str]:
@@ -278,12 +306,14 @@ def flat(settings: Settings) -> dict[str, str | int | float | bool]:
     return values
 
 
-def differences(before: Settings, after: Settings) -> list[str]:
-    """Settings that change what a run computes and are not the same, each with both values."""
+def differences(before: Settings, after: Settings) -> dict[str, str]:
+    """Settings that change what a run computes and are not the same: name → both values, in words."""
     old, new = flat(before), flat(after)
-    return [
-        f"{name} was {old[name]!r}, now {new[name]!r}" for name in old.keys() - INCIDENTAL if old[name] != new[name]
-    ]
+    return {
+        name: f"{name} was {old[name]!r}, now {new[name]!r}"
+        for name in old
+        if name not in INCIDENTAL and old[name] != new[name]
+    }
 
 
 def save_settings(settings: Settings, path: Path) -> None:

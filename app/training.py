@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from app.batch_norm import check_batch_norm
 from app.checkpoint import Progress
+from app.course import first_gated_epoch, schedule_of
 from app.feature_cache import FOLDER, FeatureCache
 from app.gradient_watch import GradientWatch
 from app.loss import RowLoss, balancing_weights, build_loss
@@ -93,15 +94,7 @@ class Training:
         check_batch_norm(model, sampler)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
         optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
-        schedule = build_schedule(
-            optimizer,
-            options.schedule,
-            steps_per_epoch * options.epochs,
-            options.warmup,
-            steps_per_epoch,
-            options.step_epochs,
-            options.step_gamma,
-        )
+        schedule = build_schedule(optimizer, *schedule_of(options, steps_per_epoch))
         loss_function = build_loss(options, collate.label2id, rows.labels, form).to(accelerator.device)
         model, optimizer = accelerator.prepare(model, optimizer)
         normal = processor.image_processor
@@ -118,7 +111,7 @@ class Training:
         """
         self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
         gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
-        first = min(int(options.gate_warmup * options.epochs + 0.5), options.epochs - 1)
+        first = first_gated_epoch(options)
         for gate in gates:
             gate.held_open = progress.epoch < first
         if gates and progress.epoch <= first:

@@ -30,7 +30,7 @@ import train
 from app.checkpoint import Progress
 from app.epoch import train_epoch
 from app.settings import Settings, parse_settings
-from app.training import Training
+from app.training import Training, build
 from data import Example, PreparedData, decode_image, prepare_data
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,7 +54,7 @@ class Bench:
         settings = easy_vqa(self.settings.data.train or "", "--model.image_size", str(size), *more)
         set_seed(0)
         self.accelerator.free_memory()
-        return settings, train.set_up(settings, self.data, self.accelerator)
+        return settings, Training.set_up(settings, self.data, *build(settings, self.data), self.accelerator)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Parameter groups, optimiser and schedule: which parameters learn, and how fast."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -70,15 +70,19 @@ def build_optimizer(name: str, groups: list[dict], sharded: bool = False) -> Opt
     return torch.optim.SGD(groups, momentum=0.9, fused=not sharded)
 
 
-def build_schedule(
-    optimizer: Optimizer,
+def build_schedule(optimizer: Optimizer, *course, **more) -> LambdaLR:
+    """A schedule of the learning rate by optimiser step, with the factor that `rate_factor` gives."""
+    return LambdaLR(optimizer, rate_factor(*course, **more))
+
+
+def rate_factor(
     kind: str,
     num_steps: int,
     warmup: float,
     steps_per_epoch: int,
     step_epochs: int = 5,
     step_gamma: float = 0.1,
-) -> LambdaLR:
+) -> Callable[[int], float]:
     """Learning-rate factor by optimiser step: a linear rise, then cosine, steps or a constant.
 
     Args:
@@ -98,4 +102,4 @@ def build_schedule(
             return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return 1.0
 
-    return LambdaLR(optimizer, factor)
+    return factor

@@ -104,7 +104,7 @@ def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypa
         table(np.array([True, False]), np.arange(2)).assign(prediction="x", probabilities=0, weight=weights)
         for weights in ([3.0, 1.0], [1.0, 3.0])
     ]
-    run = SimpleNamespace(result=dict, check_settings=lambda settings: None, path=tmp_path)
+    run = SimpleNamespace(result=dict, check_same=lambda settings: None, path=tmp_path)
     monkeypatch.setattr("app.kfold.RunDir", lambda path: run)
     monkeypatch.setattr("app.kfold.load_predictions", lambda *given: next(found))
     found = iter(tables)

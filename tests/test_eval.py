@@ -250,12 +250,26 @@ def test_rows_of_another_source_do_not_replace_figures(run_dir, shapes_folder, t
     for site in ("a", "b"):
         (tmp_path / site / "v1").mkdir(parents=True)
         shutil.copy(shapes_folder / "test.csv", tmp_path / site / "v1/test.csv")
+    rows = pd.read_csv(shapes_folder / "test.csv")
+    rows.assign(label=rows.label.where(rows.index != 5, "another")).to_csv(tmp_path / "b/v1/test.csv", index=False)
     options = [str(run_dir), "--data.image_root", str(shapes_folder), "--pictures", "0", "--data.test"]
     evaluation.main([*options, str(tmp_path / "a/v1/test.csv")])
     with pytest.raises(SystemExit):
         evaluation.main([*options, str(tmp_path / "b/v1/test.csv")])
     assert "--output_dir FOLDER" in capsys.readouterr().err
     assert evaluation.main([*options, str(tmp_path / "a/v1/test.csv")])["rows"] == NUM_TEST
+
+
+def test_the_same_rows_by_another_path_are_the_same_rows(run_dir, shapes_folder, tmp_path, monkeypatch):
+    for site in ("a", "b"):
+        (tmp_path / site / "v2").mkdir(parents=True)
+        shutil.copy(shapes_folder / "test.csv", tmp_path / site / "v2/test.csv")
+    options = [str(run_dir), "--data.image_root", str(shapes_folder), "--pictures", "0", "--data.test"]
+    monkeypatch.chdir(tmp_path / "a/v2")
+    for spelling in ("test.csv", "../v2/./test.csv", str(tmp_path / "a/v2/test.csv"), str(tmp_path / "b/v2/test.csv")):
+        assert evaluation.main([*options, spelling])["rows"] == NUM_TEST
+    assert (run_dir / "evaluation/v2_test/metrics.json").is_file()
+    assert not (run_dir / "evaluation/other_test").exists()
 
 
 def test_a_column_of_the_test_rows_alone_is_no_matter_to_others(run_dir, shapes_folder, tmp_path, capsys):

@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import ROOT, arguments
-from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel, ViTImageProcessor
+from tiny import ROOT, arguments, small_encoder
+from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
 import app.checkpoint
 import app.epoch
@@ -75,13 +75,9 @@ def run_until(clock: Clock, command: list[str]) -> None:
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> list[str]:
     """A model that trains in a second, with all there is at random: dropout, missing inputs, order, augmentation."""
-    folder = tmp_path_factory.mktemp("backbone")
-    sizes = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    ResNetModel(sizes).save_pretrained(folder)
-    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
-    model = ["--model.image_encoder", str(folder), "--model.modality_dropout", "0.2", "--model.fusion_dropout", "0.2"]
-    model += ["--train.augment", "true"]
-    return [*model, "--train.batch_size", "4", "--train.pictures", "0", "--train.gradient_accumulation_steps", "2"]
+    model = ["--model.modality_dropout", "0.2", "--model.fusion_dropout", "0.2", "--train.augment", "true"]
+    encoder = small_encoder(tmp_path_factory.mktemp("backbone"))
+    return [*encoder, *model, "--train.gradient_accumulation_steps", "2"]
 
 
 @pytest.fixture(scope="module")

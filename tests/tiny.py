@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+
 from data.shapes import SEEDS, generate_rows
 
 ROOT = Path(__file__).parent.parent
@@ -12,6 +14,14 @@ NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
 TINY += ["--train.pictures", "1"]
+
+
+def small_encoder(folder: Path) -> list[str]:
+    """Options for an image encoder that trains in a second."""
+    sizes = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(sizes).save_pretrained(folder)
+    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
+    return ["--model.image_encoder", str(folder), "--train.batch_size", "4", "--train.pictures", "0"]
 
 
 def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:

@@ -20,6 +20,7 @@ from app.explain import Explanation
 from app.model_folder import MODEL_FOLDER
 from app.onnx_model import OnnxModel
 from app.page import as_address, as_seen
+from app.places import find_data
 from app.predictor import Predictor
 from app.report import spread
 from app.serving.engine import Engine, RefusedError
@@ -222,11 +223,12 @@ def held_out_examples(run: Path) -> list[list[str]]:
     if not config.is_file():
         return []
     data = load_settings(config).data
-    source = data.test or data.validation
-    if source is None:
+    source = "test" if data.test else "validation"
+    if getattr(data, source) is None:
         return []
     try:
-        rows = load_rows(source, "test", data)
+        data = find_data(run, data, [source, "image_root"])
+        rows = load_rows(getattr(data, source), "test", data)
         rows = replace(rows, value_range=ImageTextConfig.from_pretrained(run / MODEL_FOLDER).value_range)
         with_text = np.flatnonzero([bool(text) for text in rows.texts])
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]

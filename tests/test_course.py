@@ -1,0 +1,161 @@
+"""More epochs, or more patience, on a run that is there: where that is what it would have done from the start."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_provenance import content_of, refused, train_until
+from tiny import arguments, small_encoder
+
+import eval as evaluation
+import train
+from app.checkpoint import Checkpoints, Progress
+from app.course import objections
+from app.run_dir import RunDir
+from app.settings import TrainSettings
+
+CONSTANT = ["--train.schedule", "constant", "--train.warmup", "0"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> list[str]:
+    more = ["--train.checkpoint_steps", "1", "--model.modality_dropout", "0.2", "--train.augment", "true"]
+    return [*small_encoder(tmp_path_factory.mktemp("encoder")), *more]
+
+
+@pytest.fixture(scope="module")
+def three(encoder, shapes_folder, tmp_path_factory) -> Path:
+    """A run of three epochs at a constant rate that nothing stops."""
+    run_dir = tmp_path_factory.mktemp("three") / "run"
+    return train.main([*arguments(shapes_folder, run_dir, *encoder, *CONSTANT), "--train.epochs", "3"])
+
+
+@pytest.fixture(scope="module")
+def two(encoder, shapes_folder, tmp_path_factory) -> Path:
+    """One of two epochs."""
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT))
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    weights, all_weights = (load_file(folder / "model/model.safetensors") for folder in (run, whole))
+    assert [name for name in all_weights if not torch.equal(weights[name], all_weights[name])] == []
+    records, all_records = (RunDir(folder).records() for folder in (run, whole))
+    assert [{**record, "minutes": 0} for record in records] == [{**record, "minutes": 0} for record in all_records]
+    figures, all_figures = (json.loads((f / "evaluation/test/metrics.json").read_text()) for f in (run, whole))
+    assert figures == all_figures
+    assert [path.name for path in Checkpoints(run / "checkpoints").all()][:1] == [
+        path.name for path in Checkpoints(whole / "checkpoints").all()
+    ][:1]
+
+
+def test_a_stopped_run_goes_on_with_more_epochs_as_if_begun_with_them(encoder, shapes_folder, three, tmp_path):
+    command = arguments(shapes_folder, tmp_path / "run", *encoder, *CONSTANT)
+    train_until(8, command)
+    train.main([*command, "--train.epochs", "3"])
+    assert_same(tmp_path / "run", three)
+
+
+def test_a_finished_run_goes_on_with_more_epochs_and_keeps_its_figures_so_far(
+    encoder, shapes_folder, two, three, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    figures = (run / "evaluation/test/metrics.json").read_bytes()
+    command = arguments(shapes_folder, run, *encoder, *CONSTANT)
+    train_until(13, [*command, "--train.epochs", "3"])
+    assert RunDir(run).result() is None
+    train.main([*command, "--train.epochs", "3"])
+    assert_same(run, three)
+    assert (run / "evaluation_after_2_epochs/test/metrics.json").read_bytes() == figures
+    found = evaluation.main(["compare", str(run / "evaluation_after_2_epochs/test"), str(run)])
+    assert found["rows"] == json.loads(figures)["rows"]
+
+
+def test_a_finished_run_is_not_trained_further_by_its_own_command_or_without_its_checkpoints(
+    encoder, shapes_folder, two, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    command = arguments(shapes_folder, run, *encoder, *CONSTANT)
+    for more in ([], ["--train.epochs", "1"], ["--train.early_stopping", "4"], ["--train.target_risk", "0.1"]):
+        assert "holds a finished run" in refused([*command, *more], capsys)
+    more = ["--train.epochs", "3", "--train.learning_rate", "0.1"]
+    assert "holds a finished run" in refused([*command, *more], capsys)
+    shutil.rmtree(run / "checkpoints")
+    assert "checkpoints are gone" in refused([*command, "--train.epochs", "3"], capsys)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_cosine_schedule_cannot_be_lengthened_and_says_what_to_do(finished, encoder, shapes_folder, tmp_path, capsys):
+    command = arguments(shapes_folder, tmp_path / "run", *encoder)
+    if finished:
+        train.main(command)
+    else:
+        train_until(8, command)
+    before = content_of(tmp_path / "run")
+    message = refused([*command, "--train.epochs", "4"], capsys)
+    assert "train.epochs was 2, now 4" in message
+    assert "cosine schedule lowers the learning rate to 0 over 2 epochs" in message
+    assert "--run_dir FOLDER" in message
+    assert ("finished run" if finished else "unfinished run") in message
+    assert content_of(tmp_path / "run") == before
+
+
+def test_the_warm_up_is_kept_where_the_share_that_is_named_is_given(encoder, shapes_folder, tmp_path, capsys):
+    command = [*arguments(shapes_folder, tmp_path / "run", *encoder), *CONSTANT, "--train.warmup", "0.3"]
+    train_until(8, command)
+    longer = [*command, "--train.epochs", "3"]
+    message = refused(longer, capsys)
+    assert "the learning rate rose over 3 steps, a share of all: add --train.warmup 0.2," in message
+    train.main([*longer, "--train.warmup", "0.2"])
+    train.main([*longer, "--train.warmup", "0.2", "--run_dir", str(tmp_path / "whole")])
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+OLD = TrainSettings(epochs=4, schedule="constant", warmup=0.0)
+
+
+def records(*accuracies: float) -> list[dict]:
+    best = [accuracy > max(accuracies[:i], default=-1) for i, accuracy in enumerate(accuracies)]
+    return [
+        {"step": 10 * (i + 1), "epoch": i + 1, "validation_accuracy": accuracy, "best": best[i]}
+        for i, accuracy in enumerate(accuracies)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gated", "told"),
+    [
+        ({}, {"epochs": 9}, False, None),
+        ({}, {"epochs": 2}, False, None),
+        ({}, {"epochs": 1}, False, "2 epochs are done"),
+        ({"schedule": "step", "step_epochs": 1}, {"epochs": 9}, False, None),
+        ({"schedule": "cosine"}, {"epochs": 9}, False, "cosine"),
+        ({"warmup": 0.5}, {"epochs": 8}, False, "add --train.warmup 0.25,"),
+        ({"warmup": 0.5}, {"epochs": 8, "warmup": 0.25}, False, None),
+        ({"schedule": "cosine", "warmup": 1.0}, {"epochs": 8, "warmup": 0.5}, False, None),
+        ({}, {"epochs": 8}, True, None),  # held open for 2 epochs, which are done, or for 4
+        ({"gate_warmup": 0.25}, {"epochs": 8}, True, "add --train.gate_warmup 0.125,"),
+        ({"gate_warmup": 0.25}, {"epochs": 8, "gate_warmup": 0.125}, True, None),
+        ({"gate_warmup": 0.25}, {"epochs": 8}, False, None),
+    ],
+)
+def test_a_course_may_change_where_all_so_far_would_have_been_the_same(before, after, gated, told):
+    old = replace(OLD, **before)
+    progress = Progress(epoch=2, step=20, steps_per_epoch=10)
+    found = objections(old, replace(old, **after), gated, progress, records(0.5, 0.6))
+    assert [told in reason for reason in found] == ([] if told is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("patience", "epoch_step", "told"), [(0, 3, None), (3, 0, None), (2, 0, None), (2, 3, "ended before"), (1, 0, "…")]
+)
+def test_patience_may_change_where_it_would_not_have_ended_the_run(patience, epoch_step, told):
+    progress = Progress(epoch=3, epoch_step=epoch_step, step=30 + epoch_step, steps_per_epoch=10, since_best=2)
+    found = objections(OLD, replace(OLD, early_stopping=patience), False, progress, records(0.6, 0.5, 0.4))
+    assert bool(found) == (told is not None)

@@ -1,0 +1,147 @@
+"""A run finds its data from any folder, and after it was moved together with them."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from tiny import NUM_TEST, TINY, small_encoder
+
+import eval as evaluation
+import train
+from app.places import find_data, find_path, read_places
+from app.serving.ask_tab import held_out_examples
+from app.settings import Settings, load_settings, parse_settings
+
+
+@pytest.fixture(scope="module")
+def project_once(shapes_folder, tmp_path_factory) -> Path:
+    """A folder with data and a run in it whose settings name all paths from the folder."""
+    project = tmp_path_factory.mktemp("project") / "first"
+    (project / "tables").mkdir(parents=True)
+    for name in ("train", "test"):
+        shutil.copy(shapes_folder / f"{name}.csv", project / "tables")
+    shutil.copytree(shapes_folder / "images", project / "pictures/images")
+    small_encoder(project / "encoder")
+    data = ["--data.train", "tables/train.csv", "--data.test", "tables/test.csv", "--data.image_root", "pictures"]
+    model = ["--model.image_encoder", "encoder", "--train.epochs", "1", "--train.batch_size", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        train.main([*data, *TINY, *model, "--run_dir", "runs/one"])
+    return project
+
+
+@pytest.fixture
+def project(project_once, tmp_path, monkeypatch) -> Path:
+    """A copy of it; the first is out of the way while it is used."""
+    shutil.copytree(project_once, tmp_path / "moved")
+    away = project_once.with_name("away")
+    project_once.rename(away)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    yield tmp_path / "moved"
+    away.rename(project_once)
+
+
+OPTIONS = ["--pictures", "0"]
+
+
+def test_the_settings_are_kept_as_they_were_written_and_the_record_knows_where_it_was(project_once):
+    config = yaml.safe_load((project_once / "runs/one/config.yaml").read_text())
+    assert config["data"]["train"] == "tables/train.csv"
+    assert config["run_dir"] == "runs/one"
+    places = read_places(project_once / "runs/one")
+    assert places["data.train"].path == str(project_once / "tables/train.csv")
+    assert places["model.image_encoder"].path == str(project_once / "encoder")
+
+
+def test_a_run_is_scored_from_any_folder(project_once, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = project_once / "runs/one"
+    assert evaluation.main([str(run), *OPTIONS])["rows"] == NUM_TEST
+    assert evaluation.main([str(run), *OPTIONS, "--split", "validation"])["role"] == "validation"
+
+
+def test_a_run_that_was_moved_with_its_data_finds_them(project):
+    run = project / "runs/one"
+    assert evaluation.main([str(run), *OPTIONS])["rows"] == NUM_TEST
+    assert evaluation.main([str(run), *OPTIONS, "--split", "train"])["role"] == "train"
+    assert held_out_examples(run)
+
+
+def test_a_run_that_was_moved_alone_finds_the_data_where_they_were(project_once, tmp_path, monkeypatch):
+    shutil.copytree(project_once / "runs/one", tmp_path / "alone")
+    monkeypatch.chdir(tmp_path)
+    assert evaluation.main(["alone", *OPTIONS])["rows"] == NUM_TEST
+
+
+def test_data_that_are_gone_are_named_with_all_places(project, capsys):
+    (project / "tables").rename(project / "gone")
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main([str(project / "runs/one"), *OPTIONS])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    first = read_places(project / "runs/one")["data.test"].path
+    for place in (project / "tables/test.csv", first, Path.cwd() / "tables/test.csv", "'tables/test.csv'"):
+        assert str(place) in message
+    assert "--data.test" in message
+    other = ["--data.test", str(project / "gone/test.csv")]
+    assert evaluation.main([str(project / "runs/one"), *OPTIONS, *other])["rows"] == NUM_TEST
+
+
+def test_of_two_files_the_one_with_the_content_of_the_training_is_taken(project_once, tmp_path, monkeypatch):
+    shutil.copytree(project_once, tmp_path / "copy")
+    test = tmp_path / "copy/tables/test.csv"
+    monkeypatch.chdir(tmp_path)
+    run, settings = tmp_path / "copy/runs/one", load_settings(project_once / "runs/one/config.yaml").data
+    assert find_data(run, settings, ["test"]).test == str(test), "that which lies beside the run"
+    pd.read_csv(test)[:-1].to_csv(test, index=False)
+    assert find_data(run, settings, ["test"]).test == str(project_once / "tables/test.csv")
+    monkeypatch.chdir(project_once)
+    assert find_data("runs/one", settings, ["test"]).test == "tables/test.csv", "as written where that leads there"
+
+
+def test_what_is_no_path_or_was_written_since_stays_as_it_is(project_once):
+    run, places = project_once / "runs/one", read_places(project_once / "runs/one")
+    for name, value in [
+        ("data.train", "shapes:20"),
+        ("data.test", "owner/name"),
+        ("data.test", "other.csv"),
+        ("model.text_encoder", "scratch"),
+        ("model.image_encoder", "resnet"),
+        ("model.image_weights", "none"),
+    ]:
+        assert find_path(run, places, name, value) == value
+    assert read_places(project_once) == {}
+
+
+def test_the_class_of_an_own_text_encoder_stays_with_its_file(tmp_path, monkeypatch):
+    (tmp_path / "encoders").mkdir()
+    (tmp_path / "encoders/mine.py").write_text("")
+    from app.places import places_of
+
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(run_dir="run")
+    settings.model.text_encoder = "encoders/mine.py:Mine"
+    places = places_of(settings)
+    monkeypatch.chdir("/")
+    found = find_path(tmp_path / "run", places, "model.text_encoder", "encoders/mine.py:Mine")
+    assert found == f"{tmp_path / 'encoders/mine.py'}:Mine"
+
+
+def test_the_configuration_of_a_run_is_one_from_any_folder(project, tmp_path, capsys):
+    config = str(project / "runs/one/config.yaml")
+    settings = parse_settings([config])
+    assert settings.data.train == str(project / "tables/train.csv")
+    assert settings.data.image_root == str(project / "pictures")
+    assert settings.model.image_encoder == str(project / "encoder")
+    assert settings.run_dir == str(project / "runs/one")
+    assert parse_settings([config, "--data.train", "shapes:8", "--run_dir", "new"]).data.train == "shapes:8"
+    assert parse_settings([config, "--run_dir", "new"]).run_dir == "new"
+    train.main([config, "--run_dir", str(tmp_path / "again")])
+    (project / "tables").rename(project / "gone")
+    with pytest.raises(SystemExit) as stop:
+        parse_settings([config])
+    assert stop.value.code == 2
+    assert str(project / "tables/train.csv") in capsys.readouterr().err
