@@ -31,7 +31,7 @@ LIBRARIES = ("accelerate", "datasets", "evaluate", "gradio", "hypothesis", "matp
 LIBRARIES += ("sklearn.linear_model", "torchvision.transforms.v2", "transformers")
 """What tests and code import, and is the same for every break."""
 CAUGHT = "caught"
-MEANING = {0: "SURVIVED", 1: CAUGHT, 2: "tests cannot be imported", 4: "test file not found", 5: "no test is selected"}
+MEANING = {0: "SURVIVED", 1: CAUGHT, 2: "tests do not run", 4: "tests do not run", 5: "no test is selected"}
 """Of pytest's exit codes for a tree that is broken; a break is caught by a test that fails, not by one that is gone."""
 
 
