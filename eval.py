@@ -15,18 +15,18 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from app import compare
-from app.compare import holds_rows
-from app.eval_arguments import answering_command, parse_args
-from app.evaluation import Role, evaluate_to, find_rows
-from app.hardware import choose_precision
-from app.model_folder import hide_file_bars, load_any
-from app.onnx_model import OnnxModel
-from app.outputs import ready_folder
-from app.places import find_data
-from app.provenance import changed_rows
-from app.report import score_table
+from app.command_line.rows import answering_command, parse_args
+from app.evaluation import compare
+from app.evaluation.compare import holds_rows
+from app.evaluation.evaluate import Role
+from app.inference.load import hide_file_bars, load_any
+from app.output_paths import ready_folder
+from app.precision import choose_precision
+from app.reporting.text import score_table
+from app.reporting.write import evaluate_to, find_rows
+from app.run_paths import find_data
 from app.settings import Settings, load_settings
+from app.training.provenance import changed_rows
 from data import (
     TEXT_SLICES,
     DataSettings,
@@ -37,7 +37,9 @@ from data import (
     require_columns,
     scan_images,
 )
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig
+from models.onnx_classifier import OnnxModel
 
 CUT_BY = ("image", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
 """Settings that decide which rows go where when splits are cut."""
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> dict:
         rows, settings = held_out_rows(args, run, model.config)
         chosen = find_rows(rows, args.rows)
         folder = ready_folder(args.output_dir or free_folder(output_folder(args), rows, is_own=args.test is None))
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, NoLabelsError):
             source = str(args.test or getattr(run.data, args.split) or run.data.train)
@@ -92,12 +94,12 @@ def arithmetic(args: argparse.Namespace, run: Settings, model: ImageTextClassifi
     """The mixed precision to evaluate in; an ONNX model has its own.
 
     Raises:
-        ValueError: another one is asked of an ONNX model.
+        UserError: another one is asked of an ONNX model.
     """
     if not isinstance(model, OnnxModel):
         return choose_precision(args.mixed_precision or run.train.mixed_precision)
     if args.mixed_precision in ("bf16", "fp16"):
-        raise ValueError(
+        raise UserError(
             f"{args.model} is an ONNX model, which computes as it was exported, in float32 or int8: leave out "
             f"--mixed_precision {args.mixed_precision}."
         )
@@ -121,14 +123,14 @@ def free_folder(folder: Path, rows: Rows, is_own: bool) -> Path:
         is_own: the rows are a split of the run, and the folder is that split's.
 
     Raises:
-        ValueError: it does.
+        UserError: it does.
     """
     figures = folder / "metrics.json"
     if not figures.is_file() or holds_rows(folder / "predictions.parquet", rows):
         return folder
     there = json.loads(figures.read_text(encoding="utf-8")).get("source", rows.source)
     if not is_own and Path(there).resolve() != Path(rows.source).resolve():
-        raise ValueError(
+        raise UserError(
             f"{folder} holds the figures of other rows, of {there}; name a folder for those of {rows.source}: "
             "--output_dir FOLDER"
         )
@@ -139,7 +141,7 @@ def free_folder(folder: Path, rows: Rows, is_own: bool) -> Path:
 def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConfig) -> tuple[Rows, DataSettings]:
     """The rows to score: those named, or a split of the run's own data; read, and cut, as for the training."""
     if args.test is not None and args.split != "test":
-        raise ValueError("--split names rows of the run's own data, --data.test other rows: give one of them.")
+        raise UserError("--split names rows of the run's own data, --data.test other rows: give one of them.")
     reading = {
         name: getattr(config, name) for name in ("normalize_labels", "allow_missing", "label_type", "label_separator")
     }
@@ -165,7 +167,7 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
     is_cut = data.folds or (args.split != "test" and data.validation is None)
     if args.test is None and data.train is not None and is_cut:
         if moved := [name for name in CUT_BY if (given.get(name) or None) not in (None, getattr(trained_on, name))]:
-            raise ValueError(
+            raise UserError(
                 f"These rows were cut from {data.train}; with another --data.{moved[0]} the cut would be another, with "
                 "rows in it that were trained on. Give held-out rows with --data.test SOURCE."
             )
@@ -180,7 +182,7 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
         data = find_data(run_dir, data, image_root)
     source = data.test if args.test is not None else getattr(data, args.split)
     if source is None:
-        raise ValueError(
+        raise UserError(
             f"{args.model} names no {args.split} data; give rows with --data.test FILE"
             + (
                 " or score what was held out for choosing the model: --split validation."
@@ -198,7 +200,7 @@ def check_own_rows(args: argparse.Namespace, rows: Rows, group: str | None, is_c
     """Say where a split of the run is not what it was at training, but for what was asked for.
 
     Raises:
-        ValueError: it was cut from rows that have changed, so that rows that were trained on may be in it.
+        UserError: it was cut from rows that have changed, so that rows that were trained on may be in it.
     """
     is_read_otherwise = any(getattr(args, name) is not None for name in CUT_BY)
     if not is_cut and (is_read_otherwise or args.split == "train"):
@@ -206,7 +208,7 @@ def check_own_rows(args: argparse.Namespace, rows: Rows, group: str | None, is_c
     without = [name for name in ("text", "weight") if getattr(args, name) is not None]
     changed = changed_rows(Path(args.model), args.split, rows, group, without)
     if changed and is_cut:
-        raise ValueError(
+        raise UserError(
             f"{rows.source} is not what {args.model} was trained on: {changed}. These rows were cut from it, and cut "
             "anew they may hold some that were trained on. Restore it, or give held-out rows with --data.test SOURCE."
         )

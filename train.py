@@ -22,27 +22,30 @@ from accelerate.utils import (
 )
 from tqdm.auto import tqdm
 
-from app.calibration import choose_threshold, fit_temperature, tempered
-from app.checkpoint import Checkpoints, Progress
-from app.course import is_enough
-from app.epoch import train_epoch
-from app.evaluation import Role, evaluate_to, groups_of
-from app.hardware import check_trackers, choose_precision
-from app.interrupt import Stopped, StopRequest
-from app.model_card import model_card
-from app.model_folder import hide_file_bars, load_model
-from app.predictions import MODALITIES, predict
-from app.provenance import Provenance
-from app.report import draw_curves, score_table
-from app.run_dir import RunDir
+from app.evaluation.calibration import choose_threshold, fit_temperature, tempered
+from app.evaluation.evaluate import Role, groups_of
+from app.evaluation.predict import MODALITIES, predict
+from app.inference.load import hide_file_bars, load_model
+from app.precision import choose_precision
+from app.reporting.model_card import model_card
+from app.reporting.text import draw_curves, score_table
+from app.reporting.write import evaluate_to
 from app.settings import Settings, TrainSettings, flat, parse_settings
-from app.sharding import sharding_plugin, whole_model
-from app.summary import describe_training, next_commands
-from app.training import Training, build
-from app.truth import confidence
+from app.training.checkpoint import Checkpoints, Progress
+from app.training.progress import check_trackers
+from app.training.provenance import Provenance
+from app.training.run_folder import RunDir
+from app.training.run_summary import describe_training, next_commands
+from app.training.schedule import is_enough
+from app.training.sharding import sharding_plugin, whole_model
+from app.training.step import train_epoch
+from app.training.stop_signal import Stopped, StopRequest
+from app.training.trainer import Training, build
 from data import Collate, DataSettings, LabelFormat, PreparedData, Rows, prepare_data
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16
+from models.decisions import confidence
 from models.lora import merge_lora
 
 CONTENTS = (
@@ -117,7 +120,7 @@ def user_errors(argv: list[str]) -> Iterator[None]:
         if PartialState().is_main_process:
             print(f"{stop}; go on with: {shlex.join(['python', 'train.py', *argv])}", file=sys.stderr)
         sys.exit(stop.code)
-    except (ValueError, FloatingPointError) as error:
+    except (UserError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:

@@ -1,5 +1,5 @@
 """What a person touches: settings, predictor, reports."""
 
-from app.predictor import Predictor
+from app.inference.predictor import Predictor
 
 __all__ = ["Predictor"]

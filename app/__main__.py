@@ -20,20 +20,22 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
-from app.ablate import FUSION_VARIANTS, ablate, parse_variant
-from app.asking import SHOWN, Commands, add_asking, open_rows
-from app.doctor import MARKS, examine
-from app.eval_arguments import add_reading, at_least, reading_options
-from app.kfold import kfold
-from app.model_folder import hide_file_bars
-from app.onnx_model import ONNX_FILE, OnnxModel, export_onnx, quantize
-from app.outputs import ready_folder
-from app.predictor import Predictor
+from app.command_line.ask import SHOWN, Commands, add_asking, open_rows
+from app.command_line.rows import add_reading, at_least, reading_options
+from app.inference.batch_predict import reason
+from app.inference.load import hide_file_bars
+from app.inference.onnx_export import export_onnx, quantize
+from app.inference.predictor import Predictor
+from app.output_paths import ready_folder
 from app.serving.server import KEY_VARIABLE, ServeSettings, serve
 from app.settings import Settings, parse_settings, setting_names
-from app.tables import reason
+from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant
+from app.studies.doctor import MARKS, examine
+from app.studies.kfold import kfold
 from data import Example
+from data.errors import UserError
 from data.paths import expand_home, user_path
+from models.onnx_classifier import ONNX_FILE, OnnxModel
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> None:
     hide_file_bars()
     try:
         args.run(args)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -159,13 +161,13 @@ def run_serve(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     if not args.int8 and (given := list(reading_options(args, "rows_"))):
-        raise ValueError(f"{given[0]} is for the rows that int8 is calibrated on: add --int8 SOURCE.")
+        raise UserError(f"{given[0]} is for the rows that int8 is calibrated on: add --int8 SOURCE.")
     ready_folder(args.output)
     limit = {} if args.rows_max_pixels is None else {"max_pixels": args.rows_max_pixels}
     predictor = Predictor.from_pretrained(args.model, "cpu", args.trust_custom_encoder, precision="no", **limit)
     model, processor = predictor.model, predictor.processor
     if isinstance(model, OnnxModel):
-        raise ValueError(f"{args.model} is an exported model already; give the run folder it was exported from.")
+        raise UserError(f"{args.model} is an exported model already; give the run folder it was exported from.")
     examples = calibration_rows(predictor, args) if args.int8 else []
     export_onnx(model, processor, args.output)
     if examples:
@@ -180,16 +182,16 @@ def calibration_rows(predictor: Predictor, args: argparse.Namespace) -> list[Exa
     """The first rows of the source, up to ``--int8_rows``; those that cannot be used are counted.
 
     Raises:
-        ValueError: none can be used.
+        UserError: none can be used.
     """
     pairs = list(islice(open_rows(predictor, args.int8, args).rows, args.int8_rows))
     prepared = predictor.prepare((pair.image, pair.text) for pair in pairs)
     faults = Counter(
-        reason(fault, pair) for fault, pair in zip(prepared, pairs, strict=True) if isinstance(fault, ValueError)
+        reason(fault, pair) for fault, pair in zip(prepared, pairs, strict=True) if isinstance(fault, UserError)
     )
     told = "; ".join(f"{number:,} × {why}" for why, number in faults.most_common(SHOWN))
     if faults.total() == len(pairs):
-        raise ValueError(f"None of the {len(pairs):,} rows of {args.int8} can be used to calibrate int8: {told}")
+        raise UserError(f"None of the {len(pairs):,} rows of {args.int8} can be used to calibrate int8: {told}")
     if faults:
         print(f"{faults.total():,} of {len(pairs):,} rows of {args.int8} are left out: {told}", file=sys.stderr)
     return [example for example in prepared if isinstance(example, Example)]
@@ -200,7 +202,7 @@ def run_doctor(args: argparse.Namespace) -> None:
     if not sources[0].endswith((".yaml", ".yml")):
         names = ("--data.train", "--data.test")
         if len(sources) > len(names):
-            raise ValueError(f"doctor takes training rows and held-out rows, got {len(sources)} sources.")
+            raise UserError(f"doctor takes training rows and held-out rows, got {len(sources)} sources.")
         sources = [part for pair in zip(names, sources, strict=False) for part in pair]
     warnings = 0
     for heading, findings in examine(parse_settings([*sources, *args.options])):

@@ -22,8 +22,9 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
-from app.places import find_all
+from app.run_paths import find_all
 from data import DataSettings
+from data.errors import UserError
 from data.paths import expand_home
 from models.settings import ModelSettings
 
@@ -192,7 +193,7 @@ BY_CONTENT = {
     "model.image_revision",
     "model.image_weights",
 }
-"""Settings that name what a run is trained on, of which the content counts (`app.provenance`), not the name."""
+"""Settings that name training data; their content counts, not the name (`app.training.provenance`)."""
 
 
 class SettingsParser(ArgumentParser):
@@ -241,7 +242,7 @@ def settings_parser() -> SettingsParser:
 def parse_settings(argv: list[str]) -> Settings:
     """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault.
 
-    The paths in the ``config.yaml`` of a run folder are found from any folder, see `app.places`.
+    The paths in the ``config.yaml`` of a run folder are found from any folder, see `app.run_paths`.
     """
     parser = settings_parser()
     if argv and not argv[0].startswith("-"):
@@ -255,7 +256,7 @@ def parse_settings(argv: list[str]) -> Settings:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
     try:
         return settings if config is None else find_all(Path(config).parent, settings)
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
 
 

@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from app.hardware import choose_precision
-from app.model_folder import load_model
+from app.inference.load import load_model
+from app.precision import choose_precision
 from app.settings import load_settings
 from data import Collate, ImageBatchSampler, make_loader, prepare_data
 from models import ImageTextClassifier

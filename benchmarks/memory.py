@@ -60,8 +60,8 @@ PROBE = """
 import sys
 from itertools import islice
 from data import Collate, DataSettings, ImageBatchSampler, StreamedBatches, load_rows, make_loader, scan_images
-from models.processing import build_processor
-from models.text import train_tokenizer
+from models.processor import build_processor
+from models.text_encoder import train_tokenizer
 
 def resident(field="RssAnon"):
     return int(open("/proc/self/status").read().partition(field + ":")[2].split()[0]) // 1024

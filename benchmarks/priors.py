@@ -22,8 +22,8 @@ from sklearn.svm import SVC
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+from app.evaluation.slices import tell_apart
 from app.settings import parse_settings
-from app.slices import tell_apart
 from data import Rows, decode_image, load_rows, scan_images
 from data.prepare import row_groups
 

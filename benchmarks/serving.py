@@ -29,11 +29,11 @@ import torch
 from accelerate.utils import set_seed
 from PIL import Image
 
-from app.model_folder import load_model
-from app.onnx_model import export_onnx, quantize
-from app.predictor import Predictor
+from app.evaluation.targets import Truth
+from app.inference.load import load_model
+from app.inference.onnx_export import export_onnx, quantize
+from app.inference.predictor import Predictor
 from app.settings import load_settings
-from app.truth import Truth
 from data import Example, Rows, decode_image, load_rows, scan_images
 from models.build import build_model
 from models.settings import ModelSettings

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from app.checkpoint import Progress
-from app.epoch import train_epoch
 from app.settings import Settings, parse_settings
-from app.training import Training, build
+from app.training.checkpoint import Progress
+from app.training.step import train_epoch
+from app.training.trainer import Training, build
 from data import Example, PreparedData, decode_image, prepare_data
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,18 +1,19 @@
 """Rows in → batches out."""
 
 from data.augmentation import Augmentation
-from data.batches import Collate, ImageBatchSampler, make_loader, text_key
+from data.collate import Collate, make_loader, text_key
 from data.column_names import require_columns
 from data.columns import StringColumn
-from data.features import FeatureStore
+from data.feature_store import FeatureStore
+from data.image_check import scan_images
 from data.images import BadImageError, decode_image
+from data.label_format import LabelFormat
 from data.labels import UNKNOWN, NoLabelsError
 from data.prepare import PreparedData, prepare_data
 from data.rows import Example, Rows, load_rows
-from data.scan import scan_images
+from data.sampler import ImageBatchSampler
 from data.settings import TEXT_SLICES, DataSettings
 from data.stream import StreamedBatches, stream_loader
-from data.targets import LabelFormat
 
 __all__ = [
     "TEXT_SLICES",

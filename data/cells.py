@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.errors import UserError
 from data.images import MAX_PATH, BadImageError, explain_path, is_address
+from data.label_format import LabelFormat
 from data.labels import normalize_label
 from data.messages import quote
-from data.targets import LabelFormat
 
 StoredImage = str | dict | None
 """Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
@@ -28,13 +29,13 @@ def text_columns(text: str) -> list[str]:
     """Columns that a text setting names: itself, or the fields of a template.
 
     Raises:
-        ValueError: a template with braces that do not match, or without a column.
+        UserError: a template with braces that do not match, or without a column.
     """
     if "{" not in text:
         return [text]
     names = [name for _, name in parse_template(text) if name]
     if not names:
-        raise ValueError(
+        raise UserError(
             f"data.text names no column: {quote(text)}; write columns in braces, '{{question}} {{report}}'."
         )
     return list(dict.fromkeys(names))
@@ -57,7 +58,7 @@ def parse_template(text: str) -> tuple[tuple[str, str], ...]:
             literal = ""
         else:
             fault = "braces without a column" if match[0] == "{}" else f"a single {match[0]!r}"
-            raise ValueError(
+            raise UserError(
                 f"data.text is not a valid template, it has {fault}: {quote(text)}. Write a column as {{column}}, and "
                 "a brace that is part of the text twice."
             )
@@ -89,7 +90,7 @@ def make_label(value, names: list[str] | None, normalize: bool, form: LabelForma
         return None
     found = [make_name(part, names, normalize) for part in values]
     if torn := [name for name in found if name and form.separator in name]:
-        raise ValueError(
+        raise UserError(
             f"The label {quote(torn[0])} holds the separator {form.separator!r}; rename it, or train with another "
             "--data.label_separator."
         )
@@ -102,12 +103,12 @@ def make_name(value, names: list[str] | None, normalize: bool) -> str | None:
     """The name of a class; ``None`` where it is null, empty, or the -1 that `datasets` takes for "no label".
 
     Raises:
-        ValueError: a list, an object or bytes.
+        UserError: a list, an object or bytes.
     """
     if names is not None and value is not None:
         value = names[value] if value >= 0 else None
     if is_nested(value):
-        raise ValueError(
+        raise UserError(
             f"Labels must be strings, numbers or booleans, got {quote(value)}; write the names of the classes. For "
             "lists of names train with --data.label_type multi or annotators."
         )
@@ -122,12 +123,12 @@ def cell_text(cell) -> str | None:
     100000.0, True, 2020-01-31.
 
     Raises:
-        ValueError: a list, an object or bytes.
+        UserError: a list, an object or bytes.
     """
     if isinstance(cell, str):
         return cell
     if is_nested(cell):
-        raise ValueError(f"A cell holds {quote(cell)}; expected a text, a number or a boolean.")
+        raise UserError(f"A cell holds {quote(cell)}; expected a text, a number or a boolean.")
     return None if pd.isna(cell) else str(cell)
 
 

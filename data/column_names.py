@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from data.errors import UserError
 from data.labels import NoLabelsError
 from data.messages import enumerate_names, quote
 
@@ -33,7 +34,7 @@ def require_columns(found: Sequence[str], wanted: dict[str, list[str]], source: 
         wanted: setting (``image``, ``text``, ``label``) → the columns it names.
 
     Raises:
-        ValueError: names the missing columns, those found, and the nearest name; or a name that several columns have.
+        UserError: names the missing columns, those found, and the nearest name; or a name that several columns have.
         NoLabelsError: likewise, where there is no ``label``.
     """
     for setting, names in wanted.items():
@@ -52,12 +53,12 @@ def refuse_repeated(found: Sequence[str], setting: str, names: Iterable[str], so
     """Refuse a name that several columns of the source have, see `distinct_names`.
 
     Raises:
-        ValueError: tells how each of them can be named.
+        UserError: tells how each of them can be named.
     """
     for name in names:
         same = [other for other in found if re.fullmatch(re.escape(name) + r" \(column \d+\)", other)]
         if name not in found and same:
-            raise ValueError(
+            raise UserError(
                 f"{source} has columns of the same name: [{quote(name)}]. Rename all but one, or choose one by its "
                 f"place: --data.{setting} with {' or '.join(map(quote, same))}."
             )

@@ -8,6 +8,7 @@ from datasets import Features, Value
 
 from data.column_names import distinct_names
 from data.encoding import check_text, open_text
+from data.errors import UserError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 LONGEST_CELL = 2**31 - 1
@@ -18,16 +19,16 @@ def csv_columns(path: Path, separator: str) -> Features:
     """The columns of a file, all of it checked.
 
     Raises:
-        ValueError: names the place of what cannot be read.
+        UserError: names the place of what cannot be read.
     """
     check_text(path)
     check_separator(path, separator)
     lines = csv_lines(path, separator)
     header, first = next(lines, None), next(lines, None)
     if header is None:
-        raise ValueError(f"{path} is empty; expected a header line with the column names.")
+        raise UserError(f"{path} is empty; expected a header line with the column names.")
     if first is None:
-        raise ValueError(f"{path} has no rows, only a header line.")
+        raise UserError(f"{path} has no rows, only a header line.")
     for _ in lines:
         pass
     return Features({name: Value("string") for name in distinct_names(header)})
@@ -54,7 +55,7 @@ def csv_lines(path: Path, separator: str) -> Iterator[list[str]]:
                 continue
             width = width or len(cells)
             if any(cell.strip() for cell in cells[width:]):
-                raise ValueError(
+                raise UserError(
                     f"Line {reader.line_num} of {path} has {len(cells)} cells, but the header names {width} columns. "
                     f"Put cells that hold a {SEPARATORS[separator]} in double quotes."
                 )
@@ -65,13 +66,13 @@ def next_line(reader, path: Path) -> list[str] | None:
     """The cells of the next line, or of several where quoted cells hold line ends; ``None`` at the end.
 
     Raises:
-        ValueError: quotes that do not match.
+        UserError: quotes that do not match.
     """
     start = reader.line_num + 1
     try:
         return next(reader, None)
     except csv.Error as error:
-        raise ValueError(
+        raise UserError(
             f"Line {start} of {path} has a cell whose double quotes do not match ({error}). A cell that begins with a "
             'double quote ends with one; a double quote within such a cell is written twice, as in "a 5"" disk".'
         ) from error
@@ -81,7 +82,7 @@ def check_separator(path: Path, separator: str) -> None:
     """Refuse a file whose header is one column by this separator and several by another.
 
     Raises:
-        ValueError: names the separator that was found.
+        UserError: names the separator that was found.
     """
     with open_text(path, newline="") as file:
         header = next((line for line in file if line.strip()), "")
@@ -93,7 +94,7 @@ def check_separator(path: Path, separator: str) -> None:
         ",": "Name it .csv.",
         "\t": "Name it .tsv.",
     }.get(best, "Save it again with commas as .csv, or with tabs as .tsv.")
-    raise ValueError(
+    raise UserError(
         f"The columns of {path} are separated by {SEPARATORS[best]}s, but a {path.suffix} file is read with "
         f"{SEPARATORS[separator]}s. {cure}"
     )

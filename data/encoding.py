@@ -4,6 +4,8 @@ import codecs
 from pathlib import Path
 from typing import TextIO
 
+from data.errors import UserError
+
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
     codecs.BOM_UTF32_BE: "utf-32",
@@ -29,7 +31,7 @@ def check_text(path: Path) -> None:
     """Refuse a file that is not text, naming the place; reads it a piece at a time.
 
     Raises:
-        ValueError: bytes that its encoding does not have, or NUL characters.
+        UserError: bytes that its encoding does not have, or NUL characters.
     """
     encoding = find_encoding(path).removesuffix("-sig")
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -42,13 +44,13 @@ def check_text(path: Path) -> None:
                 text = decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as error:
                 place = offset - waiting + error.start
-                raise ValueError(
+                raise UserError(
                     f"{path} is not {encoding.upper()}: byte {error.object[error.start]:#04x} at offset {place}. Save "
                     "it as UTF-8."
                 ) from error
             if "\0" in text:
                 line = lines + text[: text.index("\0")].count("\n") + 1
-                raise ValueError(
+                raise UserError(
                     f"Line {line} of {path} holds a NUL character, which text does not have. Most likely the file was "
                     "saved in another encoding, or is damaged; save it as UTF-8."
                 )

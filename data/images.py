@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from data.errors import UserError
 from data.messages import excerpt
-from data.values import ValueRange, kind_of, measure, to_eight_bit
+from data.value_range import ValueRange, kind_of, measure, to_eight_bit
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -44,7 +45,7 @@ ADDRESS = re.compile(r"(?i)(data:|[a-z][a-z0-9+.-]+://)")
 """How an address begins; a drive of Windows has one letter."""
 
 
-class BadImageError(ValueError):
+class BadImageError(UserError):
     """An image that cannot be read; the message says why."""
 
 
@@ -109,7 +110,7 @@ def decode_image(
 
 
 def decode_and_measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple]:
-    """As `decode_image` decodes bytes by default, and the `data.values.VALUES` of the picture."""
+    """As `decode_image` decodes bytes by default, and the `data.value_range.VALUES` of the picture."""
     with explain_decoder_errors():
         image = open_image(data, max_pixels)
         return to_upright_rgb(image, None), measure(image)

@@ -10,6 +10,7 @@ from datasets import Features, Json, Value
 from data.cells import cell_text
 from data.column_names import distinct_names
 from data.encoding import check_text, open_text
+from data.errors import UserError
 from data.messages import quote
 
 TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
@@ -24,7 +25,7 @@ def json_columns(path: Path) -> Features:
     `data.cells.cell_text`), and one of lists and objects holds these.
 
     Raises:
-        ValueError: names the place of what cannot be read.
+        UserError: names the place of what cannot be read.
     """
     check_text(path)
     types: dict[str, set[type]] = {}
@@ -36,15 +37,15 @@ def json_columns(path: Path) -> Features:
             if value is not None:
                 found.add(str if type(value) is int and value.bit_length() > 63 else type(value))
     if not number:
-        raise ValueError(f"{path} has no rows.")
+        raise UserError(f"{path} has no rows.")
     if number == 1 and all(isinstance(value, list | dict) for value in row.values()):
-        raise ValueError(
+        raise UserError(
             f"{path} holds one object of columns; expected one object for each row, as pandas writes with "
             'to_json(orient="records", lines=True).'
         )
     for name in types:
         if (repeated := name.rpartition(" (column ")[0]) in types:
-            raise ValueError(f"{path} has objects that name {quote(repeated)} once, and others several times.")
+            raise UserError(f"{path} has objects that name {quote(repeated)} once, and others several times.")
     return Features({name: column_type(found) for name, found in types.items()})
 
 
@@ -72,7 +73,7 @@ def json_objects(path: Path) -> Iterator[dict]:
     """The objects of a file in order, whether each has a line, they are a list, or written over several lines.
 
     Raises:
-        ValueError: text that is no JSON, values that are no objects, halves of surrogate pairs.
+        UserError: text that is no JSON, values that are no objects, halves of surrogate pairs.
     """
     with open_text(path) as file:
         first = next((line for line in file if line.strip()), "")
@@ -82,7 +83,7 @@ def json_objects(path: Path) -> Iterator[dict]:
         for line, text in texts:
             for value in parse_values(text, line, path):
                 if not isinstance(value, dict):
-                    raise ValueError(f"{path} holds {quote(value)} where an object, one for each row, was expected.")
+                    raise UserError(f"{path} holds {quote(value)} where an object, one for each row, was expected.")
                 yield value
 
 
@@ -104,7 +105,7 @@ def parse_values(text: str, line: int, path: Path) -> Iterator:
             if has_surrogates:
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} could not be read as {path.suffix}: from line {line} it has half of a surrogate pair "
                 f"({quote(error.object[error.start])}), which is no character."
             ) from error
@@ -112,7 +113,7 @@ def parse_values(text: str, line: int, path: Path) -> Iterator:
             if isinstance(error, json.JSONDecodeError):
                 line += error.lineno - 1
             reason = getattr(error, "msg", None) or str(error)
-            raise ValueError(f"{path} could not be read as {path.suffix}, line {line}: {reason}.") from error
+            raise UserError(f"{path} could not be read as {path.suffix}, line {line}: {reason}.") from error
         yield from value if isinstance(value, list) else [value]
 
 

@@ -8,14 +8,15 @@ from itertools import combinations
 import numpy as np
 
 from data.cells import cell_text
+from data.errors import UserError
+from data.image_check import Look, scan_images
+from data.label_format import LabelFormat
 from data.labels import build_vocabulary, similar_labels
 from data.messages import enumerate_names, excerpt
 from data.rows import Rows, load_rows
-from data.scan import Look, scan_images
 from data.settings import DataSettings
 from data.splits import connect_groups, cut_fold, cut_validation
-from data.targets import LabelFormat
-from data.values import check_range, choose_ranges
+from data.value_range import check_range, choose_ranges
 
 
 @dataclass
@@ -36,10 +37,10 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     """Load, check and split everything that training needs.
 
     Raises:
-        ValueError: no training source, or anything `load_rows`, `scan_images` or the cut cannot use.
+        UserError: no training source, or anything `load_rows`, `scan_images` or the cut cannot use.
     """
     if settings.train is None:
-        raise ValueError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
+        raise UserError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
     decisions: list[str] = []
     splits: dict[str, Rows] = {}
     looks: dict[str, list[Look]] = {}
@@ -53,7 +54,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     if settings.folds:
         hold_out_fold(settings, splits, looks, decisions)
     if settings.validation is None and settings.streaming:
-        raise ValueError(
+        raise UserError(
             "A stream cannot be cut: with data.streaming, give validation rows with --data.validation FILE."
         )
     if settings.validation is None:
@@ -88,10 +89,10 @@ def hold_out_fold(
     """Make one fold of the training rows the test rows; the folds are the same whatever the seed of the training.
 
     Raises:
-        ValueError: there are test rows already, the rows are a stream, or they cannot be dealt so.
+        UserError: there are test rows already, the rows are a stream, or they cannot be dealt so.
     """
     if settings.test is not None or settings.streaming:
-        raise ValueError("data.folds deals the training rows: leave out data.test, and data.streaming.")
+        raise UserError("data.folds deals the training rows: leave out data.test, and data.streaming.")
     rows = splits["train"]
     cut = cut_fold(strata(rows, settings), row_groups(rows, settings.group), settings.folds, settings.fold, seed=0)
     divide("test", cut, splits, looks)

@@ -15,14 +15,15 @@ from PIL import Image
 from data.cells import StoredImage, as_number, is_clean, make_label, make_text, resolve_image, text_columns
 from data.column_names import refuse_repeated, require_columns
 from data.columns import StringColumn, write_columns
+from data.errors import UserError
 from data.images import BadImageError, decode_image
+from data.label_format import LabelFormat
 from data.labels import NoLabelsError
 from data.messages import name_rows
 from data.paths import user_path
 from data.settings import TEXT_SLICES, DataSettings
 from data.sources import explain_parser_errors, load_source
-from data.targets import LabelFormat
-from data.values import ValueFigures, ValueRange, check_range, value_figures
+from data.value_range import ValueFigures, ValueRange, check_range, value_figures
 
 WEIGHTS = (1e-6, 1e6)
 """Least and most that a row may count, besides 0: what float32 sums keep apart."""
@@ -47,7 +48,7 @@ class Rows(torch.utils.data.Dataset[Example]):
     ``numbers`` are the rows of ``table`` this sequence consists of, in order; the columns go with them. Where the
     table is a stream, rows come by iteration only, in the order of the stream. ``table_weights`` is what each row of
     ``table`` counts in the loss and in figures, where that differs. Image paths of a ``confined`` table stay below
-    ``image_root``. ``values`` are the `data.values.VALUES` of the image of each row, where these were scanned, and
+    ``image_root``. ``values`` are the `data.value_range.VALUES` of the image of each row, where these were scanned, and
     ``value_range`` is how they are read.
     """
 
@@ -111,7 +112,7 @@ class Rows(torch.utils.data.Dataset[Example]):
         return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
 
     def picture(self, index: int) -> Image.Image:
-        """The decoded image of a row that has passed `data.scan.scan_images`, and with it the limit on pixels."""
+        """The decoded image of a row. `data.image_check.scan_images` has checked it, its number of pixels included."""
         image = self.read_image(int(self.numbers[index]))
         assert image is not None
         return decode_image(image, max_pixels=sys.maxsize, value_range=self.value_range)
@@ -153,17 +154,17 @@ class Rows(torch.utils.data.Dataset[Example]):
 
 
 def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
-    """Read a source and check its texts and labels (images: `data.scan.scan_images`).
+    """Read a source and check its texts and labels (images: `data.image_check.scan_images`).
 
     Raises:
-        ValueError: no rows, missing columns, or texts, labels and weights that are not as they should be, named by row.
+        UserError: no rows, missing columns, or texts, labels and weights that are not as they should be, named by row.
     """
     value_range = check_range(settings.value_range)
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
     with explain_parser_errors(Path(source), "rows"):
         first = next(iter(table), None)
     if first is None:
-        raise ValueError(f"{source} has no rows.")
+        raise UserError(f"{source} has no rows.")
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
@@ -205,7 +206,7 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
     """What each row counts; rows that count nothing are named.
 
     Raises:
-        ValueError: weights that are no such numbers, by row, or that are all 0.
+        UserError: weights that are no such numbers, by row, or that are all 0.
     """
     found = [row[column] for row in table.select_columns([column])]
     weights = np.array([as_number(value) for value in found], dtype=np.float64)
@@ -213,7 +214,7 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
     faulty = np.flatnonzero(~((weights == 0) | ((weights >= low) & (weights <= high)))).tolist()
     refuse(faulty, source, f"have no weight of 0, or {low:g} to {high:g}, in column {column!r}", "Correct them.")
     if not weights.any():
-        raise ValueError(f"All weights in column {column!r} of {source} are 0: no row counts.")
+        raise UserError(f"All weights in column {column!r} of {source} are 0: no row counts.")
     if len(nothing := np.flatnonzero(weights == 0)):
         print(f"{len(nothing)} rows of {source} have a weight of 0 and are left out: {name_rows(nothing.tolist())}")
     return weights
@@ -280,7 +281,7 @@ class Faults:
         )
 
 
-def refuse(rows: list[int], source: str, fault: str, cure: str, error: type[ValueError] = ValueError) -> None:
+def refuse(rows: list[int], source: str, fault: str, cure: str, error: type[UserError] = UserError) -> None:
     """Raise a ``ValueError`` that counts and names the rows, if there are any."""
     if rows:
         raise error(f"{len(rows)} rows of {source} {fault}: {name_rows(rows)} (counted from 0). {cure}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
+from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
 from data.shapes import make_shapes
@@ -37,10 +38,10 @@ def load_source(
         The rows, images undecoded, and the folder that image paths are relative to.
 
     Raises:
-        ValueError: nothing there, an unknown kind, or a file that cannot be parsed.
+        UserError: nothing there, an unknown kind, or a file that cannot be parsed.
     """
     if not isinstance(source, str):
-        raise ValueError(
+        raise UserError(
             f"A source is named by a string, so that a run can find it again; got {type(source).__name__}. Write its "
             "rows to a file first: frame.to_parquet('rows.parquet') or dataset.save_to_disk('rows')."
         )
@@ -53,7 +54,7 @@ def load_source(
     elif path.suffix.lower() not in READERS and HUB_ID.fullmatch(source):
         dataset, root = load_hub(source, split, streaming), None
     else:
-        raise ValueError(
+        raise UserError(
             f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}), a folder, a Hub "
             "id (owner/name) or shapes:N." + (" Download it, and give the file." if "://" in source else "")
         )
@@ -71,13 +72,13 @@ def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tup
             return (dataset.to_iterable_dataset() if streaming else dataset), path
         if (path / "dataset_dict.json").exists():
             splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").exists())
-            raise ValueError(f"{path} holds several splits, {splits}; name one of them: {path / splits[0]}.")
+            raise UserError(f"{path} holds several splits, {splits}; name one of them: {path / splits[0]}.")
         files, root = metadata_files(path), path
     elif path.suffix.lower() in READERS:
         with explain_parser_errors(path, path.suffix):
             files, root = [TableFile.open(path)], path.parent
     else:
-        raise ValueError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
+        raise UserError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
     with explain_parser_errors(path, "a table"):
         return read_table(files, streaming, cache_dir), root
 
@@ -92,7 +93,7 @@ def metadata_files(folder: Path) -> list[TableFile]:
     """The tables of an image folder and of the folders in it, but for hidden ones; all their rows are its rows.
 
     Raises:
-        ValueError: none, several in one folder, one that cannot be read, or has no column of file names.
+        UserError: none, several in one folder, one that cannot be read, or has no column of file names.
     """
     paths = sorted(
         path
@@ -101,17 +102,17 @@ def metadata_files(folder: Path) -> list[TableFile]:
         and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
     )
     if not paths:
-        raise ValueError(f"{folder} is neither a folder saved by datasets nor an image folder with metadata.csv.")
+        raise UserError(f"{folder} is neither a folder saved by datasets nor an image folder with metadata.csv.")
     for path in paths:
         if beside := [other.name for other in paths if other.parent == path.parent and other != path]:
-            raise ValueError(f"{path.parent} holds {path.name} and {', '.join(beside)}; keep one of them.")
+            raise UserError(f"{path.parent} holds {path.name} and {', '.join(beside)}; keep one of them.")
     files = []
     for path in paths:
         with explain_parser_errors(path, "the metadata of an image folder"):
             files.append(TableFile.open(path, path.parent.relative_to(folder)))
         if not any(map(files[-1].holds_paths, files[-1].columns)):
             names = enumerate_names(files[-1].columns)
-            raise ValueError(f"{path} has no column 'file_name' with the images' paths; it has [{names}].")
+            raise UserError(f"{path} has no column 'file_name' with the images' paths; it has [{names}].")
     if len(paths) > 1:
         print(f"{folder}: rows of {len(paths)} tables, {enumerate_names(str(p.relative_to(folder)) for p in paths)}")
     return files
@@ -126,8 +127,8 @@ def explain_parser_errors(path: Path, kind: str) -> Iterator[None]:
         cause = error.__cause__ or error
         for fault in (error, cause):
             if isinstance(fault, ValueError) and str(path) in str(fault):
-                raise ValueError(str(fault)) from error
-        raise ValueError(f"{path} could not be read as {kind}: {excerpt(str(cause), 500)}") from error
+                raise UserError(str(fault)) from error
+        raise UserError(f"{path} could not be read as {kind}: {excerpt(str(cause), 500)}") from error
 
 
 def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableDataset:
@@ -135,7 +136,7 @@ def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableData
     try:
         return load_dataset(name, split=chosen or split, streaming=streaming)
     except (OSError, DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{source!r} is no file here, and as a data set of the HuggingFace Hub it could not be loaded: {error}. "
             "Offline, download it elsewhere with `hf download --repo-type dataset` and give the file."
         ) from error

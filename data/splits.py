@@ -11,6 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from data.errors import UserError
 from data.messages import quote
 
 MOST = 2.5
@@ -46,14 +47,14 @@ def cut_validation(
     are taken.
 
     Raises:
-        ValueError: too few groups or rows of a label to cut, or too small a share.
+        UserError: too few groups or rows of a label to cut, or too small a share.
     """
     if MOST * fraction < 1 / FOLDS:
-        raise ValueError(f"data.validation_fraction must be at least {1 / FOLDS / MOST:g}, got {fraction:g}.")
+        raise UserError(f"data.validation_fraction must be at least {1 / FOLDS / MOST:g}, got {fraction:g}.")
     needed = max(2, math.ceil(1 / (MOST * fraction)))
     most, obstacles = most_folds(labels, groups, needed)
     if most < needed:
-        raise ValueError(
+        raise UserError(
             f"Cannot cut {fraction:.0%} of the rows for validation: {obstacles}; {needed} are needed. Give "
             f"data.validation, or {'a larger data.validation_fraction or ' if needed > 2 else ''}more rows."
         )
@@ -70,16 +71,16 @@ def cut_fold(
     """Row numbers of all folds but one, and of that one.
 
     Raises:
-        ValueError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
+        UserError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
     """
     most, obstacles = most_folds(labels, groups, max(2, num_folds))
     if most < 2:
-        raise ValueError(f"The rows cannot be dealt into folds: {obstacles}; 2 are needed.")
+        raise UserError(f"The rows cannot be dealt into folds: {obstacles}; 2 are needed.")
     if not 2 <= num_folds <= most:
         because = f": {obstacles}" if obstacles else ""
-        raise ValueError(f"data.folds must be 2 to {most}, got {num_folds}{because}.")
+        raise UserError(f"data.folds must be 2 to {most}, got {num_folds}{because}.")
     if fold >= num_folds:
-        raise ValueError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
+        raise UserError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
     held_out = deal(labels, groups, num_folds, seed)[fold]
     return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
 

@@ -8,7 +8,7 @@ from itertools import chain, groupby, islice
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.batches import Collate
+from data.collate import Collate
 from data.rows import Example, Rows
 
 

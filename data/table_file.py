@@ -58,7 +58,7 @@ class TableFile:
         """Read the columns, and check the rows of a text file.
 
         Raises:
-            ValueError: a file that cannot be read, with the place.
+            UserError: a file that cannot be read, with the place.
         """
         return cls(path, READERS[path.suffix.lower()].columns(path), folder)
 

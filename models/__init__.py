@@ -1,15 +1,16 @@
 """Batches in → logits and attention out."""
 
-from models.attention import CrossAttentionLayer, MultiHeadCrossAttention
+from models.article import CrossAttentionLayer, MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
+from models.attention import MultiHeadCrossAttention
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.fusion import CrossAttentionFusion
 from models.output import ImageTextOutput
-from models.pooling import PositionClassifier
-from models.processing import ImageTextProcessor
-from models.text import TextEncoder
-from models.vgg import MultiLevelCrossAttentionVGG, VGG16Encoder, VGG16WithCrossAttention
+from models.position_classifier import PositionClassifier
+from models.processor import ImageTextProcessor
+from models.text_encoder import TextEncoder
+from models.vgg import VGG16Encoder
 
 __all__ = [
     "ContextGrid",

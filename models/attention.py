@@ -37,38 +37,6 @@ def attention(
     return weights @ value, weights if need_weights else None
 
 
-class CrossAttentionLayer(nn.Module):
-    """Single-head cross-attention from a primary sequence to a context sequence.
-
-    Args:
-        embed_dim: width D of both sequences.
-
-    Shape:
-        - x1: ``(B, N, D)`` primary sequence, source of the queries
-        - x2: ``(B, M, D)`` context sequence, source of keys and values
-        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
-        - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, N, M)``
-
-    Raises:
-        ValueError: a sequence that is not three-dimensional or not D wide.
-    """
-
-    def __init__(self, embed_dim: int):
-        super().__init__()
-        self.embed_dim = embed_dim
-        self.query = nn.Linear(embed_dim, embed_dim)
-        self.key = nn.Linear(embed_dim, embed_dim)
-        self.value = nn.Linear(embed_dim, embed_dim)
-
-    def forward(
-        self, x1: Tensor, x2: Tensor, context_mask: Tensor | None = None, output_attentions: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        check_sequences(x1, x2, self.embed_dim)
-        mask = None if context_mask is None else context_mask[:, None, :]
-        output, weights = attention(self.query(x1), self.key(x2), self.value(x2), mask, output_attentions)
-        return (output, weights) if weights is not None else output
-
-
 class MultiHeadCrossAttention(nn.Module):
     """Multi-head cross-attention (Vaswani et al. 2017, section 3.2.2).
 
@@ -145,6 +113,7 @@ def check_sequences(
     query_index: Tensor | None = None,
     context_index: Tensor | None = None,
 ) -> None:
+    """Raise a ``ValueError`` unless both sequences are ``(batch, tokens, embed_dim)`` and of as many pairs."""
     for name, x in (("x1", x1), ("x2", x2)):
         if x.dim() != 3 or x.shape[-1] != embed_dim:
             raise ValueError(f"{name} must be (batch, tokens, {embed_dim}), got {tuple(x.shape)}.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from data.errors import UserError
 from models.attention import Attention, attention
 
 KINDS = ("full", "chunked", "window", "top_k", "low_rank")
@@ -87,7 +88,7 @@ class WindowAttention(nn.Module):
         tile: side of a tile in positions.
 
     Raises:
-        ValueError: an even window, or sequences that do not fill their grids.
+        UserError: an even window, or sequences that do not fill their grids.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class WindowAttention(nn.Module):
     ):
         super().__init__()
         if window < 1 or window % 2 == 0:
-            raise ValueError(f"window must be odd and at least 1, so that it has a centre; got {window}.")
+            raise UserError(f"window must be odd and at least 1, so that it has a centre; got {window}.")
         self.window = window
         self.grid = grid
         self.context_grid = context_grid
@@ -173,13 +174,13 @@ class LowRankAttention(nn.Module):
         rank: r, from 1 to M.
 
     Raises:
-        ValueError: another rank, or a context of another length.
+        UserError: another rank, or a context of another length.
     """
 
     def __init__(self, num_slots: int, rank: int = RANK):
         super().__init__()
         if not 1 <= rank <= num_slots:
-            raise ValueError(f"rank must be from 1 to the {num_slots} slots of the context, got {rank}.")
+            raise UserError(f"rank must be from 1 to the {num_slots} slots of the context, got {rank}.")
         pooling = F.adaptive_avg_pool1d(torch.eye(num_slots), rank).T
         start = (pooling + 0.1 / num_slots).log()
         self.key_logits = nn.Parameter(start.clone())
@@ -189,7 +190,7 @@ class LowRankAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         if key.shape[-2] != self.key_logits.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"This projection is for {self.key_logits.shape[1]} slots, got {key.shape[-2]}; low rank reads as many "
                 "as it was built for, in --model.fusion self with those of the image at its image_size."
             )
@@ -218,7 +219,7 @@ def fill_grid(length: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     side = math.isqrt(length)
     rows, columns = grid or (side, side)
     if rows * columns != length:
-        raise ValueError(f"{length} positions do not fill a grid of {rows}×{columns}; give its rows and columns.")
+        raise UserError(f"{length} positions do not fill a grid of {rows}×{columns}; give its rows and columns.")
     return rows, columns
 
 
@@ -241,7 +242,7 @@ def build_attention(
         block_size, window, top_k, rank: sizes of those kinds that have them; a rank above M is M.
 
     Raises:
-        ValueError: another name, or sizes that a kind refuses.
+        UserError: another name, or sizes that a kind refuses.
     """
     if kind == "full":
         return attention
@@ -253,7 +254,7 @@ def build_attention(
         return TopKAttention(top_k, block_size)
     if kind == "low_rank":
         return LowRankAttention(num_slots, min(rank, num_slots))
-    raise ValueError(f"attention must be one of {', '.join(KINDS)}, got {kind!r}.")
+    raise UserError(f"attention must be one of {', '.join(KINDS)}, got {kind!r}.")
 
 
 def in_blocks(

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
+from data.errors import UserError
 from models.configuration import ImageTextConfig
-from models.loading import RESAVE, check_weights, needed_names, no_loading_report
-from models.offline import explain_hub_errors
+from models.hub_errors import explain_hub_errors
 from models.vgg import LAST
+from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
 
 INSTEAD = ", or train VGG16 from scratch (--model.image_encoder vgg16)"
 """The way out where no pretrained backbone is at hand."""
@@ -30,20 +31,20 @@ class BackboneEncoder(nn.Module):
         - returns: ``(I, D, h, w)``
 
     Raises:
-        ValueError: transformers has no backbone for this configuration, or none whose map has a width divisible by 4.
+        UserError: transformers has no backbone for this configuration, or none whose map has a width divisible by 4.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         if config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
-            raise ValueError(
+            raise UserError(
                 f"transformers has no backbone of type {config.model_type!r}; it has "
                 f"{', '.join(MODEL_FOR_BACKBONE_MAPPING_NAMES)}."
             )
         self.network = AutoBackbone.from_config(config)
         self.channels = self.network.channels[-1]
         if self.channels % 4:
-            raise ValueError(f"The map of an image encoder must have a width divisible by 4, got {self.channels}.")
+            raise UserError(f"The map of an image encoder must have a width divisible by 4, got {self.channels}.")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x).feature_maps[-1]
@@ -56,10 +57,10 @@ class BackboneEncoder(nn.Module):
         """The whole network: there are no blocks to tell apart.
 
         Raises:
-            ValueError: asked for another part.
+            UserError: asked for another part.
         """
         if (after, upto) != (0, LAST):
-            raise ValueError("Only the blocks of VGG16 can be told apart; other image encoders are frozen as a whole.")
+            raise UserError("Only the blocks of VGG16 can be told apart; other image encoders are frozen as a whole.")
         return self.network
 
     def work(self, image_size: int, after: int, upto: int) -> int:
@@ -86,7 +87,7 @@ class BackboneEncoder(nn.Module):
         Of a saved `ImageTextClassifier` they are those of its image encoder.
 
         Raises:
-            ValueError: weights that cannot be read, or that do not cover all of the encoder.
+            UserError: weights that cannot be read, or that do not cover all of the encoder.
         """
         with explain_hub_errors(name, "the image encoder", INSTEAD), no_loading_report():
             pretrained, info = type(self.network).from_pretrained(  # AutoBackbone's own asks the Hub even for folders
@@ -111,7 +112,7 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """The configuration of a Hub id or local folder, or the usual one of a type.
 
     Raises:
-        ValueError: no such id or folder, or no connection.
+        UserError: no such id or folder, or no connection.
     """
     if is_backbone_type(name):
         config = AutoConfig.for_model(name)
@@ -121,7 +122,7 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     if not isinstance(config, ImageTextConfig):
         return config
     if config.image_config is None:
-        raise ValueError(
+        raise UserError(
             f"{name} is a classifier whose image encoder is VGG16. Start from its weights with --model.image_encoder "
             f"vgg16 --model.image_weights {name}/model.safetensors."
         )

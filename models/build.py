@@ -5,14 +5,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from data.errors import UserError
 from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, is_backbone_type
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
-from models.processing import ImageTextProcessor, build_processor
+from models.image_weights import load_image_weights
+from models.processor import ImageTextProcessor, build_processor
 from models.settings import ModelSettings
-from models.text import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
-from models.weights import load_image_weights
+from models.text_encoder import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
 
 VGG16 = "vgg16"
 """The image encoder that is not a backbone of transformers."""
@@ -30,11 +31,11 @@ def build_model(
         reading: how rows are read (`ImageTextConfig`: columns …), kept with the model.
 
     Raises:
-        ValueError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
+        UserError: an encoder or weights that cannot be loaded, or a custom encoder that breaks its contract.
     """
     is_vgg = settings.image_encoder == VGG16
     if not is_vgg and settings.image_weights != "none":
-        raise ValueError(
+        raise UserError(
             "--model.image_weights is for VGG16; other image encoders are named with their weights: "
             "--model.image_encoder HUB_ID_OR_FOLDER."
         )

@@ -17,13 +17,13 @@ from models.context import ContextGrid
 from models.custom_encoder import SAVED_NAME, find_file, split_name
 from models.fusion import build_fusion, check_fusion
 from models.gate import GatedFusion, gated_work
-from models.loading import RESAVE, check_weights, no_loading_report
 from models.output import ImageTextOutput
-from models.pairs import resolve_indices
-from models.pooling import PositionClassifier
-from models.processing import ImageTextProcessor
-from models.text import TextEncoder
+from models.pair_indices import resolve_indices
+from models.position_classifier import PositionClassifier
+from models.processor import ImageTextProcessor
+from models.text_encoder import TextEncoder
 from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
+from models.weight_check import RESAVE, check_weights, no_loading_report
 
 ALIGNMENT = 64
 """Bytes; where torch's CPU allocator places tensors."""

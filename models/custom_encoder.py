@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from data.errors import UserError
 from models.configuration import ImageTextConfig
 
 SAVED_NAME = "custom_text_encoder.py"
@@ -42,11 +43,11 @@ def build_custom_encoder(config: ImageTextConfig, trust: bool) -> nn.Module:
     """Import and construct the encoder that the configuration names.
 
     Raises:
-        ValueError: no trust was given, or the class is not there.
+        UserError: no trust was given, or the class is not there.
     """
     file, class_name = split_name(config.custom_text_encoder)
     if not trust:
-        raise ValueError(
+        raise UserError(
             f"This model's text encoder is Python code of its own ({config.custom_text_encoder}). Read {file}, and if "
             "you trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder)."
         )
@@ -57,7 +58,7 @@ def split_name(name: str | None) -> tuple[str, str]:
     """``file.py:ClassName`` → its two parts."""
     file, separator, class_name = (name or "").rpartition(":")
     if not separator or not file.endswith(".py") or not class_name.isidentifier():
-        raise ValueError(f"A custom text encoder is named as path/to/file.py:ClassName, got {name!r}.")
+        raise UserError(f"A custom text encoder is named as path/to/file.py:ClassName, got {name!r}.")
     return file, class_name
 
 
@@ -73,14 +74,14 @@ def load_custom_class(file: str | Path, class_name: str) -> type[nn.Module]:
     """Run the file and return the class, or say what is missing."""
     file = Path(file)
     if not file.is_file():
-        raise ValueError(f"There is no file {file} to load the text encoder {class_name} from.")
+        raise UserError(f"There is no file {file} to load the text encoder {class_name} from.")
     try:
         content = runpy.run_path(str(file), run_name=file.stem)
     except Exception as error:  # whatever the user's code raises
-        raise ValueError(f"{file} could not be run: {type(error).__name__}: {error}") from error
+        raise UserError(f"{file} could not be run: {type(error).__name__}: {error}") from error
     found = [name for name, value in content.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
     if class_name not in found:
-        raise ValueError(f"{file} has no torch.nn.Module called {class_name!r}; its modules are {found}.")
+        raise UserError(f"{file} has no torch.nn.Module called {class_name!r}; its modules are {found}.")
     return content[class_name]
 
 
@@ -90,7 +91,7 @@ def construct(encoder_class: type[nn.Module], kwargs: dict) -> nn.Module:
         return encoder_class(**kwargs)
     except Exception as error:
         arguments = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
-        raise ValueError(
+        raise UserError(
             f"{encoder_class.__name__}({arguments}) failed: {type(error).__name__}: {error}. The class is constructed "
             "with vocab_size and pad_token_id."
         ) from error
@@ -104,11 +105,11 @@ def custom_tokenizer(encoder_class: type[nn.Module], texts: Iterable[str]) -> Pr
     try:
         tokenizer = encoder_class.tokenizer(texts)
     except Exception as error:
-        raise ValueError(f"{name} failed: {type(error).__name__}: {error}; make it a static method.") from error
+        raise UserError(f"{name} failed: {type(error).__name__}: {error}; make it a static method.") from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(f"{name} must return a HuggingFace tokenizer, got {type(tokenizer).__name__}.")
+        raise UserError(f"{name} must return a HuggingFace tokenizer, got {type(tokenizer).__name__}.")
     if tokenizer.pad_token is None:
-        raise ValueError(f"{name} returned a tokenizer without a padding token; set its pad_token.")
+        raise UserError(f"{name} returned a tokenizer without a padding token; set its pad_token.")
     return tokenizer
 
 
@@ -116,16 +117,14 @@ def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int)
     """Try the encoder on two short texts and say in words what breaks its contract.
 
     Raises:
-        ValueError: names the first fault: attribute, output type, shape, dtype, values, padding, buffers, gradients.
+        UserError: names the first fault: attribute, output type, shape, dtype, values, padding, buffers, gradients.
     """
     name = type(encoder).__name__
     hidden_size = getattr(encoder, "hidden_size", None)
     if not isinstance(hidden_size, int) or hidden_size < 1:
-        raise ValueError(
-            f"{name}.hidden_size must be a positive integer, the width of its output; got {hidden_size!r}."
-        )
+        raise UserError(f"{name}.hidden_size must be a positive integer, the width of its output; got {hidden_size!r}.")
     if missing := set(dict(encoder.named_buffers())) - set(encoder.state_dict()):
-        raise ValueError(
+        raise UserError(
             f"{name} has buffers that are not saved: {sorted(missing)}; register them with persistent=True, or the "
             "loaded model would not equal the trained one."
         )
@@ -139,7 +138,7 @@ def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int)
     check_output(output, name, (2, 6, hidden_size))
     alone = call(encoder, name, short, mask[1:, :4])
     if not torch.allclose(output[1, :4], alone[0], atol=1e-4, rtol=1e-4):
-        raise ValueError(
+        raise UserError(
             f"{name} gives a text other features when padding follows it (they differ by up to "
             f"{(output[1, :4] - alone[0]).abs().max():.3g}): use attention_mask, 1 on real tokens and 0 on padding."
         )
@@ -150,7 +149,7 @@ def call(encoder: nn.Module, name: str, input_ids: Tensor, attention_mask: Tenso
     try:
         return encoder(input_ids=input_ids, attention_mask=attention_mask)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{name}.forward(input_ids, attention_mask) failed on inputs of shape {tuple(input_ids.shape)}: "
             f"{type(error).__name__}: {error}"
         ) from error
@@ -158,16 +157,16 @@ def call(encoder: nn.Module, name: str, input_ids: Tensor, attention_mask: Tenso
 
 def check_output(output, name: str, expected: tuple[int, ...]) -> None:
     if not isinstance(output, Tensor):
-        raise ValueError(f"{name}.forward must return a tensor {expected}, got {type(output).__name__}.")
+        raise UserError(f"{name}.forward must return a tensor {expected}, got {type(output).__name__}.")
     if tuple(output.shape) != expected:
-        raise ValueError(
+        raise UserError(
             f"{name}.forward returned shape {tuple(output.shape)}, expected {expected}: (batch, tokens, hidden_size), "
             "one feature vector a token, not one a text."
         )
     if not output.is_floating_point():
-        raise ValueError(f"{name}.forward must return floating-point features, got {output.dtype}.")
+        raise UserError(f"{name}.forward must return floating-point features, got {output.dtype}.")
     if not output.isfinite().all():
-        raise ValueError(f"{name}.forward returned values that are not finite.")
+        raise UserError(f"{name}.forward returned values that are not finite.")
 
 
 def check_gradients(encoder: nn.Module, name: str, output: Tensor) -> None:
@@ -175,7 +174,7 @@ def check_gradients(encoder: nn.Module, name: str, output: Tensor) -> None:
     if not trainable:
         return
     if not output.requires_grad:
-        raise ValueError(f"{name}.forward returns features without a gradient; remove no_grad or detach.")
+        raise UserError(f"{name}.forward returns features without a gradient; remove no_grad or detach.")
     grads = torch.autograd.grad(output.square().sum(), list(trainable.values()), allow_unused=True)
     if unused := [key for key, grad in zip(trainable, grads, strict=True) if grad is None]:
-        raise ValueError(f"{name} has parameters that its output does not depend on: {unused}; use or remove them.")
+        raise UserError(f"{name} has parameters that its output does not depend on: {unused}; use or remove them.")

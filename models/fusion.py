@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from models.attention import Attention, MultiHeadCrossAttention, take
 from models.attention_kinds import WindowAttention
 
@@ -75,7 +76,7 @@ class AttentionFusion(Fusion):
         kind: how queries read from keys and values; all from all where not given (`models.attention_kinds`).
 
     Raises:
-        ValueError: a map that is no square, where the kind reads from a window.
+        UserError: a map that is no square, where the kind reads from a window.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class AttentionFusion(Fusion):
     def forward(self, features: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         height, width = features.shape[2:]
         if isinstance(self.attention.attend, WindowAttention) and height != width:
-            raise ValueError(f"A window needs a square map, got {height}×{width}: bring the images to a square.")
+            raise UserError(f"A window needs a square map, got {height}×{width}: bring the images to a square.")
         return super().forward(features, *args, **kwargs)
 
 
@@ -178,7 +179,7 @@ def build_fusion(
     """The fusion of a name: ``cross``, ``self``, ``concat`` or ``none``; the last two have no attention.
 
     Raises:
-        ValueError: another name.
+        UserError: another name.
     """
     if kind == "cross":
         return CrossAttentionFusion(dim, num_heads, context_dim, dropout, attend)
@@ -188,7 +189,7 @@ def build_fusion(
         return ConcatFusion(dim, context_dim, dropout)
     if kind == "none":
         return NoFusion()
-    raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {kind!r}.")
+    raise UserError(f"fusion must be one of {', '.join(FUSIONS)}, got {kind!r}.")
 
 
 def check_fusion(fusion: str, attention: str, gated: bool) -> None:
@@ -197,12 +198,12 @@ def check_fusion(fusion: str, attention: str, gated: bool) -> None:
     Those of attention are let through where there is none, so that an ablation can give them to all fusions alike.
 
     Raises:
-        ValueError: gates around nothing, or a window over a sequence that is no grid.
+        UserError: gates around nothing, or a window over a sequence that is no grid.
     """
     if fusion == "none" and gated:
-        raise ValueError("Gates need a fusion to run or not: fusion none has nothing to skip.")
+        raise UserError("Gates need a fusion to run or not: fusion none has nothing to skip.")
     if fusion == "self" and attention == "window":
-        raise ValueError("A window needs a grid, and fusion self reads from image and text as one sequence.")
+        raise UserError("A window needs a grid, and fusion self reads from image and text as one sequence.")
 
 
 class PositionNorm(nn.BatchNorm1d):

@@ -16,8 +16,8 @@ from transformers import BertModel
 import train
 from data.shapes import write_shapes
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
-from models.processing import build_processor
-from models.text import scratch_text_config, train_tokenizer
+from models.processor import build_processor
+from models.text_encoder import scratch_text_config, train_tokenizer
 
 TEXTS = ["what color is the circle?", "is there a red square?", "how many shapes are there?"]
 IMAGE_SIZE = 32

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.nn import functional as F
 
-import app.epoch
+import app.training.step
 import train
 
 
@@ -33,7 +33,7 @@ def step_or_die(training, accelerator, options, group, number):
     return step(training, accelerator, options, group, number)
 
 
-attention, step = F.scaled_dot_product_attention, app.epoch.train_step
+attention, step = F.scaled_dot_product_attention, app.training.step.train_step
 if "PLAIN" in os.environ:
     torch.nn.modules.batchnorm._BatchNorm.forward = normalize
     torch.nn.Dropout.forward = lambda self, x: x
@@ -45,7 +45,7 @@ if "SHARDED" in os.environ:
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 if "DIE_AT" in os.environ:
-    app.epoch.train_step = step_or_die
+    app.training.step.train_step = step_or_die
 train.main(sys.argv[1:])
 threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
 if "SHARDED" in os.environ:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from app.__main__ import main
-from app.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy
+from app.studies.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy
 
 TINY = {
     "data": {"train": "shapes:8", "validation": "shapes:4", "test": "shapes:4"},
@@ -64,7 +64,7 @@ def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path, monkeypatc
     config, script = tmp_path / "tiny.yaml", tmp_path / "train.py"
     config.write_text(json.dumps(TINY))
     script.write_text("raise SystemExit(2)")
-    monkeypatch.setattr("app.ablate.TRAIN", script)
+    monkeypatch.setattr("app.studies.ablate.TRAIN", script)
     with pytest.raises(ValueError, match="odd_0 ended with code 2"):
         ablate(config, [Variant("odd", ["--model.fusion", "odd"])], [0], tmp_path / "runs")
 

@@ -104,7 +104,7 @@ def test_a_command_without_settings_of_training_refuses_them(capsys):
     ],
 )
 def test_explain_says_what_it_cannot_do_before_the_model_is_loaded(capsys, monkeypatch, options, message):
-    monkeypatch.setattr("app.asking.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("app.command_line.ask.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     assert message in told(capsys, app, "explain", "RUN", "--image", "a.png", "--text", "x", *options)
 
 

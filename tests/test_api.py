@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from app import Predictor
 from app.serving.base64_image import decode_base64
-from app.serving.parsing import fault
+from app.serving.request_body import fault
 from app.serving.server import ServeSettings, build_app
 from data import BadImageError
 

@@ -9,7 +9,7 @@ from tiny import arguments
 from transformers import AutoBackbone, ViTImageProcessor
 
 import train
-from app.batch_norm import check_batch_norm, explain_batch_norm
+from app.training.batch_norm import check_batch_norm, explain_batch_norm
 from data import ImageBatchSampler
 
 NAMED = r"--train\.batch_size .*--model\.image_size.*--model\.batch_norm false"

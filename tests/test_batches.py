@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from data import Collate, DataSettings, ImageBatchSampler, Rows, load_rows, make_loader, scan_images
 from data.columns import write_columns
-from data.scan import Look, look_at_all
+from data.image_check import Look, look_at_all
 
 image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
 
@@ -116,7 +116,7 @@ def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, 
 
 def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypatch):
     looked = []
-    monkeypatch.setattr("data.scan.look_at", lambda image, settings: looked.append(image) or Look(str(image)))
+    monkeypatch.setattr("data.image_check.look_at", lambda image, settings: looked.append(image) or Look(str(image)))
     images = ["a", "b", {"bytes": b"1"}, "a", None] * 30
     assert [look.name for look in look_at_all(iter(images), DataSettings())] == [str(image) for image in images]
     assert sorted(map(str, looked)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from scipy.stats import binomtest
 
-from app.calibration import (
+from app.evaluation.calibration import (
     calibration_error,
     calibration_figures,
     choose_threshold,
@@ -15,7 +15,8 @@ from app.calibration import (
     risk_curve,
     tempered,
 )
-from app.truth import Truth, confidence
+from app.evaluation.targets import Truth
+from models.decisions import confidence
 
 
 def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, Truth]:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.attention_kinds import KINDS
 from models.fusion import FUSIONS
-from models.text import train_tokenizer
+from models.text_encoder import train_tokenizer
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from tiny import NUM_TRAIN, TINY
 import eval as evaluation
 import train
 from app.__main__ import main as app
-from app.compare import compare, load_predictions, sign_flip_test
-from app.kfold import kfold, pooled, together
-from app.truth import Truth
+from app.evaluation.compare import compare, load_predictions, sign_flip_test
+from app.evaluation.targets import Truth
+from app.studies.kfold import kfold, pooled, together
 from data import LabelFormat
 
 
@@ -105,8 +105,8 @@ def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypa
         for weights in ([3.0, 1.0], [1.0, 3.0])
     ]
     run = SimpleNamespace(result=dict, check_same=lambda settings: None, path=tmp_path)
-    monkeypatch.setattr("app.kfold.RunDir", lambda path: run)
-    monkeypatch.setattr("app.kfold.load_predictions", lambda *given: next(found))
+    monkeypatch.setattr("app.studies.kfold.RunDir", lambda path: run)
+    monkeypatch.setattr("app.studies.kfold.load_predictions", lambda *given: next(found))
     found = iter(tables)
     kfold(tmp_path / "c.yaml", 2, tmp_path)
     assert json.loads((tmp_path / "kfold.json").read_text())["folds"] == [0.75, 0.25]

@@ -13,10 +13,10 @@ from tiny import arguments, small_encoder
 
 import eval as evaluation
 import train
-from app.checkpoint import Checkpoints, Progress
-from app.course import objections
-from app.run_dir import RunDir
 from app.settings import TrainSettings
+from app.training.checkpoint import Checkpoints, Progress
+from app.training.run_folder import RunDir
+from app.training.schedule import objections
 
 CONSTANT = ["--train.schedule", "constant", "--train.warmup", "0"]
 

@@ -60,7 +60,7 @@ def test_a_class_may_bring_its_own_tokenizer(tmp_path):
         textwrap.dedent("""
         @staticmethod
         def tokenizer(texts):
-            from models.text import train_tokenizer
+            from models.text_encoder import train_tokenizer
             return train_tokenizer(["zebra"] * 9)
     """),
         "        ",

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import eval as evaluation
-from app.deletion import FRACTIONS, curves_of, deletion_figures, hide, rank
-from app.intervals import mean_interval
-from app.metrics import score
+from app.evaluation.bootstrap import mean_interval
+from app.evaluation.deletion import FRACTIONS, curves_of, deletion_figures, hide, rank
+from app.evaluation.metrics import score
 
 
 class LooksAtOneCell:
@@ -99,7 +99,7 @@ def test_the_check_counts_rows_as_they_weigh(monkeypatch):
     """Of two rows the one that weighs three times as much loses all at once, the other nothing."""
     flat, steep = np.ones(len(FRACTIONS)), np.append(1.0, np.zeros(len(FRACTIONS) - 1))
     curves = iter([{"answer": steep, "random": flat}, {"answer": flat, "random": flat}])
-    monkeypatch.setattr("app.deletion.curves_of", lambda *given: next(curves))
+    monkeypatch.setattr("app.evaluation.deletion.curves_of", lambda *given: next(curves))
 
     class TwoRows(list):
         weights = np.array([3.0, 1.0])

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from app.__main__ import main as app
-from app.doctor import check_images, contradictions
+from app.studies.doctor import check_images, contradictions
+from app.studies.duplicates import near_duplicates, thumbnail
 from data import DataSettings, LabelFormat, load_rows, prepare_data, scan_images
-from data.duplicates import near_duplicates, thumbnail
 
 TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
 
@@ -128,10 +128,10 @@ def test_pictures_as_large_as_training_allows_are_compared(shapes_folder, monkey
 
 
 def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypatch, capsys):
-    monkeypatch.setattr("app.doctor.MAX_COMPARED", 12)
+    monkeypatch.setattr("app.studies.doctor.MAX_COMPARED", 12)
     app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--train.batch_size", "4", *TINY])
     assert "(12 of 25 were compared, held-out ones first)" in capsys.readouterr().out
-    monkeypatch.setattr("app.doctor.MAX_COMPARED", 1)
+    monkeypatch.setattr("app.studies.doctor.MAX_COMPARED", 1)
     settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
     ((grade, told),) = check_images(prepare_data(settings, 0))
     assert grade == "note", told

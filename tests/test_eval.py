@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 import eval as evaluation
 import train
 from app import Predictor
-from app.intervals import mean_interval
+from app.evaluation.bootstrap import mean_interval
 
 
 def test_eval_needs_the_run_folder_alone_and_repeats_the_figures_of_training(run_dir):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import eval as evaluation
-from app.evaluation import BRIEF, evaluate, input_figures, scores_of
-from app.intervals import mean_interval
-from app.predictions import MODALITIES, Predictions, for_modalities
-from app.truth import Truth
+from app.evaluation.bootstrap import mean_interval
+from app.evaluation.evaluate import BRIEF, evaluate, input_figures, scores_of
+from app.evaluation.predict import MODALITIES, Predictions, for_modalities
+from app.evaluation.targets import Truth
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir
         kept.append(bool((images[0] == images[MODALITIES.index("images shuffled")]).any()))
         return asked
 
-    monkeypatch.setattr("app.predictions.for_modalities", watched)
+    monkeypatch.setattr("app.evaluation.predict.for_modalities", watched)
     evaluation.main([str(run_dir), "--pictures", "0", "--batch_size", "1", "--output_dir", str(tmp_path)])
     assert kept
     assert not any(kept)

@@ -16,10 +16,10 @@ from transformers import Dinov2Config
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.explain import Explanation, explain
+from app.explanation.attribution import Explanation, explain
 from models import ImageTextClassifier
 from models.attention_kinds import KINDS
-from models.processing import build_processor
+from models.processor import build_processor
 
 TEXT = "is there a red square?"
 
@@ -52,7 +52,7 @@ def test_the_effect_of_a_word_is_the_probability_that_is_lost_without_it(model, 
 def test_a_long_text_is_taken_apart_piece_by_piece(model, processor, monkeypatch):
     image = Image.new("RGB", (50, 40), (200, 30, 90))
     whole = explain(model, processor, image, TEXT)
-    monkeypatch.setattr("app.explain.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("app.explanation.attribution.TEXTS_AT_ONCE", 2)
     np.testing.assert_allclose(explain(model, processor, image, TEXT).effects, whole.effects, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import arguments
 
 import train
-from app.feature_cache import FeatureCache
+from app.training.feature_cache import FeatureCache
 from data import Collate, DataSettings, FeatureStore, load_rows, scan_images
 from models import ImageTextClassifier
 from models.vgg import VGG16Encoder

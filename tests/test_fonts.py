@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
-import app.fonts
-from app.charts import draw_confusion
-from app.explain import Explanation
-from app.fonts import font_families, warn_of_boxes
+import app.explanation.fonts
+from app.explanation.attribution import Explanation
+from app.explanation.fonts import font_families, warn_of_boxes
+from app.reporting.charts import draw_confusion
 
 
 def make_font(path: Path, name: str, characters: str) -> None:
@@ -45,8 +45,8 @@ def fonts(monkeypatch, tmp_path):
     """As if only matplotlib's own fonts were there; returns what installs others."""
     own = [font for font in fontManager.ttflist if font.fname.startswith(mpl.get_data_path())]
     monkeypatch.setattr(fontManager, "ttflist", own)
-    monkeypatch.setattr(app.fonts, "findSystemFonts", lambda: [])
-    for function in (app.fonts.cover, app.fonts.add_new_fonts, warn_of_boxes):
+    monkeypatch.setattr(app.explanation.fonts, "findSystemFonts", lambda: [])
+    for function in (app.explanation.fonts.cover, app.explanation.fonts.add_new_fonts, warn_of_boxes):
         function.cache_clear()
 
     def install(name: str, characters: str) -> Path:
@@ -56,7 +56,7 @@ def fonts(monkeypatch, tmp_path):
         return path
 
     yield install
-    for function in (app.fonts.cover, app.fonts.add_new_fonts, warn_of_boxes):
+    for function in (app.explanation.fonts.cover, app.explanation.fonts.add_new_fonts, warn_of_boxes):
         function.cache_clear()
 
 
@@ -103,7 +103,9 @@ def test_one_font_that_has_all_is_preferred_to_several(fonts):
 def test_a_font_that_was_installed_since_is_found(fonts, monkeypatch, tmp_path):
     make_font(tmp_path / "new.ttf", "New", "中")
     (tmp_path / "damaged.ttf").write_bytes(b"no font")
-    monkeypatch.setattr(app.fonts, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")])
+    monkeypatch.setattr(
+        app.explanation.fonts, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")]
+    )
     assert font_families("中")[1:] == ["New"]
 
 

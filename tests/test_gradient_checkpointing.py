@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from app.training.gradient_checkpointing import checkpoint_gradients
 from models import ImageTextClassifier
-from models.gradient_checkpointing import checkpoint_gradients
 
 BATCH = {
     "pixel_values": torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)),

@@ -14,8 +14,9 @@ from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from app import Predictor, download, predictor
-from app.inputs import Pictures
+from app import Predictor
+from app.inference import download, predictor
+from app.inference.python_inputs import Pictures
 from data import BadImageError, decode_image
 
 TEXT = "what color is the circle?"

@@ -30,13 +30,13 @@ from transformers import (
 
 import train
 from app import Predictor
-from app.model_folder import load_model
-from app.sharding import restore_state
+from app.inference.load import load_model
+from app.training.sharding import restore_state
 from models import ImageTextClassifier, ImageTextConfig, VGG16Encoder
 from models.build import build_model
 from models.custom_encoder import SAVED_NAME
+from models.image_weights import load_image_weights
 from models.settings import ModelSettings
-from models.weights import load_image_weights
 
 WEIGHTS = "model.safetensors"
 RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic")

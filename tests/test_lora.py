@@ -7,9 +7,9 @@ from torch import nn
 from transformers import BertModel
 
 import train
-from app.model_folder import load_model
+from app.inference.load import load_model
+from app.training.optimizer import parameter_groups
 from models.lora import add_lora, merge_lora
-from models.optimization import parameter_groups
 
 BATCH = {
     "pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),

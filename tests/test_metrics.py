@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from app.intervals import draw_groups, mean_interval
-from app.metrics import METRICS, Draws, class_table, score
+from app.evaluation.bootstrap import draw_groups, mean_interval
+from app.evaluation.metrics import METRICS, Draws, class_table, score
 
 SURE = np.eye(4)
 

@@ -14,11 +14,12 @@ from starlette.testclient import TestClient
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.onnx_model import INPUTS, ONNX_FILE, Logits, export_onnx
-from app.predictions import MODALITIES, for_modalities
+from app.evaluation.predict import MODALITIES, for_modalities
+from app.inference.onnx_export import Logits, export_onnx
 from app.serving.server import ServeSettings, build_app
 from data import Collate
 from models import ImageTextClassifier, ImageTextConfig
+from models.onnx_classifier import INPUTS, ONNX_FILE
 
 TEXTS = ["is there a red circle?", "how many shapes are there?", "what color is the square?", "x", None]
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.optimization import build_optimizer, build_schedule, parameter_groups
+from app.training.optimizer import build_optimizer, build_schedule, parameter_groups
 
 ONE = {"image_encoder": 1.0, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
 

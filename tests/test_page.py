@@ -19,9 +19,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from app.serving.ask_tab import held_out_examples
-from app.serving.code_tab import code_lines
 from app.serving.server import ServeSettings, build_app
+from app.serving.ui.ask_tab import held_out_examples
+from app.serving.ui.code_tab import code_lines
 
 SETTINGS = ServeSettings(precision="no")
 
@@ -279,7 +279,7 @@ def test_a_picture_that_cannot_be_read_is_told_of_without_its_place_on_the_serve
 
 
 def test_a_table_beyond_the_limit_is_refused_and_nothing_of_it_is_kept(address, tmp_path, monkeypatch):
-    monkeypatch.setattr("app.serving.table_tab.MAX_ROWS", 3)
+    monkeypatch.setattr("app.serving.ui.table_tab.MAX_ROWS", 3)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     table = tmp_path / "rows.csv"
     table.write_text("text\n" + "a private word\n" * 4)

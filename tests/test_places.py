@@ -10,8 +10,8 @@ from tiny import NUM_TEST, TINY, small_encoder
 
 import eval as evaluation
 import train
-from app.places import find_data, find_path, read_places
-from app.serving.ask_tab import held_out_examples
+from app.run_paths import find_data, find_path, read_places
+from app.serving.ui.ask_tab import held_out_examples
 from app.settings import Settings, load_settings, parse_settings
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_path_or_was_written_since_stays_as_it_is(project_once):
 def test_the_class_of_an_own_text_encoder_stays_with_its_file(tmp_path, monkeypatch):
     (tmp_path / "encoders").mkdir()
     (tmp_path / "encoders/mine.py").write_text("")
-    from app.places import places_of
+    from app.run_paths import places_of
 
     monkeypatch.chdir(tmp_path)
     settings = Settings(run_dir="run")

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY, arguments, small_encoder
 
-import app.epoch
+import app.training.step
 import eval as evaluation
 import train
 from app.__main__ import main as app_main
-from app.provenance import Provenance, row_changes, row_table
-from app.run_dir import RunDir
+from app.training.provenance import Provenance, row_changes, row_table
+from app.training.run_folder import RunDir
 from data.columns import write_columns
 from data.rows import Rows
 
@@ -36,9 +36,9 @@ def train_until(step: int, command: list[str]) -> None:
             raise Killed
         return real(training, accelerator, options, group, number)
 
-    real = app.epoch.train_step
+    real = app.training.step.train_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.epoch, "train_step", step_or_die)
+        patch.setattr(app.training.step, "train_step", step_or_die)
         with pytest.raises(Killed):
             train.main(command)
 

@@ -11,8 +11,8 @@ from tiny import TINY
 
 import eval as evaluation
 import train
-from app.charts import draw_confusion
-from app.report import describe_calibration, how_right
+from app.reporting.charts import draw_confusion
+from app.reporting.text import describe_calibration, how_right
 
 
 @pytest.fixture(scope="module")

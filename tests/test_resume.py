@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from tiny import ROOT, arguments, small_encoder
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
-import app.checkpoint
-import app.epoch
+import app.training.checkpoint
+import app.training.step
 import train
-from app.checkpoint import Checkpoints, find_fault, write
-from app.run_dir import RunDir
+from app.training.checkpoint import Checkpoints, find_fault, write
+from app.training.run_folder import RunDir
 
 
 class Killed(BaseException):
@@ -52,9 +52,9 @@ class Clock:
 
 
 WATCHED = [
-    (app.epoch, "train_step"),
-    (app.checkpoint, "save_file"),
-    (app.checkpoint.os, "fsync"),
+    (app.training.step, "train_step"),
+    (app.training.checkpoint, "save_file"),
+    (app.training.checkpoint.os, "fsync"),
     (Path, "rename"),
     (os, "replace"),
     (RunDir, "log"),
@@ -140,7 +140,7 @@ def test_without_the_random_states_it_would_end_otherwise(options, whole, shapes
     command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
     with pytest.raises(Killed):
         run_until(Clock(30), command)
-    monkeypatch.setattr(app.checkpoint, "restore_random_states", lambda states: None)
+    monkeypatch.setattr(app.training.checkpoint, "restore_random_states", lambda states: None)
     train.main(command)
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "run", whole)
@@ -198,9 +198,9 @@ def stopped(options, shapes_folder, tmp_path) -> tuple[Path, list[str]]:
             raise Killed
         return step(*args)
 
-    step = app.epoch.train_step
+    step = app.training.step.train_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.epoch, "train_step", die)
+        patch.setattr(app.training.step, "train_step", die)
         with pytest.raises(Killed):
             train.main(command)
     return tmp_path / "run", command
@@ -249,7 +249,9 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_used(harm, stoppe
 def test_what_is_flushed_to_the_disk_is_open_for_writing(tmp_path, monkeypatch):
     """As Windows demands."""
     modes = []
-    monkeypatch.setattr(app.checkpoint.os, "fsync", lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE))
+    monkeypatch.setattr(
+        app.training.checkpoint.os, "fsync", lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE)
+    )
     write(tmp_path, {"w": torch.ones(2)}, {}, {})
     assert modes == [os.O_RDWR] * 4
 
@@ -298,7 +300,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(stopped, capsys)
         (checkpoint / "state.json").write_text(json.dumps(state))
         files = json.loads((checkpoint / "manifest.json").read_text())
         path = checkpoint / "state.json"
-        files["state.json"] = {"size": path.stat().st_size, "sha256": app.checkpoint.sha256(path)}
+        files["state.json"] = {"size": path.stat().st_size, "sha256": app.hashing.sha256(path)}
         (checkpoint / "manifest.json").write_text(json.dumps(files))
     with pytest.raises(SystemExit):
         train.main(command)
@@ -335,7 +337,7 @@ def test_a_run_is_finished_once_all_that_it_writes_is_there(options, whole, shap
 def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     options, whole, shapes_folder, tmp_path, monkeypatch, capsys
 ):
-    step, sizes = app.epoch.train_step, []
+    step, sizes = app.training.step.train_step, []
 
     def too_large(training, accelerator, options, group, number):
         sizes.append((options.batch_size, len(group)))
@@ -343,7 +345,7 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return step(training, accelerator, options, group, number)
 
-    monkeypatch.setattr(app.epoch, "train_step", too_large)
+    monkeypatch.setattr(app.training.step, "train_step", too_large)
     train.main(arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1"))
     assert sizes == [(4, 2)] * 2 + [(4, 1)] + [(4, 2)] * 2 + [(2, 4)] * 1 + [(2, 2)]
     assert "out of memory: going on with batches of 2" in capsys.readouterr().out
@@ -354,7 +356,7 @@ def test_a_reader_that_dies_is_a_clear_error(options, shapes_folder, tmp_path, m
     def die(self, examples):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("data.batches.Collate.__call__", die)
+    monkeypatch.setattr("data.collate.Collate.__call__", die)
     with pytest.raises(SystemExit):
         train.main(arguments(shapes_folder, tmp_path / "run", *options, "--data.num_workers", "1"))
     assert "A process that reads the data died" in (said := capsys.readouterr().err)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import eval as evaluation
-from app.slices import MAX_NAMES, tell_apart
+from app.evaluation.slices import MAX_NAMES, tell_apart
 from data import DataSettings, load_rows
 from data.rows import scored_split
 

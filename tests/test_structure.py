@@ -9,14 +9,23 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LOCAL = {"app", "data", "models", "eval", "train", "benchmarks"}
-MAY_IMPORT = {
+BASE = {"app", "data", "models"}
+ROOMS = {
     "data": {"data"},
-    "models": {"models"},
-    "app": {"app", "data", "models"},
-    "benchmarks": {"app", "data", "models", "benchmarks", "train"},
-    "eval": {"app", "data", "models"},
-    "train": {"app", "data", "models", "eval"},
+    "models": {"models", "data.errors"},
+    "app": BASE,
+    "app.explanation": {"app.explanation", *BASE},
+    "app.evaluation": {"app.evaluation", "app.explanation", *BASE},
+    "app.reporting": {"app.reporting", "app.evaluation", "app.explanation", *BASE},
+    "app.training": {"app.training", *BASE},
+    "app.inference": {"app.inference", "app.evaluation", "app.explanation", *BASE},
+    "app.studies": {"app.studies", "app.training", "app.evaluation", *BASE},
+    "app.serving": {"app.serving", "app.inference", "app.training", "app.reporting", "app.explanation", *BASE},
+    "app.command_line": {"app.command_line", "app.inference", *BASE},
 }
+"""Room → rooms that its modules may import; "app" are the modules at the top of the package."""
+EVERYTHING = {"app.__init__", "app.__main__", "train", "eval", "benchmarks"}
+"""Modules, and a folder, that may import every room."""
 FILES = [*sorted(path for name in ("app", "data", "models", "benchmarks") for path in (ROOT / name).rglob("*.py"))]
 FILES += [ROOT / "train.py", ROOT / "eval.py"]
 
@@ -31,10 +40,29 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room_of(module: str) -> str:
+    """The room of a module, or of a package that is one."""
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len, default=module)
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_imports_go_one_way(path):
-    owner = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert imports(path) & LOCAL <= MAY_IMPORT[owner]
+    module = module_of(path)
+    if module in EVERYTHING or module.split(".")[0] in EVERYTHING:
+        return
+    tree = ast.walk(ast.parse(path.read_text()))
+    local = {n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module and n.module.split(".")[0] in LOCAL}
+    allowed = ROOMS[room_of(module)]
+    assert {name for name in local if name not in allowed and room_of(name) not in allowed} == set()
+
+
+def test_modules_of_the_application_have_names_of_their_own():
+    names = [path.stem for path in FILES if path.relative_to(ROOT).parts[0] == "app" and path.stem != "__init__"]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
@@ -61,7 +89,10 @@ def test_no_temporary_file_is_opened_a_second_time_by_name(path):
     assert not names & {"NamedTemporaryFile", "mkstemp", "mktemp"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+APPLICATION = [path for path in FILES if "benchmarks" not in path.parts]
+
+
+@pytest.mark.parametrize("path", APPLICATION, ids=[str(f.relative_to(ROOT)) for f in APPLICATION])
 def test_what_only_one_kind_of_system_has_is_not_used(path):
     assert not imports(path) & {"fcntl", "grp", "pwd", "resource", "termios", "msvcrt", "winreg"}
     tree = ast.parse(path.read_text())

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import Predictor
-from app.compare import parse_args as compare_args
-from app.eval_arguments import parse_args
-from app.model_folder import find_model
+from app.command_line.rows import parse_args
+from app.evaluation.compare import parse_args as compare_args
+from app.inference.batch_predict import answer_table
+from app.inference.load import find_model
 from app.settings import Settings, parse_settings
-from app.tables import answer_table
 from data import DataSettings, load_rows, prepare_data, scan_images
 from data.cells import cell_text, make_text, text_columns
 from data.shapes import write_shapes

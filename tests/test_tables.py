@@ -16,7 +16,8 @@ from PIL import Image
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.tables import Pair, Pairs, answer_pairs, answer_table, unpacked, write_answers
+from app.inference.batch_predict import Pair, Pairs, answer_pairs, answer_table, write_answers
+from app.serving.archive import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +396,7 @@ def test_rows_with_labels_are_pointed_to_eval_and_rows_without_to_predict(
 def test_what_cannot_be_asked_or_written_is_told_before_the_model_is_loaded(
     shapes_folder, tmp_path, capsys, monkeypatch, options, told
 ):
-    monkeypatch.setattr("app.asking.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("app.command_line.ask.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "folder.csv").mkdir()
     places = {"ROWS": str(shapes_folder / "test.csv"), "FOLDER.csv": str(tmp_path / "folder.csv")}
     assert ask("a/model", *(places.get(option, option) for option in options)) == 2
@@ -415,6 +416,8 @@ def test_an_image_that_is_not_there_is_named(run_dir, capsys):
 
 
 def test_a_table_without_rows_is_refused(predictor, monkeypatch):
-    monkeypatch.setattr("app.tables.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None))
+    monkeypatch.setattr(
+        "app.inference.batch_predict.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None)
+    )
     with pytest.raises(ValueError, match=r"rows.csv has no rows"):
         answer_table(predictor, "rows.csv")

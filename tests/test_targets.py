@@ -15,16 +15,17 @@ from tiny import TINY
 import eval
 import train
 from app import Predictor
-from app.baselines import text_baseline
-from app.calibration import fit_temperature, tempered
-from app.doctor import check_baselines
-from app.loss import RowLoss, balancing_weights, build_loss
-from app.metrics import score
+from app.evaluation.baselines import text_baseline
+from app.evaluation.calibration import fit_temperature, tempered
+from app.evaluation.metrics import score
+from app.evaluation.targets import Truth
 from app.settings import TrainSettings
-from app.truth import Truth, confidence
+from app.studies.doctor import check_baselines
+from app.training.loss import RowLoss, balancing_weights, build_loss
 from data import Collate, DataSettings, Example, ImageBatchSampler, LabelFormat, load_rows, prepare_data
-from data.targets import annotator_score
-from models.pooling import PositionClassifier
+from data.label_format import annotator_score
+from models.decisions import confidence
+from models.position_classifier import PositionClassifier
 
 MULTI, ANNOTATORS = LabelFormat("multi"), LabelFormat("annotators")
 IDS = {"a": 0, "b": 1, "c": 2}

@@ -23,7 +23,7 @@ from transformers import (
 from models import ImageTextClassifier, ImageTextConfig, TextEncoder
 from models.build import build_model
 from models.settings import ModelSettings
-from models.text import pretrained_text_config, pretrained_tokenizer
+from models.text_encoder import pretrained_text_config, pretrained_tokenizer
 
 VOCAB, HIDDEN = 60, 32
 SMALL = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2}

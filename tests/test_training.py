@@ -11,13 +11,13 @@ from tiny import arguments
 from torch import nn
 
 import train
-from app.checkpoint import Checkpoints, Progress
-from app.epoch import penalty, train_epoch
-from app.loss import RowLoss, build_loss
-from app.run_dir import RunDir
 from app.settings import LearningRateScales, Settings, TrainSettings
-from app.training import Training, learning_rate_scales
-from data.targets import SINGLE
+from app.training.checkpoint import Checkpoints, Progress
+from app.training.loss import RowLoss, build_loss
+from app.training.run_folder import RunDir
+from app.training.step import penalty, train_epoch
+from app.training.trainer import Training, learning_rate_scales
+from data.label_format import SINGLE
 from models import ImageTextClassifier, ImageTextOutput
 from models.gate import GatedFusion
 from models.settings import ModelSettings
@@ -130,7 +130,7 @@ def test_training_sees_other_views_of_its_images_and_validation_the_images(shape
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(ImageTextClassifier, "forward", watched)
-    monkeypatch.setattr("app.training.Augmentation.__call__", lambda self, images: torch.full_like(images, 7.0))
+    monkeypatch.setattr("app.training.trainer.Augmentation.__call__", lambda self, images: torch.full_like(images, 7.0))
     monkeypatch.setattr(train, "finish", lambda *args: None)
     train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.augment", "true", "--train.epochs", "1"])
     assert all((images == 7).all() for images in seen[True])

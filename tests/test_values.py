@@ -13,7 +13,7 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from data import DataSettings, decode_image, prepare_data
-from data.values import VALUES, check_range, choose_ranges, range_of
+from data.value_range import VALUES, check_range, choose_ranges, range_of
 
 
 def save_as(shapes_folder, folder, scale, dtype, splits=("train", "test")) -> None:
@@ -141,7 +141,7 @@ def float_run(shapes_folder, tmp_path_factory):
         return decode_image(image, *limits, value_range=value_range)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.batches.decode_image", decode)
+        patch.setattr("data.collate.decode_image", decode)
         run = train.main(arguments(folder, folder / "run", "--train.epochs", "1"))
     return run, ranges
 

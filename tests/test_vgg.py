@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 
 from models import MultiLevelCrossAttentionVGG, VGG16Encoder, VGG16WithCrossAttention
 from models.attention_kinds import KINDS
-from models.weights import load_image_weights
+from models.image_weights import load_image_weights
 
 
 def awake(vgg: VGG16WithCrossAttention) -> VGG16WithCrossAttention:

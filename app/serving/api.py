@@ -15,10 +15,8 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from app.page import describe_model
-from app.run_dir import own_evaluation
 from app.serving.engine import ROUTES, Engine, RefusedError
-from app.serving.parsing import fault, read_request
+from app.serving.request_body import fault, read_request
 from app.serving.schemas import (
     ERRORS,
     FORM,
@@ -31,7 +29,9 @@ from app.serving.schemas import (
     PredictRequest,
     schema_of,
 )
+from app.training.run_folder import own_evaluation
 from data import Example
+from models.description import describe_model
 
 
 def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:

@@ -14,12 +14,13 @@ import numpy as np
 from batched.aio import AsyncBatchProcessor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from app.predictor import Predictor
+from app.inference.predictor import Predictor
 from data import Example
+from data.errors import UserError
 from data.images import count_pixels
 
 log = logging.getLogger(__name__)
-Pair = tuple[str | bytes | ValueError | None, str | None]
+Pair = tuple[str | bytes | UserError | None, str | None]
 """A file or the bytes of an image, or what is wrong with it, and a text."""
 T = TypeVar("T")
 ROUTES = {"/v1/predict": "POST", "/v1/model": "GET"}
@@ -105,7 +106,7 @@ class Engine:
     def is_ready(self) -> bool:
         return self.is_warm and not self.is_draining
 
-    async def ask(self, pairs: Sequence[Pair]) -> tuple[list[Example | ValueError], list[np.ndarray]]:
+    async def ask(self, pairs: Sequence[Pair]) -> tuple[list[Example | UserError], list[np.ndarray]]:
         """Prepare and answer the pairs of one request.
 
         Places in the queue, and memory for its pictures, are taken before a picture is decoded.
@@ -152,7 +153,7 @@ class Engine:
         if not done.cancelled():
             done.exception()  # of a client that has left nobody else would ask
 
-    async def work(self, pairs: Sequence[Pair]) -> tuple[list[Example | ValueError], list[np.ndarray]]:
+    async def work(self, pairs: Sequence[Pair]) -> tuple[list[Example | UserError], list[np.ndarray]]:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self.decoders, self.predictor.prepare, pairs)
         examples = [example for example in prepared if isinstance(example, Example)]

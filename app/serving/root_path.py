@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from data.errors import UserError
+
 TAKEN = ("v1", "healthz", "readyz", "metrics", "openapi.json", "gradio_api", "assets", "static", "login", "config")
 """First parts of the server's own paths."""
 FORM = re.compile(r"(https?://[\w.-]+(:\d+)?)?(/(?!\.{1,2}(/|$))[\w.~-]+)*/?", re.ASCII)
@@ -31,14 +33,14 @@ class RootPath:
         """From a path, as ``/clf``, or an address, as ``https://example.org/clf``; a slash at the end adds nothing.
 
         Raises:
-            ValueError: it is neither, or it begins like one of the server's own paths.
+            UserError: it is neither, or it begins like one of the server's own paths.
         """
         if FORM.fullmatch(root) is None:
             told = "expected a path, as /clf, or an address, as https://example.org/clf"
-            raise ValueError(f"root_path is {root!r}; {told}.")
+            raise UserError(f"root_path is {root!r}; {told}.")
         parts = urlsplit(root)
         if (first := parts.path.split("/")[1] if parts.path else "") in TAKEN:
-            raise ValueError(f"root_path is {root!r}; the server has a path /{first} of its own, choose another.")
+            raise UserError(f"root_path is {root!r}; the server has a path /{first} of its own, choose another.")
         return cls(parts.path.rstrip("/"), parts.scheme, parts.netloc)
 
     @property

@@ -21,12 +21,13 @@ from typing import NoReturn, TypeVar
 
 import uvicorn
 
-from app.predictor import Predictor
+from app.inference.predictor import Predictor
 from app.serving.api import build_api, load_metrics
 from app.serving.engine import Engine
 from app.serving.guard import Guard
 from app.serving.root_path import RootPath
 from app.serving.schemas import MAX_INPUTS, MAX_TEXT
+from data.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
@@ -149,19 +150,19 @@ def build_app(
         api_key: that programs must show, and that is the password of the page.
 
     Raises:
-        ValueError: no model there, or a setting that makes no sense.
+        UserError: no model there, or a setting that makes no sense.
     """
     if settings.linger <= 0 or settings.max_waiting < MAX_INPUTS:
-        raise ValueError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
+        raise UserError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
     if not re.fullmatch(r"(https?://[\w.:-]+)?", settings.embed_in):
-        raise ValueError(f"embed_in is {settings.embed_in!r}; expected an origin, as https://huggingface.co.")
+        raise UserError(f"embed_in is {settings.embed_in!r}; expected an origin, as https://huggingface.co.")
     root = RootPath.parse(settings.root_path)
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
     predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
     app = build_api(engine, Path(run).name, load_metrics(Path(run)), api_key is not None)
     if settings.page:
-        from app.serving.page import mount_page  # gradio takes seconds to import
+        from app.serving.ui.page import mount_page  # gradio takes seconds to import
 
         app = mount_page(app, engine, Path(run), api_key, root.path)
     guard = Guard(

@@ -1,0 +1,1 @@
+"""Figures on held-out rows: predictions, metrics with intervals, calibration, comparisons."""

@@ -1,0 +1,97 @@
+"""The deletion check: hiding what a heat-map marks must lower the probability more than hiding as much at random."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app.evaluation.bootstrap import mean_interval
+from app.explanation.attribution import explain
+from data import Rows
+from models import ImageTextClassifier, ImageTextProcessor
+
+FRACTIONS = np.linspace(0, 1, 9)
+"""Shares of the picture that are hidden."""
+DRAWS = 4
+"""Random orders a row that the heat-map is compared with."""
+
+
+def deletion_figures(
+    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, indices: Sequence[int], groups: np.ndarray
+) -> dict:
+    """The probability of the answer as the picture is hidden, hottest cells first (RISE, Petsiuk et al. 2018).
+
+    The answer is the one the model gives to the whole picture. ``answer`` hides by each position's share in it,
+    ``words`` by the sum of the words' effects, ``attention`` by the attention to the word that positions differ about
+    most, ``random`` in random orders.
+
+    Returns:
+        ``rows``, ``fractions``, ``curves`` (heat-map → mean probability at each fraction) and ``drop`` (heat-map →
+        ``value``, ``low``, ``high``: area under the random curve less the area under its own, in points of
+        probability, resampled by the ``groups`` of the rows ``(n,)``).
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for i in indices:
+        example = rows[i]
+        assert example.text is not None
+        curves = curves_of(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
+        for name, curve in curves.items():
+            found.setdefault(name, []).append(curve)
+    curves = {name: np.stack(of_rows) for name, of_rows in found.items()}
+    chosen, weights = np.asarray(indices), None if rows.weights is None else rows.weights[np.asarray(indices)]
+    areas = {name: np.trapezoid(curve, FRACTIONS, axis=1) for name, curve in curves.items()}
+    return {
+        "rows": len(indices),
+        "fractions": FRACTIONS.tolist(),
+        "curves": {name: np.average(curve, axis=0, weights=weights).tolist() for name, curve in curves.items()},
+        "drop": {
+            name: mean_interval(areas["random"] - area, groups[chosen], least=-1, weights=weights)
+            for name, area in areas.items()
+            if name != "random"
+        },
+    }
+
+
+@torch.inference_mode()
+def curves_of(
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    image: Image.Image,
+    text: str,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """One pair's curves ``(F,)`` by the heat-maps there are, and at random."""
+    explanation = explain(model, processor, image, text)
+    heats = {"answer": explanation.answer_weights, "words": explanation.effects.sum(axis=0)}
+    shape = explanation.answer_weights.shape
+    if explanation.attention:  # a text without a word marks nothing: the order is random
+        heats["attention"] = max(explanation.maps("attention"), key=np.ptp, default=np.zeros(shape))
+    heats |= {f"random {draw}": rng.random(shape) for draw in range(DRAWS)}
+    orders = {name: rank(heat, rng) for name, heat in heats.items()}
+    pictures = [hide(image, order < fraction * order.size) for order in orders.values() for fraction in FRACTIONS[1:-1]]
+    pictures += [image, hide(image, np.ones(shape, dtype=bool))]
+    inputs = processor(pictures, [text] * len(pictures)).to(model.device)
+    probabilities = model.probabilities(model(**inputs).logits)
+    of_answer = probabilities[:, probabilities[-2].argmax()].cpu().numpy()
+    inner = of_answer[:-2].reshape(len(orders), -1)
+    curves = {
+        name: np.concatenate([of_answer[-2:-1], row, of_answer[-1:]]) for name, row in zip(orders, inner, strict=True)
+    }
+    draws = [curves.pop(f"random {draw}") for draw in range(DRAWS)]
+    return curves | {"random": np.mean(draws, axis=0)}
+
+
+def rank(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Place of each cell from the hottest (0) to the coldest, equal ones in random order."""
+    order = np.lexsort((rng.random(heat.size), -heat.ravel()))
+    places = np.empty(heat.size, dtype=int)
+    places[order] = np.arange(heat.size)
+    return places.reshape(heat.shape)
+
+
+def hide(image: Image.Image, cells: np.ndarray) -> Image.Image:
+    """The picture with the cells ``(h, w)`` painted in its mean colour."""
+    mask = Image.fromarray((cells * 255).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    mean = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
+    return Image.composite(Image.new("RGB", image.size, mean), image, mask)

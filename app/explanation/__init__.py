@@ -1,0 +1,1 @@
+"""Which parts of the picture and the text an answer comes from."""

@@ -1,0 +1,79 @@
+"""Find and load a trained model: a run folder, a model folder or a Hub id."""
+
+from pathlib import Path
+
+import transformers
+from huggingface_hub.utils import enable_progress_bars
+from safetensors import SafetensorError
+
+from app.run_paths import MODEL_FOLDER
+from data.errors import UserError
+from data.paths import expand_home
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.hub_errors import explain_hub_errors
+from models.onnx_classifier import ONNX_FILE, OnnxModel
+
+
+def find_model(path: str | Path) -> str:
+    """The model folder of a run folder, or the path itself; a Hub id is returned as it is.
+
+    Raises:
+        UserError: a local folder that holds no model, with what was expected and found.
+    """
+    path = expand_home(str(path))
+    folder = Path(path)
+    if not folder.exists():
+        if str(path).count("/") == 1 and not str(path).startswith((".", "/", "runs/")):
+            return str(path)
+        raise UserError(
+            f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml"
+        )
+    for candidate in (folder / MODEL_FOLDER, folder):
+        weights = [candidate / name for name in ("model.safetensors", ONNX_FILE)]
+        if (candidate / "config.json").is_file() and any(file.is_file() for file in weights):
+            return str(candidate)
+    found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else "a file"
+    raise UserError(
+        f"{folder} is not a model folder: expected config.json and model.safetensors in it, or in its folder "
+        f"{MODEL_FOLDER}/; found {found}."
+    )
+
+
+def hide_file_bars() -> None:
+    """No progress bars for the files of a model, which would break through the run's own; downloads keep theirs."""
+    transformers.utils.logging.disable_progress_bar()
+    enable_progress_bars()
+
+
+def load_any(
+    path: str | Path, trust_custom_encoder: bool = False
+) -> tuple[ImageTextClassifier | OnnxModel, ImageTextProcessor]:
+    """Load a trained classifier as `load_model` does, or one that was exported to ONNX."""
+    folder = Path(find_model(path))
+    if (folder / ONNX_FILE).is_file() and not (folder / "model.safetensors").is_file():
+        return OnnxModel(folder), ImageTextProcessor.from_pretrained(folder)
+    return load_model(path, trust_custom_encoder)
+
+
+def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """Load a trained classifier, in eval mode, and its processor.
+
+    Raises:
+        UserError: no model there, another kind of model, damaged weights, or a custom encoder without trust.
+    """
+    folder = find_model(path)
+    with explain_hub_errors(folder, "the model"):
+        settings, _ = ImageTextConfig.get_config_dict(folder)
+    if settings.get("model_type") != ImageTextConfig.model_type:
+        raise UserError(
+            f"{folder} holds a model of type {settings.get('model_type')!r}, not {ImageTextConfig.model_type!r}; "
+            "give a run folder of train.py."
+        )
+    try:
+        model = ImageTextClassifier.from_pretrained(
+            folder, trust_custom_encoder=trust_custom_encoder, use_safetensors=True
+        )
+        processor = ImageTextProcessor.from_pretrained(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
+    return model.eval(), processor

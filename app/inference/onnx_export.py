@@ -1,0 +1,120 @@
+"""A trained model as one ONNX file: written, quantised to int8, and run by onnxruntime behind the same `Predictor`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim
+
+from app.evaluation.predict import MODALITIES, for_modalities
+from data import Collate, Example
+from data.errors import UserError
+from models import ImageTextClassifier, ImageTextProcessor
+from models.onnx_classifier import INPUTS, MISSING, ONNX_FILE, OnnxModel
+
+
+class Logits(nn.Module):
+    """The classifier as a function of five tensors."""
+
+    def __init__(self, model: ImageTextClassifier):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values, input_ids, attention_mask, image_index, text_index):
+        inputs = (pixel_values, input_ids, attention_mask, image_index)
+        return self.model(**dict(zip(INPUTS, inputs, strict=False)), text_index=text_index).logits
+
+
+def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folder: Path) -> None:
+    """Write ``model.onnx``, ``config.json`` and the processor; images, texts, tokens and pairs may be any number.
+
+    Raises:
+        UserError: a gated model, whose skipped work is no fixed graph, or packages that are missing.
+    """
+    if model.config.gated:
+        raise UserError("A gated model skips work by sample, which a fixed graph cannot: it is not exported.")
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"export {MISSING}") from error
+    texts = processor(None, ["what is it?", "what color is the circle in the middle?", "how many?"])
+    side = model.config.image_size
+    example = {
+        "pixel_values": torch.randn(5, 3, side, side),
+        **texts,
+        "image_index": torch.tensor([0, 1, 2, -1, 3, 4, 0]),
+        "text_index": torch.tensor([0, 1, 0, 1, 2, -1, -1]),
+    }
+    of_texts, of_pairs = {0: Dim("texts"), 1: Dim("tokens")}, {0: Dim("pairs")}
+    shapes = dict(zip(INPUTS, ({0: Dim("images")}, of_texts, of_texts, of_pairs, of_pairs), strict=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # one that stands for two inputs is named once
+        program = torch.onnx.export(
+            Logits(model.float().cpu()).eval(),
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=INPUTS,
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    program.save(folder / ONNX_FILE)
+    model.config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Example], batch_size: int = 16) -> None:
+    """Replace ``model.onnx`` by one whose convolutions and products are int8, scaled by what examples bring about.
+
+    Each example is seen whole, without its image and without its text, so that pairs that lack one are in range too.
+    Static quantisation with a scale for each output channel (Jacob et al. 2018, section 3); accuracy must be measured.
+
+    Raises:
+        UserError: no example.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model, examples = OnnxModel(folder), iter(examples)
+    first = next(examples, None)
+    if first is None:
+        raise UserError("There are no rows to calibrate int8 on.")
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        collate, block = Collate(processor, {}), [first, *islice(examples, batch_size - 1)]
+        while block:
+            batch = for_modalities(collate(block), MODALITIES[:3])
+            yield {name: value.numpy() for name, value in model.fill(batch).items()}
+            block = list(islice(examples, batch_size))
+
+    class Reader(CalibrationDataReader):
+        """onnxruntime asks for the next batch until there is none."""
+
+        def __init__(self):
+            self.batches = batches()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
+    quant_pre_process(folder / ONNX_FILE, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        small,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    prepared.unlink()
+    small.replace(folder / ONNX_FILE)

@@ -1,0 +1,115 @@
+"""Pairs of an image and a text from what Python code holds them in: tuples, dictionaries, a DataFrame, a Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import pandas as pd
+from datasets import Dataset, DatasetDict, Image, IterableDataset
+
+from app.inference.python_inputs import ImageInput
+from data.cells import make_text, text_columns
+from data.errors import UserError
+from data.messages import excerpt, quote
+from models.processor import is_missing
+
+Table = pd.DataFrame | Dataset | IterableDataset
+Pair = tuple[ImageInput, str | None]
+"""An image and a text; ``None`` for a missing one."""
+
+
+def find_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> tuple[str | None, str | None]:
+    """The column of images and the text (a column or a template) that a model was trained on; ``None`` for one that
+    a table lacks.
+
+    Args:
+        columns: the model's own, ``{"image": …, "text": …}``.
+        names: columns of the table.
+        source: what the table is called.
+
+    Raises:
+        UserError: the table has neither.
+    """
+    names = list(names)
+    wanted = {"image": "image", "text": "text"} | dict(columns or {})
+    image = wanted["image"] if wanted["image"] in names else None
+    text = wanted["text"] if set(text_columns(wanted["text"])) <= set(names) else None
+    if image is None and text is None:
+        raise UserError(
+            f"{source} has neither the column of images, {wanted['image']!r}, nor that of texts, {wanted['text']!r}; "
+            f"it has {excerpt(', '.join(map(str, names)), 200)}."
+        )
+    return image, text
+
+
+def read_pairs(pairs: Iterable, columns: Mapping[str, str] | None) -> Iterator[Pair]:
+    """Pairs of an image and a text, one at a time.
+
+    Args:
+        pairs: pairs; rows as dictionaries; or a `pandas.DataFrame` or `datasets.Dataset`.
+        columns: columns of rows that hold image and text, as `find_columns` takes them.
+
+    Raises:
+        UserError: another type, or a table or row without the columns.
+    """
+    if isinstance(pairs, DatasetDict):
+        raise UserError(f"A DatasetDict holds splits; give one of them, {', '.join(map(repr, pairs))}.")
+    if isinstance(pairs, pd.DataFrame):
+        pairs = frame_rows(pairs, columns)
+    elif isinstance(pairs, Dataset | IterableDataset):
+        pairs = dataset_rows(pairs, columns)
+    elif isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
+        raise UserError(
+            "Expected pairs [(image, text), …], rows [{…}, …], a pandas.DataFrame or a datasets.Dataset; got "
+            f"{type(pairs).__name__}."
+        )
+    for item in pairs:
+        if isinstance(item, Mapping):
+            yield row_pair(item, *find_columns(columns, item, "The row"))
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            yield item[0], item[1]
+        else:
+            raise UserError(
+                f"A pair is (image, text), with None for a missing one; got {type(item).__name__}: {quote(item)}."
+            )
+
+
+def is_table(value: object) -> bool:
+    """Whether a value holds rows rather than one image."""
+    return isinstance(value, Table | DatasetDict)
+
+
+def frame_rows(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Iterator[dict]:
+    """Rows of a frame, of the columns that are read."""
+    names = used_columns(columns, frame.columns, "The DataFrame")
+    if repeated := [name for name in names if list(frame.columns).count(name) > 1]:
+        raise UserError(f"The DataFrame has more than one column {quote(repeated[0])}.")
+    for row in frame[names].itertuples(index=False, name=None):
+        yield dict(zip(names, row, strict=True))
+
+
+def dataset_rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None) -> Iterator[dict]:
+    """Rows of a data set, of the columns that are read; images are left for our own decoder."""
+    if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # a transform of the user's own
+        dataset = dataset.with_format(None)
+    if dataset.features is None:
+        yield from dataset
+        return
+    names = used_columns(columns, dataset.features, "The Dataset")
+    dataset = dataset.select_columns(names)
+    for name in names:
+        if isinstance(dataset.features[name], Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    yield from dataset
+
+
+def used_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> list[str]:
+    """Columns of a table that hold the image and the parts of the text."""
+    image, text = find_columns(columns, names, source)
+    return list(dict.fromkeys([*([image] if image else []), *(text_columns(text) if text else [])]))
+
+
+def row_pair(row: Mapping, image: str | None, text: str | None) -> Pair:
+    """The image and the text of a row, by the columns that hold them."""
+    cells = {name: None if is_missing(row[name]) else row[name] for name in (text_columns(text) if text else [])}
+    return row[image] if image else None, make_text(cells, text) if text else None

@@ -1,0 +1,1 @@
+"""What people read: text, charts, the HTML report, the model card."""

@@ -1,0 +1,157 @@
+"""Paths in the settings of a run, found again from any folder, also after the run was moved together with its data."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.hashing import sha256
+from data import DataSettings
+from data.errors import UserError
+from models.backbone import is_backbone_type
+from models.build import VGG16
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+RECORD = "provenance.parquet"
+"""File of a run folder with the rows it was trained on (`app.training.provenance`) and, as metadata, its paths."""
+PATHS = (
+    *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
+    *(f"model.{name}" for name in ("text_encoder", "image_encoder", "image_weights")),
+)
+"""Settings that may name a file or a folder."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path as it was written in the settings, and what it was: absolute, and for a file the hash of its content."""
+
+    written: str
+    path: str
+    sha256: str | None = None
+
+
+def absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def split_path(name: str, value: str) -> tuple[str, str]:
+    """The path in a setting, and what follows it: ``:ClassName`` of a custom encoder. ``""`` where it names none."""
+    if name == "model.text_encoder" and (match := re.fullmatch(r"(.+\.py)(:\w+)", value)):
+        return match[1], match[2]
+    return ("", value) if is_built_in(name, value) else (value, "")
+
+
+def is_built_in(name: str, value: str) -> bool:
+    """Whether a value stands for something that comes along, and not for a path or a Hub id."""
+    if name == "model.image_encoder":
+        return value == VGG16 or is_backbone_type(value)
+    if name.startswith("model."):
+        return value in ("scratch", "none", "imagenet")
+    return re.fullmatch(r"shapes:\d+", value) is not None
+
+
+def places_of(settings: Settings) -> dict[str, Place]:
+    """Where the paths of these settings lie now, by the name of the setting; of the run folder too."""
+    found = {"run_dir": Place(settings.run_dir, os.path.realpath(settings.run_dir))}
+    for name in PATHS:
+        path, _ = split_path(name, attrgetter(name)(settings) or "")
+        if path and os.path.exists(there := absolute(path)):
+            found[name] = Place(path, there, sha256(Path(there)) if os.path.isfile(there) else None)
+    return found
+
+
+def read_places(run_dir: str | Path) -> dict[str, Place]:
+    """What `places_of` gave when the run was trained; nothing where the folder has no record that can be read."""
+    try:
+        metadata = pq.read_schema(Path(run_dir) / RECORD).metadata
+        return {name: Place(*values) for name, values in json.loads(metadata[b"places"]).items()}
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        return {}
+
+
+def find_path(run_dir: str | Path, places: dict[str, Place], name: str, written: str) -> str:
+    """A path of a run's settings, wherever it lies now.
+
+    It is looked for where it lay from the run folder, which finds data that were moved with the run, then where it was
+    when the run was trained, then from the current folder. Of several files that are there the one with the content
+    of the training is chosen.
+
+    Returns:
+        The path as it is written where that leads to the same place, otherwise an absolute one. What is no path
+        (a Hub id, ``shapes:N``), or is not the one that the run remembers, comes back as it is.
+
+    Raises:
+        UserError: there is none any more; the message names the places.
+    """
+    path, rest = split_path(name, written)
+    place = places.get(name)
+    if not path or place is None or place.written != path:
+        return written
+    candidates = [place.path, absolute(path)]
+    try:
+        from_run = os.path.relpath(place.path, places["run_dir"].path)
+        candidates.insert(0, os.path.normpath(Path(run_dir).resolve() / from_run))
+    except ValueError:  # another drive (Windows)
+        pass
+    there = [candidate for candidate in dict.fromkeys(candidates) if os.path.exists(candidate)]
+    if not there:
+        tried = "; ".join(dict.fromkeys(candidates))
+        raise UserError(
+            f"{name} of the run in {run_dir} is {path!r}, and it is gone. It was looked for as it lay from the run "
+            f"folder, where it was at training, and from the current folder: {tried}. Put it back in one of these "
+            f"places, or name another: --{name} for train.py, --data.test or --data.image_root for eval.py."
+        )
+    if len(there) > 1 and place.sha256:
+        there.sort(key=lambda candidate: not os.path.isfile(candidate) or sha256(Path(candidate)) != place.sha256)
+    return written if absolute(path) == there[0] else there[0] + rest
+
+
+def find_data(run_dir: str | Path, settings: DataSettings, names: Iterable[str]) -> DataSettings:
+    """The data settings of a run with these of its paths as `find_path` finds them.
+
+    Raises:
+        UserError: one is gone.
+    """
+    places = read_places(run_dir)
+    found: dict[str, Any] = {}
+    for name in names:
+        if value := getattr(settings, name):
+            found[name] = find_path(run_dir, places, f"data.{name}", value)
+    return replace(settings, **found)
+
+
+def find_all(run_dir: str | Path, settings: Settings) -> Settings:
+    """The settings of a run, read from its own ``config.yaml``, with all paths, and the run folder, as found now.
+
+    Raises:
+        UserError: one is gone.
+    """
+    places = read_places(run_dir)
+    found: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
+    for name in PATHS:
+        section, _, key = name.partition(".")
+        if value := attrgetter(name)(settings):
+            found[section][key] = find_path(run_dir, places, name, value)
+    own = "run_dir" in places and settings.run_dir == places["run_dir"].written
+    is_here = os.path.realpath(settings.run_dir) == os.path.realpath(run_dir)
+    return replace(
+        settings,
+        data=replace(settings.data, **found["data"]),
+        model=replace(settings.model, **found["model"]),
+        run_dir=str(run_dir) if own and not is_here else settings.run_dir,
+    )
+
+
+MODEL_FOLDER = "model"
+"""Where a run folder keeps its best model."""

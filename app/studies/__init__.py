@@ -1,0 +1,1 @@
+"""Studies around training: data check, cross-validation, ablation."""

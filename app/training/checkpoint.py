@@ -1,0 +1,211 @@
+"""Checkpoints from which an interrupted run goes on, at any step, as if it had not stopped.
+
+Model and optimiser are kept as safetensors and all else as JSON: nothing is unpickled. A checkpoint is written beside
+its place and moved there when it is whole; a list of sizes and hashes tells a damaged one.
+"""
+
+import json
+import os
+import random
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from app.hashing import sha256
+from app.training.sharding import restore_state, whole_state
+from data.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        epoch: epochs done.
+        epoch_step: optimiser steps done of the epoch that is under way.
+        step: optimiser steps done in all.
+        steps_per_epoch: optimiser steps of an epoch; 0 in checkpoints of earlier versions.
+        best: best validation accuracy so far.
+        since_best: epochs since then.
+        losses: those of the steps since the last record, each a tensor.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    step: int = 0
+    best: float = -1.0
+    since_best: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    steps_per_epoch: int = 0
+
+    def end_epoch(self, accuracy: float) -> None:
+        self.epoch += 1
+        self.epoch_step = 0
+        self.since_best = 0 if accuracy > self.best else self.since_best + 1
+        self.best = max(self.best, accuracy)
+
+
+class Checkpoints:
+    """The newest checkpoints of one run, in ``step_<number>`` folders.
+
+    Args:
+        folder: where they are kept.
+        keep: how many.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder
+        self.keep = keep
+
+    def all(self) -> list[Path]:
+        """Those that were finished, the newest first."""
+        return sorted(self.folder.glob("step_*[0-9]"), reverse=True)
+
+    def newest(self) -> Path | None:
+        """The newest one that is whole; what is wrong with newer ones is said."""
+        for path in self.all():
+            if fault := find_fault(path):
+                print(f"The checkpoint {path} is damaged ({fault}); trying the one before.")
+            else:
+                return path
+        return None
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        progress: Progress,
+    ) -> None:
+        """Write all that the run's further course depends on; checkpoints before stay until this one is whole.
+
+        Raises:
+            UserError: it cannot be written, on a full disk for instance.
+        """
+        randomness = gather_object([random_states()])
+        weights, moments, groups = whole_state(accelerator.unwrap_model(model), optimizer)
+        if accelerator.is_main_process:
+            state = {
+                "progress": asdict(progress) | {"losses": [loss.item() for loss in progress.losses]},
+                "param_groups": groups,
+                "schedule": schedule.state_dict(),
+                "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                "random": randomness,
+            }
+            target = self.folder / f"step_{progress.step:08}"
+            new = target.with_name(f"{target.name}.writing")
+            try:
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir(parents=True)
+                write(new, weights, moments, state)
+                shutil.rmtree(target, ignore_errors=True)
+                new.rename(target)
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(new, ignore_errors=True)
+                last = self.all()
+                raise UserError(
+                    f"The checkpoint of step {progress.step} could not be written to {self.folder}: {error}. "
+                    + (f"The one before, {last[0].name}, is intact. " if last else "There is none before it. ")
+                    + "Make room and give the same command again."
+                ) from error
+            for old in self.all()[self.keep :]:
+                shutil.rmtree(old, ignore_errors=True)  # on Windows a file that is mapped stays until the next time
+        accelerator.wait_for_everyone()
+
+    def load(
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+    ) -> Progress:
+        """Put everything back as `save` found it.
+
+        Raises:
+            UserError: it was written by another number of processes.
+        """
+        state = read_state(path)
+        if len(state["random"]) != accelerator.num_processes:
+            raise UserError(
+                f"The run was begun with {len(state['random'])} processes and cannot go on with "
+                f"{accelerator.num_processes}: other batches and random numbers would follow. Start as many, or anew "
+                "with --overwrite true."
+            )
+        weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        restore_state(accelerator.unwrap_model(model), optimizer, weights, moments, state["param_groups"])
+        schedule.load_state_dict(state["schedule"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        restore_random_states(state["random"][accelerator.process_index])
+        progress = Progress(**state["progress"])
+        progress.losses = [torch.tensor(loss, device=accelerator.device) for loss in progress.losses]
+        return progress
+
+
+def write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
+    """The files of a checkpoint, flushed to the disk, and last the list of them."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in moments.items()}, folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("r+b") as file:  # Windows flushes only what may be written
+            os.fsync(file.fileno())
+
+
+def read_state(folder: Path) -> dict:
+    """What a checkpoint holds beside tensors: ``progress``, ``schedule``, random states …"""
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or ``None``."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"its {MANIFEST} cannot be read"
+    for name, told in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != told["size"]:
+            return f"{name} has {path.stat().st_size:,} bytes in place of {told['size']:,}"
+        if sha256(path) != told["sha256"]:
+            return f"the content of {name} has changed"
+    return None
+
+
+def random_states() -> dict:
+    """States of all generators of this process, as JSON can hold them."""
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()
+    return {
+        "python": random.getstate(),
+        "numpy": numpy,
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict) -> None:
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])

@@ -1,0 +1,162 @@
+"""Frozen encoders see each image and each text once: what they make of them is kept on disk for every epoch and run."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers.utils import PushToHubMixin
+
+from data import Collate, FeatureStore, ImageBatchSampler, Rows, make_loader, text_key
+from data.errors import UserError
+from models import ImageTextClassifier, ImageTextProcessor
+
+FOLDER = ".features"
+"""Beside the run folders, so that runs share it."""
+BATCHES_A_FILE = 16
+"""So much of the work is lost at most when it is interrupted."""
+
+
+@dataclass
+class FeatureCache:
+    """Computes the features that are still missing; every process its share.
+
+    Half precision is that of the training: what bf16 training would compute in each epoch is kept to the bit. Where
+    training is in float32, features are rounded to float16.
+
+    Args:
+        folder: of all caches; each encoder with its weights and preprocessing has one in it.
+        model: with its frozen weights.
+        processor: what prepares pictures and texts for it.
+        accelerator: devices, processes and precision.
+        batch_size: images, or texts, at once.
+        num_workers: processes that decode images.
+    """
+
+    folder: Path
+    model: ImageTextClassifier
+    processor: ImageTextProcessor
+    accelerator: Accelerator
+    batch_size: int
+    num_workers: int = 0
+
+    def images(self, splits: Iterable[Rows], collate: Collate, level: int) -> FeatureStore:
+        """Maps of the first ``level`` blocks for the images of all rows.
+
+        Raises:
+            UserError: no room for them, or maps that half precision cannot hold.
+        """
+        encoder = self.model.image_encoder
+        store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level, collate.value_range)
+        missing = [missing_images(rows, store) for rows in splits]
+        batches = (batch for rows in missing for batch in self.image_batches(rows, collate, level))
+        self.fill(store, batches, sum(map(len, missing)), "image")
+        return store
+
+    def image_batches(self, rows: Rows, collate: Collate, level: int) -> Iterator[dict[str, Tensor]]:
+        share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
+        sampler = ImageBatchSampler(rows.image_keys, self.batch_size, shuffle=False, **share)
+        for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):
+            maps = self.model.image_encoder.run(batch["pixel_values"].to(self.accelerator.device), 0, level)
+            yield {str(rows.image_keys[i]): features for i, features in zip(indices, maps.split(1), strict=True)}
+
+    def texts(self, splits: Iterable[Rows]) -> FeatureStore:
+        """Features of the tokens ``(L, hidden)`` of the texts of all rows."""
+        encoder = self.model.text_encoder
+        assert encoder is not None
+        store = self.open("text", encoder, self.processor.tokenizer)
+        texts = dict.fromkeys(text for rows in splits for text in rows.texts if text is not None)
+        missing = [text for text in texts if text_key(text) not in store]
+        self.fill(store, self.text_batches(missing), len(missing), "text")
+        return store
+
+    def text_batches(self, texts: list[str]) -> Iterator[dict[str, Tensor]]:
+        encoder = self.model.text_encoder
+        assert encoder is not None
+        own = texts[self.accelerator.process_index :: self.accelerator.num_processes]
+        for start in range(0, len(own), self.batch_size):
+            batch = own[start : start + self.batch_size]
+            inputs = self.processor(None, batch).to(self.accelerator.device)
+            features = encoder(**inputs)
+            mask = inputs["attention_mask"].bool()
+            yield {text_key(text): row[real] for text, row, real in zip(batch, features, mask, strict=True)}
+
+    def open(self, kind: str, encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> FeatureStore:
+        """The store of an encoder: another weight, preprocessing or precision is another folder."""
+        return FeatureStore(self.folder / f"{kind}_{fingerprint(encoder, preprocessing, self.dtype, *more)}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float16
+
+    def fill(self, store: FeatureStore, batches: Iterator[dict[str, Tensor]], number: int, kind: str) -> None:
+        """Write what the batches hold; what it takes is said, and there is room for it, before."""
+        self.model.eval()
+        with torch.inference_mode(), self.accelerator.autocast():
+            held: list[dict[str, Tensor]] = []
+            bar = tqdm(batches, f"features of {kind}s", leave=False, disable=not self.accelerator.is_main_process)
+            for count, batch in enumerate(bar):
+                if count == 0:
+                    self.check_room(store.folder, number, next(iter(batch.values())).numel() * 2, kind)
+                held.append({key: self.to_half(features, kind) for key, features in batch.items()})
+                if len(held) == BATCHES_A_FILE:
+                    store.add({key: features for batch in held for key, features in batch.items()})
+                    held = []
+            if held:
+                store.add({key: features for batch in held for key, features in batch.items()})
+        self.accelerator.wait_for_everyone()
+        store.refresh()
+
+    def check_room(self, folder: Path, number: int, size: int, kind: str) -> None:
+        needed = number * size
+        about = f"features of {number:,} {kind}s by the frozen {kind} encoder, about {needed / 2**20:,.0f} MiB"
+        self.accelerator.print(f"  {about}, are computed once and kept in {folder} (--train.cache_features)")
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            raise UserError(
+                f"The {about}, do not fit on the disk, which has {free / 2**20:,.0f} MiB left. Make room there, or "
+                "compute them in every epoch: --train.cache_features false."
+            )
+
+    def to_half(self, features: Tensor, kind: str) -> Tensor:
+        half = features.to(self.dtype).cpu().contiguous()
+        if not bool(half.isfinite().all()):
+            raise UserError(
+                f"Features of the {kind} encoder are larger than {self.dtype} can hold: compute them in every epoch, "
+                "--train.cache_features false."
+            )
+        return half
+
+
+def missing_images(rows: Rows, store: FeatureStore) -> Rows:
+    """One row of each image that the store does not have."""
+    first: dict[str, int] = {}
+    for number, key in enumerate(rows.image_keys):
+        if key is not None and key not in store:
+            first.setdefault(key, number)
+    return rows.select(list(first.values()))
+
+
+def fingerprint(encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> str:
+    """What the features depend on beside the input: structure, weights, preprocessing and what else is named."""
+    digest = hashlib.sha256(f"{encoder} {more}".encode())
+    update_with_weights(digest, encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        preprocessing.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()[:16]
+
+
+def update_with_weights(digest: "hashlib._Hash", module: nn.Module) -> None:
+    """Add the names and the bytes of a module's weights to a hash."""
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

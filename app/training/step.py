@@ -1,0 +1,97 @@
+"""One epoch of training, step by step."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from app.settings import TrainSettings
+from app.training.batch_norm import explain_batch_norm
+from app.training.checkpoint import Progress
+from app.training.trainer import Training
+from models import ImageTextOutput
+
+LOG_EVERY = 10
+"""Steps between two records of the training loss."""
+
+
+def train_epoch(
+    training: Training, accelerator: Accelerator, options: TrainSettings, progress: Progress
+) -> Iterator[dict | None]:
+    """What is left of one pass over the training rows, step by step.
+
+    Yields:
+        after each step a record of loss and learning rate, or ``None`` where it is not yet time for one.
+
+    Raises:
+        FloatingPointError: a gradient that is not finite, at the next record.
+    """
+    training.model.train()
+    batches = iter(training.loader)
+    while group := list(islice(batches, options.gradient_accumulation_steps)):
+        loss, norm = train_step(training, accelerator, options, group, progress.step + 1)
+        progress.step += 1
+        progress.epoch_step += 1
+        progress.losses.append(loss)
+        if progress.step % LOG_EVERY and progress.epoch_step < training.steps_per_epoch:
+            yield None
+            continue
+        training.watch.check()
+        mean = accelerator.reduce(torch.stack(progress.losses).mean(), "mean").item()
+        progress.losses.clear()
+        rate = max(group["lr"] for group in training.optimizer.param_groups)
+        yield {"step": progress.step, "loss": mean, "learning_rate": rate, "gradient_norm": norm.item()}
+
+
+def train_step(
+    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[dict[str, Tensor]], step: int
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
+
+    Returns:
+        this process's share of the loss, times the number of processes, and the norm of the gradient.
+    """
+    model, optimizer, loss_function = training.model, training.optimizer, training.loss_function
+    rows = torch.cat([batch["rows"] for batch in group])
+    counts = torch.stack([loss_function.count(batch["labels"], batch["weights"]) for batch in group])
+    total = accelerator.reduce(counts.sum().to(accelerator.device), "sum").clamp(min=1e-9)
+    losses = []
+    for number, batch in enumerate(group, start=1):
+        inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
+        del inputs["rows"]
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        if training.augment and "pixel_values" in inputs:
+            inputs["pixel_values"] = training.augment(inputs["pixel_values"])
+        with nullcontext() if number == len(group) else accelerator.no_sync(model):
+            with explain_batch_norm():
+                output = model(**inputs, output_attentions=options.attention_penalty > 0)
+            share = loss_function(output.logits.float(), labels, weights) * (accelerator.num_processes / total)
+            loss = share + penalty(output, options) / len(group)
+            accelerator.backward(loss)
+        losses.append(loss.detach())
+    norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    loss = torch.stack(losses).sum()
+    if accelerator.mixed_precision != "fp16":  # which leaves such steps out by itself, and goes on
+        training.watch.see(optimizer, norm, step, loss, rows)
+    optimizer.step()
+    training.schedule.step()
+    optimizer.zero_grad()
+    return loss, norm
+
+
+def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
+    """What is added to the loss for sharp attention and for work that gates could save."""
+    total: Tensor | float = 0.0
+    if options.attention_penalty:
+        assert output.attentions is not None
+        lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
+        total += options.attention_penalty * torch.stack(lengths).mean()
+    if output.work is not None:
+        total += options.gate_cost * output.work.mean()
+    return total

@@ -1,0 +1,219 @@
+"""What learns, and from which batches."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from app.settings import Settings, TrainSettings
+from app.training.batch_norm import check_batch_norm
+from app.training.checkpoint import Progress
+from app.training.feature_cache import FOLDER, FeatureCache
+from app.training.gradient_checkpointing import checkpoint_gradients
+from app.training.gradient_watch import GradientWatch
+from app.training.loss import RowLoss, balancing_weights, build_loss
+from app.training.optimizer import build_optimizer, build_schedule, parameter_groups
+from app.training.schedule import first_gated_epoch, schedule_of
+from app.training.sharding import is_sharded
+from data import (
+    Augmentation,
+    Collate,
+    ImageBatchSampler,
+    LabelFormat,
+    PreparedData,
+    Rows,
+    StreamedBatches,
+    make_loader,
+    stream_loader,
+)
+from data.errors import UserError
+from models import ImageTextClassifier, ImageTextProcessor
+from models.build import build_model, image_is_pretrained, text_is_pretrained
+from models.gate import GatedFusion
+from models.lora import add_lora
+from models.settings import ModelSettings
+from models.vgg import LAST
+
+PRETRAINED_SCALE = 0.1
+"""Learning rate of a pretrained encoder, as a multiple, where none is given."""
+
+
+@dataclass
+class Training:
+    """What learns, and from which batches in which order."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    loss_function: RowLoss
+    processor: ImageTextProcessor
+    collate: Collate
+    sampler: ImageBatchSampler | StreamedBatches
+    loader: DataLoader
+    steps_per_epoch: int
+    augment: Augmentation | None = None
+    watch: GradientWatch = field(default_factory=GradientWatch)
+
+    @classmethod
+    def set_up(
+        cls,
+        settings: Settings,
+        data: PreparedData,
+        model: ImageTextClassifier,
+        processor: ImageTextProcessor,
+        accelerator: Accelerator,
+    ) -> "Training":
+        """Everything up to the first step; raises ``ValueError`` for settings that do not fit together."""
+        options, rows = settings.train, data.splits["train"]
+        if options.attention_penalty and settings.model.fusion != "cross":
+            raise UserError(
+                f"--train.attention_penalty is of the weights of cross-attention; fusion {settings.model.fusion} has "
+                "none, or lowers them by reading from the image alone."
+            )
+        if options.gate_cost and not settings.model.gated:
+            raise UserError("--train.gate_cost is the cost of gates: add --model.gated true.")
+        scales = learning_rate_scales(options, settings.model)
+        if options.lora_rank:
+            check_lora(scales, settings.model)
+            add_lora(model, options.lora_rank)
+        if options.gradient_checkpointing:
+            checkpoint_gradients(model)
+        groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
+        form = LabelFormat.of(settings.data)
+        collate = Collate(
+            processor, model.config.label2id, form, settings.data.max_pixels, value_range=model.config.value_range
+        )
+        if options.cache_features and not rows.is_stream:
+            model = model.to(accelerator.device)
+            collate = with_features(collate, settings, data, model, processor, scales, accelerator)
+        sampler, loader = training_batches(settings, rows, collate, accelerator)
+        check_batch_norm(model, sampler)
+        steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
+        optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
+        schedule = build_schedule(optimizer, *schedule_of(options, steps_per_epoch))
+        loss_function = build_loss(options, collate.label2id, rows.labels, form).to(accelerator.device)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        normal = processor.image_processor
+        augment = Augmentation(normal.image_mean, normal.image_std) if options.augment else None
+        return cls(
+            model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
+        )
+
+    def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
+        """Make the loader give the batches of the epoch under way that have not been trained on.
+
+        Gates begin to learn when their time has come. No epoch before is the best, or ends the training early, since
+        none has learnt to save work.
+        """
+        self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
+        gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
+        first = first_gated_epoch(options)
+        for gate in gates:
+            gate.held_open = progress.epoch < first
+        if gates and progress.epoch <= first:
+            progress.best, progress.since_best = -1.0, 0
+
+    def describe_epoch(self) -> str:
+        left_out = self.sampler.num_left_out
+        return f"{self.steps_per_epoch} steps an epoch" + (
+            f", full batches only: {left_out} images, others each time, wait for a later epoch" if left_out else ""
+        )
+
+
+def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """The model for these data; it remembers how its rows were read."""
+    rows, form = data.splits["train"], LabelFormat.of(settings.data)
+    return build_model(
+        settings.model,
+        data.label_names,
+        rows.texts.present(),
+        columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
+        label_type=settings.data.label_type,
+        label_separator=settings.data.label_separator,
+        normalize_labels=settings.data.normalize_labels,
+        allow_missing=settings.data.allow_missing,
+        value_range=rows.value_range,
+        majority_answer=[
+            data.label_names.index(name) for name in form.majority(rows.labels, data.label_names, rows.weights)
+        ],
+    )
+
+
+def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:
+    """The scale of each part; where none is given, a lower one for pretrained weights."""
+    text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
+    image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
+    given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
+    return {"text_encoder": text, "image_encoder": image} | given
+
+
+def check_lora(scales: dict[str, float], model: ModelSettings) -> None:
+    if not text_is_pretrained(model):
+        raise UserError(
+            f"--train.lora_rank adapts a pretrained text encoder, and {model.text_encoder!r} is none: name one with "
+            "--model.text_encoder, or leave lora_rank out."
+        )
+    if scales["text_encoder"] == 0:
+        raise UserError("--train.lora_rank lets the text encoder learn; --train.scales.text_encoder 0 forbids it.")
+
+
+def with_features(
+    collate: Collate,
+    settings: Settings,
+    data: PreparedData,
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    scales: dict[str, float],
+    accelerator: Accelerator,
+) -> Collate:
+    """The collate function, with what frozen encoders make of the rows that every epoch reads."""
+    folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
+    cache = FeatureCache(folder, model, processor, accelerator, size, settings.data.num_workers)
+    splits = [data.splits["train"], data.splits["validation"]]
+    level = cached_level(settings, model, scales)
+    images = cache.images(splits, collate, level) if level else None
+    texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
+    return Collate(
+        processor,
+        collate.label2id,
+        collate.label_format,
+        collate.max_pixels,
+        images,
+        texts,
+        level,
+        collate.value_range,
+    )
+
+
+def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
+    """The last block whose maps are the same in every epoch: frozen as those before it, and before any text is met."""
+    if settings.train.augment:
+        return 0
+    frozen = LAST if scales["image_encoder"] == 0 else settings.train.frozen_blocks
+    return min(frozen, model.levels[0])
+
+
+def training_batches(
+    settings: Settings, rows: Rows, collate: Collate, accelerator: Accelerator
+) -> tuple[ImageBatchSampler | StreamedBatches, DataLoader]:
+    """This process's batches, in an order that ``set_epoch`` of the first chooses."""
+    size, seed = settings.train.batch_size, settings.train.seed
+    share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
+    texts = settings.data.max_texts_per_image
+    if rows.is_stream and settings.train.sampling == "balanced":
+        raise UserError("--train.sampling balanced draws any row at any time, which a stream cannot give.")
+    if rows.is_stream:
+        batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, texts, **share)
+        return batches, stream_loader(batches, collate)
+    weights = None
+    if settings.train.sampling == "balanced":
+        weights = balancing_weights(rows.labels, collate.label2id, collate.label_format)
+    sampler = ImageBatchSampler(
+        rows.image_keys, size, shuffle=True, weights=weights, seed=seed, max_texts_per_image=texts, **share
+    )
+    return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)

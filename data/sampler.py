@@ -1,0 +1,126 @@
+"""Which rows form a batch: all texts of an image travel together."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from data.errors import UserError
+
+
+class ImageBatchSampler(Sampler[list[int]]):
+    """Batches of ``batch_size`` images, each with all its texts.
+
+    The order depends on seed and epoch alone, not on what ran before, so any epoch can be made again. With several
+    processes each takes every n-th batch. For training batches are full (an epoch leaves out up to a batch of images,
+    others each time; small batches would upset batch norm) and every process gets as many; otherwise no image is left
+    out, and batches are as equal as can be.
+
+    Args:
+        image_keys: image of each row; rows without one (``None``) stand for themselves.
+        batch_size: images a batch.
+        shuffle: a new order each epoch; otherwise the order of the rows.
+        weights: of each row; where given, an epoch's images are drawn with replacement, each as often as its rows weigh
+            on average.
+        drop_last: full batches only; what ``shuffle`` is where not given.
+        seed: of the order.
+        max_texts_per_image: images with more texts travel as several.
+        num_processes, process_index: this process's share.
+    """
+
+    def __init__(
+        self,
+        image_keys: Sequence[str | None],
+        batch_size: int,
+        *,
+        shuffle: bool,
+        weights: np.ndarray | None = None,
+        drop_last: bool | None = None,
+        seed: int = 0,
+        max_texts_per_image: int = 64,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ):
+        numbers: dict[str | int, int] = {}
+        image_of_row = np.array(
+            [numbers.setdefault(row if key is None else key, len(numbers)) for row, key in enumerate(image_keys)],
+            dtype=np.int64,
+        )
+        self.rows = np.argsort(image_of_row, kind="stable")  # those of each image beside each other
+        self.ends = np.cumsum(np.bincount(image_of_row))
+        self.weights: torch.Tensor | None = None
+        if weights is not None:
+            self.weights = torch.from_numpy(np.bincount(image_of_row, weights) / np.bincount(image_of_row))
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = shuffle if drop_last is None else drop_last
+        self.seed = seed
+        self.epoch = self.start = 0
+        self.max_texts_per_image = max_texts_per_image
+        self.num_processes = num_processes
+        self.process_index = process_index
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
+        self.epoch, self.start = epoch, start
+
+    def units(self) -> Iterator[list[int]]:
+        """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        for image in self.order(generator):
+            group = self.rows[self.ends[image - 1] if image else 0 : self.ends[image]]
+            if self.shuffle:
+                group = group[torch.randperm(len(group), generator=generator).numpy()]
+            for start in range(0, len(group), self.max_texts_per_image):
+                yield group[start : start + self.max_texts_per_image].tolist()
+
+    def order(self, generator: torch.Generator) -> Iterable[int]:
+        """Numbers of the images of an epoch; drawn ones are at least as many units as there are."""
+        number = len(self.ends)
+        if self.weights is not None:
+            return torch.multinomial(self.weights, self.num_units, replacement=True, generator=generator).numpy()
+        return torch.randperm(number, generator=generator).numpy() if self.shuffle else range(number)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        units, total = self.units(), self.num_batches
+        smaller, larger = divmod(self.num_units, max(1, total))
+        for number in range(total):
+            size = self.batch_size if self.drop_last else smaller + (number < larger)
+            batch = list(chain.from_iterable(islice(units, size)))
+            if number % self.num_processes == self.process_index and number // self.num_processes >= self.start:
+                yield batch
+
+    def __len__(self) -> int:
+        return len(range(self.process_index, self.num_batches, self.num_processes))
+
+    @property
+    def num_left_out(self) -> int:
+        """Images, or pieces of one, that an epoch leaves out on all processes together."""
+        return max(0, self.num_units - self.num_batches * self.batch_size)
+
+    @property
+    def pieces(self) -> np.ndarray:
+        """In how many pieces each image travels."""
+        return np.ceil(np.diff(self.ends, prepend=0) / self.max_texts_per_image).astype(np.int64)
+
+    @property
+    def num_units(self) -> int:
+        """Images, and pieces of one, on all processes together."""
+        return int(self.pieces.sum())
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of all processes together."""
+        num_units = self.num_units
+        if not self.drop_last:
+            return math.ceil(num_units / self.batch_size)
+        full = num_units // self.batch_size // self.num_processes * self.num_processes
+        if full == 0 and self.num_processes > 1:
+            raise UserError(
+                f"{num_units} images make no batch of {self.batch_size} for each of {self.num_processes} processes; "
+                "lower --train.batch_size."
+            )
+        return max(1, full)

@@ -1,0 +1,194 @@
+"""The text encoder: any HuggingFace encoder, one built small from scratch, or the user's own file."""
+
+import inspect
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from data.errors import UserError
+from models.configuration import ImageTextConfig
+from models.custom_encoder import build_custom_encoder
+from models.hub_errors import explain_hub_errors
+from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
+
+INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
+"""The way out where no pretrained encoder is at hand."""
+
+
+class TextEncoder(PreTrainedModel):
+    """Token features of a text, by the encoder that the configuration names.
+
+    Args:
+        config: its ``text_config`` is built with random weights (`load_pretrained` fetches others), or its
+            ``custom_text_encoder`` is imported.
+        trust_custom_encoder: permission to run the custom encoder's file.
+
+    Shape:
+        - input_ids: ``(B, L)`` integers; attention_mask: ``(B, L)``, 1 on real tokens
+        - returns: ``(B, L, hidden_size)``
+    """
+
+    config_class = ImageTextConfig
+    supports_gradient_checkpointing = True
+
+    hidden_size: int
+
+    def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
+        super().__init__(config)
+        if config.custom_text_encoder:
+            self.encoder = build_custom_encoder(config, trust=trust_custom_encoder)
+            self.hidden_size = int(self.encoder.hidden_size)  # type: ignore[arg-type]
+        else:
+            model_class, kwargs = text_model_class(config.text_config)
+            encoder = model_class(config.text_config, **kwargs)
+            self.encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
+            self.hidden_size = int(encoder.config.hidden_size)
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Nothing: the encoders initialise their own layers."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return output if isinstance(output, Tensor) else output.last_hidden_state
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest text in tokens that a table of positions allows; ``None`` where there is none.
+
+        Encoders of RoBERTa's kind number positions from ``padding_idx + 1``.
+        """
+        for name, module in self.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
+
+    def load_pretrained(self, name: str, revision: str | None = None) -> None:
+        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.
+
+        Of a saved `ImageTextClassifier` they are those of its text encoder.
+
+        Raises:
+            UserError: weights that cannot be read, or that do not cover all of the encoder.
+        """
+        model_class, kwargs = text_model_class(self.config.text_config)
+        with explain_hub_errors(name, "the text encoder", INSTEAD), no_loading_report():
+            pretrained, info = model_class.from_pretrained(
+                name,
+                config=self.config.text_config,
+                revision=revision or "main",
+                use_safetensors=True,
+                key_mapping={r"^text_encoder\.encoder\.": ""},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **kwargs,
+            )
+        if getattr(pretrained, "_hf_peft_config_loaded", False):
+            raise UserError(
+                f"{name} holds a PEFT adapter: merge it into its encoder with merge_and_unload(), save that with "
+                "save_pretrained, and give the new folder."
+            )
+        encoder = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
+        own = {*encoder.parameters(), *encoder.buffers()}
+        of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if tensor in own}
+        check_weights(name, "the text encoder", needed_names(pretrained) & of_encoder, info, RESAVE)
+        self.encoder.load_state_dict(encoder.float().state_dict())
+
+
+def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict]:
+    """The class that encodes text for a configuration, and what to build it with (no unused pooling layer)."""
+    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else MODEL_MAPPING
+    if type(config) not in mapping:
+        raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}.")
+    model_class = mapping[type(config)]
+    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    pools = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return model_class, {"add_pooling_layer": False} if pools else {}
+
+
+def pretrained_text_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's.
+
+    Raises:
+        UserError: no such id or folder, no connection, or a saved classifier with a text encoder of another kind.
+    """
+    with explain_hub_errors(name, "the text encoder", INSTEAD):
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    if isinstance(config, ImageTextConfig) and config.custom_text_encoder:
+        raise UserError(
+            f"{name} is a classifier whose text encoder is a class of its own: give its file in place of the folder, "
+            f"--model.text_encoder {name}/{config.custom_text_encoder}, to train a new one."
+        )
+    if isinstance(config, ImageTextConfig) and config.context_hidden_size:
+        raise UserError(f"{name} is a classifier that reads features of another model: it has no text encoder.")
+    return config if config.is_encoder_decoder else config.get_text_config()
+
+
+def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub id or local folder, with a padding token even where it came without (GPT-2 …)."""
+    with explain_hub_errors(name, "the tokenizer", INSTEAD):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, num_layers: int) -> BertConfig:
+    """A small BERT (Devlin et al. 2019) for training from scratch, 64 dimensions a head."""
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=max(1, hidden_size // 64),
+        intermediate_size=4 * hidden_size,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019, section 2.2) on training texts.
+
+    It folds case. No text is unknown to it, and the same texts always give the same vocabulary; the library's
+    WordPiece trainer breaks ties by the order of a hash map (huggingface/tokenizers issue 1794).
+
+    Args:
+        texts: the training texts.
+        vocab_size: upper bound of the vocabulary, with the 4 special tokens and the 256 bytes.
+
+    Raises:
+        UserError: the texts hold no word at all.
+    """
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = list(special.values())  # numbered first, in this order
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=names,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(names) + 256:
+        raise UserError("The training texts hold no word to learn a tokenizer from; check the text column.")
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.BertProcessing(("[SEP]", names.index("[SEP]")), ("[CLS]", names.index("[CLS]"))),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
