@@ -153,13 +153,10 @@ def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def labelled_box(x: float, y: float, width: float, height: float, label: str, note: str = "", css: str = "") -> str:
     middle = x + width / 2
-    lines = [
-        f'<text x="{middle:g}" y="{y + height / 2 + (-3 if note else 5):g}" text-anchor="middle">{html.escape(label)}</text>'
-    ]
+    place = f'x="{middle:g}" text-anchor="middle"'
+    lines = [f'<text {place} y="{y + height / 2 + (-3 if note else 5):g}">{html.escape(label)}</text>']
     if note:
-        lines.append(
-            f'<text class="small" x="{middle:g}" y="{y + height / 2 + 14:g}" text-anchor="middle">{html.escape(note)}</text>'
-        )
+        lines.append(f'<text class="small" {place} y="{y + height / 2 + 14:g}">{html.escape(note)}</text>')
     shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7"/>'
     return f'<g class="{css}">{shape}{"".join(lines)}</g>'
 

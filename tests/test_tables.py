@@ -16,7 +16,7 @@ from PIL import Image
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.inference.batch_predict import Pair, Pairs, answer_pairs, answer_table, write_answers
+from app.inference.batch_predict import Pair, Pairs, answer_pairs, answer_table, open_pairs, write_answers
 from app.serving.archive import unpacked
 
 
@@ -136,6 +136,15 @@ def test_a_table_with_raw_bytes_is_answered(predictor, shapes_folder, tmp_path):
     assert pd.isna(answers["error"][2]), "asked without an image"
 
 
+def test_rows_with_one_fault_stand_together_whatever_the_length_of_their_paths(predictor, tmp_path):
+    names = [f"{number}{'x' * 100}.png" for number in range(3)] + [f"https://example.org/{n}{'y' * 90}" for n in "ab"]
+    for name in names[:3]:
+        (tmp_path / name).write_bytes(b"none")
+    pd.DataFrame({"image": names, "text": "x"}).to_csv(tmp_path / "rows.csv", index=False)
+    reasons = answer_pairs(predictor, open_pairs(predictor, tmp_path / "rows.csv")).reasons
+    assert list(reasons.values()) == [[0, 1, 2], [3, 4]]
+
+
 def test_a_folder_is_searched_for_all_formats_and_through_links(predictor, shapes_folder, tmp_path):
     image = next((shapes_folder / "images/test").iterdir())
     (tmp_path / "photos").mkdir()
@@ -143,6 +152,7 @@ def test_a_folder_is_searched_for_all_formats_and_through_links(predictor, shape
         (tmp_path / "photos" / name).write_bytes(image.read_bytes())
     (tmp_path / "photos/link").symlink_to(image.parent)
     (tmp_path / "photos/round").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/same").symlink_to(image.parent)
     answers = answer_table(predictor, tmp_path / "photos", text="how many shapes are there?")
     names = ["a.png", "b.JFIF", "c.avif", "d.heic", *(f"link/{i}.png" for i in range(8))]
     assert answers["image"].tolist() == [str(tmp_path / "photos" / name) for name in names]

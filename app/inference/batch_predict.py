@@ -19,7 +19,7 @@ from data.cells import is_blank, is_clean, make_text, resolve_image, text_column
 from data.column_names import refuse_repeated
 from data.errors import UserError
 from data.images import IMAGE_ENDINGS
-from data.messages import enumerate_names
+from data.messages import enumerate_names, excerpt_path
 from data.sources import load_source
 
 
@@ -165,9 +165,9 @@ def reason(error: UserError, pair: Pair) -> str:
     """Why a row is not answered, without the name of its image."""
     told = str(error)
     if isinstance(pair.image, str):
-        told = told.replace(pair.image, "…")
+        told = told.replace(excerpt_path(pair.image), "…")
     if pair.name is not None:
-        told = told.replace(repr(pair.name), "…")
+        told = told.replace(quote(pair.name), "…")
     return printable(told)
 
 
@@ -225,8 +225,12 @@ def files_below(folder: Path) -> Iterator[Path]:
     """The files of a folder and those below it, of each folder once however many links lead to it."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(parent))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         yield from (Path(parent, name) for name in names)
 
 
