@@ -177,12 +177,12 @@ class ValueFigures:
         if self.chosen is not None:
             read = f"{self.chosen[0]:g} is read as black, {self.chosen[1]:g} as white"
             if not self.is_given and self.chosen not in USUAL:
-                read += "; --data.value_range [LOW, HIGH] gives a narrower range, such as a CT window, more contrast"
+                read += "; --data.value_range [LOW, HIGH] gives a narrower one more contrast in training"
         return f"{self.images:,} images hold {numbers} ({counted or 'none is finite'}); {read}"
 
     def warnings(self) -> list[str]:
         """What is likely to be read otherwise than it is meant, with the rows it concerns."""
-        alike = "store all images on one scale, or give the range with --data.value_range [LOW, HIGH]"
+        alike = "store all images on one scale, or train with --data.value_range [LOW, HIGH]"
         found = {
             f"span less than an eighth of this range and become almost one grey; {alike}": self.dim,
             f"have no negative value and others have; {alike}": self.unsigned,

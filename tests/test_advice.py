@@ -70,7 +70,7 @@ def test_options_that_reading_advises_are_those_of_eval_or_said_to_be_of_trainin
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             parts = [node] if isinstance(node, ast.Constant) else getattr(node, "values", [])
             text = "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
-            if isinstance(node, ast.JoinedStr | ast.Constant) and "rain with" not in text:
+            if isinstance(node, ast.JoinedStr | ast.Constant) and not re.search("[Tt]rain with|in training", text):
                 found |= dict.fromkeys(OPTION.findall(text), file.name)
     assert "--data.image_root" in found
     for option, file in found.items():

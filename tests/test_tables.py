@@ -294,9 +294,9 @@ def test_texts_that_no_file_of_utf8_holds_are_written_out(predictor, tmp_path):
 
 
 def test_rows_that_cannot_be_answered_are_counted_by_reason(run_dir, shapes_folder, tmp_path, capsys):
-    """Images that are not there are one reason, whatever their names."""
+    """Images that are not there are one reason, whatever their names and however long these are."""
     table = pd.read_csv(shapes_folder / "test.csv")[["image", "text"]][:8]
-    table.loc[2:5, "image"] = [f"gone {number}.png" for number in range(4)]
+    table.loc[2:5, "image"] = [f"{'deep/' * 40 * (number % 2)}gone {number}.png" for number in range(4)]
     table.loc[6, ["image", "text"]] = None
     table.to_csv(shapes_folder / "gone.csv", index=False)
     assert ask(run_dir, "--rows", shapes_folder / "gone.csv", "--output", tmp_path / "a.csv") == 0
@@ -306,6 +306,13 @@ def test_rows_that_cannot_be_answered_are_counted_by_reason(run_dir, shapes_fold
     assert len(lines) == 2
     assert re.search(r"not answered: 4 rows, such as row 2: The image .*gone 0\.png cannot be read", lines[0])
     assert "not answered: row 6: Give an image, a text or both" in lines[1]
+
+
+def test_a_text_that_is_none_is_a_fault_of_its_row(predictor, tmp_path):
+    pd.DataFrame({"text": [["a", "b"], None]}).to_parquet(tmp_path / "rows.parquet")
+    errors = answer_table(predictor, tmp_path / "rows.parquet")["error"]
+    assert "['a', 'b']" in errors[0]
+    assert "Give an image, a text or both" in errors[1]
 
 
 def test_a_table_of_which_nothing_can_be_answered_ends_with_code_1(run_dir, shapes_folder, tmp_path, capsys):

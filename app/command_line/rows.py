@@ -112,8 +112,9 @@ def add_reading(parser: argparse._ActionsContainer, prefix: str = "") -> None:
 
 def reading_options(args: argparse.Namespace, prefix: str = "") -> dict[str, str]:
     """Those of `add_reading` that were given, and their values."""
-    given = {name: getattr(args, prefix + name) for name in READING}
-    return {f"--data.{name}": str(value) for name, value in given.items() if value is not None}
+    given = {f"--data.{name}": getattr(args, prefix + name) for name in READING}
+    written = {option: str(value).lower() if isinstance(value, bool) else str(value) for option, value in given.items()}
+    return {option: written[option] for option, value in given.items() if value is not None}
 
 
 def answering_command(args: argparse.Namespace, source: str, run: Settings) -> str:

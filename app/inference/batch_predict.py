@@ -19,7 +19,7 @@ from data.cells import is_blank, is_clean, make_text, resolve_image, text_column
 from data.column_names import refuse_repeated
 from data.errors import UserError
 from data.images import IMAGE_ENDINGS
-from data.messages import enumerate_names, excerpt_path
+from data.messages import enumerate_names, excerpt_path, quote
 from data.sources import load_source
 
 
@@ -165,7 +165,7 @@ def reason(error: UserError, pair: Pair) -> str:
     """Why a row is not answered, without the name of its image."""
     told = str(error)
     if isinstance(pair.image, str):
-        told = told.replace(excerpt_path(pair.image), "…")
+        told = told.replace(pair.image, "…").replace(excerpt_path(pair.image), "…")
     if pair.name is not None:
         told = told.replace(quote(pair.name), "…")
     return printable(told)
@@ -273,14 +273,14 @@ def table_pairs(
     def rows() -> Iterator[Pair]:
         for number, row in enumerate(table):
             image: str | bytes | UserError | None = None
-            cell = row[columns["image"]] if has_image else None
+            asked, cell = text, row[columns["image"]] if has_image else None
             try:
                 stored = resolve_image(cell, image_root or folder, confined)
                 image = stored.get("bytes") or stored.get("path") if isinstance(stored, dict) else stored
+                asked = make_text(row, columns["text"]) if has_text else text
             except UserError as error:
                 image = error
             name = cell.get("path") if isinstance(cell, dict) else cell
-            asked = make_text(row, columns["text"]) if has_text else text
             yield Pair(number, name if isinstance(name, str) and name else None, image, asked)
 
     absent = {setting: [name for name in of if name not in names] for setting, of in wanted.items()}
