@@ -17,11 +17,11 @@ ROOMS = {
     "app.explanation": {"app.explanation", *BASE},
     "app.evaluation": {"app.evaluation", "app.explanation", *BASE},
     "app.reporting": {"app.reporting", "app.evaluation", "app.explanation", *BASE},
-    "app.training": {"app.training", *BASE},
     "app.inference": {"app.inference", "app.evaluation", "app.explanation", *BASE},
-    "app.studies": {"app.studies", "app.training", "app.evaluation", *BASE},
-    "app.serving": {"app.serving", "app.inference", "app.training", "app.reporting", "app.explanation", *BASE},
-    "app.command_line": {"app.command_line", "app.inference", *BASE},
+    "app.training": {"app.training", "app.inference", "app.reporting", "app.evaluation", "app.explanation", *BASE},
+    "app.studies": {"app.studies", "app.training", "app.reporting", "app.evaluation", *BASE},
+    "app.serving": {"app.serving", "app.training", "app.inference", "app.reporting", "app.explanation", *BASE},
+    "app.command_line": {"app.command_line", "app.studies", "app.inference", "app.evaluation", *BASE},
 }
 """Room → rooms that its modules may import; "app" are the modules at the top of the package."""
 EVERYTHING = {"app.__init__", "app.__main__", "train", "eval", "benchmarks"}
