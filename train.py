@@ -41,7 +41,7 @@ from app.training.sharding import sharding_plugin, whole_model
 from app.training.step import train_epoch
 from app.training.stop_signal import Stopped, StopRequest
 from app.training.trainer import Training, build
-from data import Collate, DataSettings, LabelFormat, PreparedData, Rows, prepare_data
+from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows, prepare_data
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16
@@ -257,7 +257,7 @@ def calibrate(
     """Fit the model's temperature, and the probability from which it is sure, on the validation rows."""
     model.config.temperature = 1.0
     form, value_range = LabelFormat.of(model.config), model.config.value_range
-    collate = Collate(processor, model.config.label2id, form, data.max_pixels, value_range=value_range)
+    collate = Collate(InputCollate(processor, data.max_pixels, value_range), model.config.label2id, form)
     found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
     probabilities, label_type = found.probabilities[MODALITIES[0]], found.truth.label_type
     model.config.temperature = fit_temperature(probabilities, found.truth)

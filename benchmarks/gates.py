@@ -16,12 +16,11 @@ import torch
 from accelerate.utils import send_to_device
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from app.inference.load import load_model
 from app.precision import choose_precision
 from app.settings import load_settings
-from data import Collate, ImageBatchSampler, make_loader, prepare_data
+from data import Batch, Collate, ImageBatchSampler, InputCollate, make_loader, prepare_data
 from models import ImageTextClassifier
 from models.gate import GatedFusion
 
@@ -42,7 +41,7 @@ def main() -> None:
     settings = load_settings(run_dir / "config.yaml")
     rows = prepare_data(settings.data, settings.train.seed).splits["test"]
     reading = {"max_pixels": settings.data.max_pixels, "value_range": model.config.value_range}
-    collate = Collate(processor, model.config.label2id, **reading)
+    collate = Collate(InputCollate(processor, **reading), model.config.label2id)
     sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
     batches = list(make_loader(rows, sampler, collate, 0))
     print(
@@ -87,16 +86,15 @@ def gates_at(model: ImageTextClassifier, threshold: float):
 
 
 @torch.inference_mode()
-def predict(model: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> tuple[float, float, list[float]]:
+def predict(model: ImageTextClassifier, batches: list[Batch]) -> tuple[float, float, list[float]]:
     """Accuracy, the share of the work behind gates that was done, and that of the rows for which each level's fusion
     ran."""
     right, gates, work = [], [], []
     precision = choose_precision("auto")
-    for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
+    for inputs, targets in batches:
         with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
             output = model(**send_to_device(inputs, DEVICE))
-        right.append(output.logits.argmax(dim=1).cpu() == batch["labels"])
+        right.append(output.logits.argmax(dim=1).cpu() == targets.labels)
         gates.append(output.gates.cpu())
         work.append(output.work.cpu())
     return torch.cat(right).float().mean().item(), torch.cat(work).mean().item(), torch.cat(gates).mean(dim=0).tolist()

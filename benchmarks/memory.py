@@ -59,7 +59,7 @@ def write_table(folder: Path, number: int) -> Path:
 PROBE = """
 import sys
 from itertools import islice
-from data import Collate, DataSettings, ImageBatchSampler, StreamedBatches, load_rows, make_loader, scan_images
+from data import DataSettings, ImageBatchSampler, InputCollate, StreamedBatches, load_rows, make_loader, scan_images
 from models.processor import build_processor
 from models.text_encoder import train_tokenizer
 
@@ -71,7 +71,7 @@ before = resident()
 settings = DataSettings(streaming=sys.argv[2] == "stream")
 rows, looks = scan_images(load_rows(sys.argv[1], "train", settings), settings)
 del looks
-collate = Collate(processor, {f"class {i}": i for i in range(10)})
+collate = InputCollate(processor)
 if rows.is_stream:
     batches = map(collate, StreamedBatches(rows, 8, settings.shuffle_buffer, 0))
 else:

@@ -180,14 +180,14 @@ def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
 
 def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
     """The model call by runtime, for one pair and for eight images."""
-    predictors = by_runtime(
-        model, [Example(0, decode_image(photo), text, "") for photo in photos(8) for text in QUESTIONS]
-    )
+    predictors = by_runtime(model, [Example(0, decode_image(photo), text) for photo in photos(8) for text in QUESTIONS])
     yield "| runtime | one image, ms | times bf16 (quartiles) | eight images, ms | times bf16 (quartiles) |"
     yield "| --- | --- | --- | --- | --- |"
     found: dict[str, list[list[float]]] = {name: [] for name in predictors}
     for number in (1, 8):
-        examples = [Example(i, decode_image(p), QUESTIONS[i % 4], "", str(i)) for i, p in enumerate(photos(number))]
+        examples = [
+            Example(i, decode_image(p), QUESTIONS[i % 4], image_key=str(i)) for i, p in enumerate(photos(number))
+        ]
         times: dict[str, list[float]] = {name: [] for name in predictors}
         for _ in range(args.rounds):
             for name, predictor in predictors.items():

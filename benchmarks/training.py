@@ -31,7 +31,7 @@ from app.settings import Settings, parse_settings
 from app.training.checkpoint import Progress
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
-from data import Example, PreparedData, decode_image, prepare_data
+from data import Batch, Example, PreparedData, decode_image, prepare_data
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 QUESTIONS = 32
@@ -185,12 +185,11 @@ def overhead(bench: Bench, size: int) -> Iterator[str]:
     yield f"| {size} | {whole:.0f} | {model:.0f} | {update:.0f} | {spread([1 - b / a for a, b in pairs])} |"
 
 
-def only_model(bench: Bench, training: Training, batch: dict[str, Tensor]) -> None:
+def only_model(bench: Bench, training: Training, batch: Batch) -> None:
     """Forward and backward of one batch that is there already."""
-    inputs = {name: value for name, value in batch.items() if name not in ("rows", "labels", "weights")}
-    output = training.model(**send_to_device(inputs, DEVICE))
-    labels, weights = batch["labels"].to(DEVICE), batch["weights"].to(DEVICE)
-    loss = training.loss_function(output.logits.float(), labels, weights) / len(labels)
+    inputs, targets = send_to_device(batch, DEVICE)
+    output = training.model(**inputs)
+    loss = training.loss_function(output.logits.float(), targets.labels, targets.weights) / len(targets.labels)
     bench.accelerator.backward(loss)
     for parameter in training.model.parameters():
         parameter.grad = None

@@ -1,7 +1,7 @@
 """Rows in → batches out."""
 
 from data.augmentation import Augmentation
-from data.collate import Collate, make_loader, text_key
+from data.collate import Batch, Collate, InputCollate, Targets, make_loader, text_key
 from data.column_names import require_columns
 from data.columns import StringColumn
 from data.feature_store import FeatureStore
@@ -20,17 +20,20 @@ __all__ = [
     "UNKNOWN",
     "Augmentation",
     "BadImageError",
+    "Batch",
     "Collate",
     "DataSettings",
     "Example",
     "FeatureStore",
     "ImageBatchSampler",
+    "InputCollate",
     "LabelFormat",
     "NoLabelsError",
     "PreparedData",
     "Rows",
     "StreamedBatches",
     "StringColumn",
+    "Targets",
     "decode_image",
     "load_rows",
     "make_loader",

@@ -1,9 +1,12 @@
-"""Batches: all texts of an image travel together, so that VGG16 sees the image once; equal texts are read once."""
+"""Examples → batches of tensors. A batch holds each different image and each different text once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
@@ -15,54 +18,66 @@ from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange
 
 
+class Targets(NamedTuple):
+    """What the rows of a batch are trained on.
+
+    Attributes:
+        labels: ``single``: class indices ``(B,)``, `data.labels.UNKNOWN` for labels outside the vocabulary. ``multi``:
+            0 or 1 for each class ``(B, C)``. ``annotators``: a distribution over the classes ``(B, C)``, the
+            normalized scores of the answers.
+        weights: row weights ``(B,)``.
+        rows: row numbers in the source ``(B,)``; messages name rows by them.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    rows: Tensor
+
+
+class Batch(NamedTuple):
+    """Inputs of the model, as keyword arguments of `ImageTextClassifier.forward`, and targets for the loss."""
+
+    inputs: dict[str, Tensor]
+    targets: Targets
+
+
 def text_key(text: str) -> str:
-    """The name of a text's features."""
+    """Key of a text in a `FeatureStore`."""
     return content_key(text.encode())
 
 
-class Collate:
-    """Examples → the tensors that `ImageTextClassifier` takes, each different image and each different text once.
+@dataclass
+class InputCollate:
+    """Collate examples into the inputs of `ImageTextClassifier`.
 
     Args:
-        processor: called with lists of decoded images and of texts (``None`` where missing).
-        label2id: known labels.
-        label_format: how labels are written.
-        max_pixels: larger images are refused.
-        image_features, text_features: what frozen encoders made of all images, or of all texts; these are then not
-            read.
-        features_level: the block of the image encoder that the features come from.
+        processor: turns lists of decoded images and of texts into tensors; either list may be ``None``.
+        max_pixels: images with more pixels raise an error.
         value_range: how images of more than 8 bits are read, see `data.images.decode_image`.
-
-    Returns:
-        ``pixel_values (I, 3, H, W)``, ``input_ids`` and ``attention_mask`` ``(T, L)``, and ``image_index``,
-        ``text_index``, ``labels``, ``weights`` and ``rows`` (their numbers in the source) ``(B,)``; ``labels`` are
-        class numbers, `data.labels.UNKNOWN` where not known, or for other formats than ``single`` the target of each
-        class ``(B, C)``: 0 or 1, or the share of the annotators' scores; without ``pixel_values`` where
-        no row has an image, without ``input_ids`` where none has a text. Features come as ``image_features
-        (I, D, h, w)`` and ``context_features (T, hidden, L)`` in their place.
+        image_features, text_features: precomputed outputs of frozen encoders. They replace the images or the texts.
+        features_level: block of the image encoder that ``image_features`` come from.
     """
 
-    def __init__(
-        self,
-        processor: Callable,
-        label2id: dict[str, int],
-        label_format: LabelFormat = SINGLE,
-        max_pixels: int = MAX_PIXELS,
-        image_features: FeatureStore | None = None,
-        text_features: FeatureStore | None = None,
-        features_level: int | None = None,
-        value_range: ValueRange = None,
-    ):
-        self.processor = processor
-        self.label2id = label2id
-        self.label_format = label_format
-        self.max_pixels = max_pixels
-        self.image_features = image_features
-        self.text_features = text_features
-        self.features_level = features_level
-        self.value_range = value_range
+    processor: Callable
+    max_pixels: int = MAX_PIXELS
+    value_range: ValueRange = None
+    image_features: FeatureStore | None = None
+    text_features: FeatureStore | None = None
+    features_level: int | None = None
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Inputs of B examples with I different images and T different texts.
+
+        Shape:
+            - pixel_values: ``(I, 3, H, W)``; absent if no example has an image
+            - input_ids, attention_mask: ``(T, L)``; absent if no example has a text
+            - image_features ``(I, D, h, w)`` in place of ``pixel_values``, and context_features ``(T, hidden, L)`` in
+              place of ``input_ids``, if features are given
+            - image_index, text_index: ``(B,)``, the image and the text of each example, -1 if missing
+
+        Raises:
+            BadImageError: an image cannot be decoded; the message names its row.
+        """
         images: dict[str, Example] = {}
         positions: dict[str, int] = {}
         texts: dict[str, int] = {}
@@ -74,41 +89,31 @@ class Collate:
                 positions.setdefault(key, len(positions))
             image_index.append(-1 if example.image is None else positions[key])
             text_index.append(-1 if example.text is None else texts.setdefault(example.text, len(texts)))
-        batch = self.read(images, list(texts))
-        batch["image_index"] = torch.tensor(image_index)
-        batch["text_index"] = torch.tensor(text_index)
-        batch["labels"] = self.targets([example.label for example in examples])
-        batch["weights"] = torch.tensor([example.weight for example in examples])
-        batch["rows"] = torch.tensor([example.row for example in examples])
-        return batch
+        inputs = self.collate_images(images) | self.collate_texts(list(texts))
+        return inputs | {"image_index": torch.tensor(image_index), "text_index": torch.tensor(text_index)}
 
-    def targets(self, labels: Sequence[str]) -> torch.Tensor:
-        """What the loss compares logits with."""
-        values = torch.from_numpy(self.label_format.encode(labels, self.label2id))
-        if self.label_format.type == "multi":
-            return values[:, :-1]
-        if self.label_format.type == "annotators":
-            return values / values.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        return values
-
-    def read(self, images: dict[str, Example], texts: list[str]) -> dict[str, torch.Tensor]:
-        """The different images, by key an example of each, and the different texts, as the classifier takes them."""
-        batch: dict = {}
-        fast = torch.channels_last  # VGG16 runs faster on this memory format, on CPU and GPU
-        if images and self.image_features is not None:
+    def collate_images(self, images: dict[str, Example]) -> dict:
+        """Tensors of the different images, given as image key → one example with that image."""
+        if not images:
+            return {}
+        fast = torch.channels_last  # VGG16 is faster in this memory format, on CPU and GPU
+        if self.image_features is not None:
             features = torch.cat([self.image_features[key] for key in images])
-            batch["image_features"] = features.contiguous(memory_format=fast)
-            batch["features_level"] = self.features_level
-        elif images:
-            decoded = [self.decode(example) for example in images.values()]
-            batch["pixel_values"] = self.processor(decoded, None)["pixel_values"].contiguous(memory_format=fast)
-        if texts and self.text_features is not None:
-            tokens = [self.text_features[text_key(text)] for text in texts]
-            batch["context_features"] = pad_sequence(tokens, batch_first=True).transpose(1, 2)
-            batch["attention_mask"] = pad_sequence([torch.ones(len(features)).long() for features in tokens], True)
-        elif texts:
-            batch |= self.processor(None, texts)
-        return batch
+            features = features.contiguous(memory_format=fast)
+            return {"image_features": features, "features_level": self.features_level}
+        decoded = [self.decode(example) for example in images.values()]
+        return {"pixel_values": self.processor(decoded, None)["pixel_values"].contiguous(memory_format=fast)}
+
+    def collate_texts(self, texts: list[str]) -> dict:
+        """Tensors of the different texts."""
+        if not texts:
+            return {}
+        if self.text_features is None:
+            return dict(self.processor(None, texts))
+        tokens = [self.text_features[text_key(text)] for text in texts]
+        mask = pad_sequence([torch.ones(len(features)).long() for features in tokens], batch_first=True)
+        features = pad_sequence(tokens, batch_first=True).transpose(1, 2)
+        return {"context_features": features, "attention_mask": mask}
 
     def decode(self, example: Example) -> Image.Image:
         assert example.image is not None
@@ -118,8 +123,46 @@ class Collate:
             raise BadImageError(f"The image of row {example.row} cannot be read: {error}") from error
 
 
-def make_loader(rows: Rows, sampler: ImageBatchSampler, collate: Collate, num_workers: int) -> DataLoader:
-    """Batches in the sampler's order; its own generator leaves the global random state alone."""
+@dataclass
+class Collate:
+    """Collate labelled examples into a `Batch`, for training and scoring.
+
+    Args:
+        inputs: collates images and texts.
+        label2id: the vocabulary, label name → class index.
+        label_format: how labels are written.
+    """
+
+    inputs: InputCollate
+    label2id: dict[str, int]
+    label_format: LabelFormat = SINGLE
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        return Batch(self.inputs(examples), self.targets(examples))
+
+    def targets(self, examples: Sequence[Example]) -> Targets:
+        labels = [example.label for example in examples if example.label is not None]
+        assert len(labels) == len(examples), "training and scoring need labelled examples"
+        return Targets(
+            self.encode(labels),
+            torch.tensor([example.weight for example in examples]),
+            torch.tensor([example.row for example in examples]),
+        )
+
+    def encode(self, labels: Sequence[str]) -> Tensor:
+        """Labels as `Targets.labels`."""
+        values = torch.from_numpy(self.label_format.encode(labels, self.label2id))
+        if self.label_format.type == "multi":
+            return values[:, :-1]
+        if self.label_format.type == "annotators":
+            return values / values.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        return values
+
+
+def make_loader(
+    rows: Rows, sampler: ImageBatchSampler, collate: Collate | InputCollate, num_workers: int
+) -> DataLoader:
+    """Load batches in the order of the sampler. The loader leaves the global random state unchanged."""
     return DataLoader(
         rows,
         batch_sampler=sampler,

@@ -31,12 +31,21 @@ WEIGHTS = (1e-6, 1e6)
 
 @dataclass(frozen=True)
 class Example:
-    """One pair. ``row`` is its number in the source; equal images have equal ``image_key``."""
+    """One pair of an image and a text.
+
+    Attributes:
+        row: its number in the source, from 0.
+        image: ``None`` if missing.
+        text: ``None`` if missing.
+        label: as `LabelFormat` reads it; ``None`` if there is nothing to learn or to score.
+        image_key: equal for equal images.
+        weight: of the row in the loss and in metrics.
+    """
 
     row: int
     image: StoredImage | Image.Image
     text: str | None
-    label: str
+    label: str | None = None
     image_key: str | None = None
     weight: float = 1.0
 

@@ -8,7 +8,7 @@ from itertools import chain, groupby, islice
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.collate import Collate
+from data.collate import Collate, InputCollate
 from data.rows import Example, Rows
 
 
@@ -91,7 +91,7 @@ class StreamedBatches(IterableDataset[list[Example]]):
                     return
 
 
-def stream_loader(batches: StreamedBatches, collate: Collate) -> DataLoader:
+def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> DataLoader:
     """Collated batches, read ahead by one process that is made anew each epoch, so that it knows the epoch."""
     generator = torch.Generator().manual_seed(0)  # its own, so that the global random state is left alone
     return DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=1, generator=generator)

@@ -3,7 +3,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import Collate, DataSettings, ImageBatchSampler, Rows, load_rows, make_loader, scan_images
+from data import (
+    Collate,
+    DataSettings,
+    Example,
+    ImageBatchSampler,
+    InputCollate,
+    Rows,
+    load_rows,
+    make_loader,
+    scan_images,
+)
 from data.columns import write_columns
 from data.image_check import Look, look_at_all
 
@@ -85,15 +95,15 @@ def test_an_epoch_goes_on_at_any_of_its_batches(process):
 def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_folder, processor):
     given = DataSettings()
     rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
-    collate = Collate(processor, {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
-    batch = next(iter(make_loader(rows, ImageBatchSampler(rows.image_keys, 4, shuffle=True), collate, 0)))
+    collate = Collate(InputCollate(processor), {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
+    batch, targets = next(iter(make_loader(rows, ImageBatchSampler(rows.image_keys, 4, shuffle=True), collate, 0)))
     assert batch["pixel_values"].shape == (4, 3, 32, 32)
     indices = next(iter(ImageBatchSampler(rows.image_keys, 4, shuffle=True)))
-    assert batch["image_index"].shape == batch["labels"].shape == (len(indices),)
+    assert batch["image_index"].shape == targets.labels.shape == (len(indices),)
     assert set(batch["image_index"].tolist()) == {0, 1, 2, 3}
     for place, row in enumerate(indices):
-        assert (batch["labels"][place] == -100) == (rows.labels[row] == "red")
-        alone = collate([rows[row]])
+        assert (targets.labels[place] == -100) == (rows.labels[row] == "red")
+        alone = collate.inputs([rows[row]])
         torch.testing.assert_close(batch["pixel_values"][batch["image_index"][place]], alone["pixel_values"][0])
         length = alone["attention_mask"].sum()
         text = batch["text_index"][place]
@@ -123,11 +133,23 @@ def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypa
 
 
 def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):
-    from data import Example
-
-    batch = Collate(processor, {"a": 0})([Example(0, None, "red", "a"), Example(1, None, None, "b")])
+    batch, targets = Collate(InputCollate(processor), {"a": 0})(
+        [Example(0, None, "red", "a"), Example(1, None, None, "b")]
+    )
     assert "pixel_values" not in batch
-    assert batch["rows"].tolist() == [0, 1]
     assert batch["image_index"].tolist() == [-1, -1]
     assert batch["text_index"].tolist() == [0, -1]
-    assert batch["labels"].tolist() == [0, -100]
+    assert targets.rows.tolist() == [0, 1]
+    assert targets.labels.tolist() == [0, -100]
+
+
+def test_examples_without_labels_have_inputs_and_no_targets(processor):
+    collate = Collate(InputCollate(processor), {"a": 0})
+    assert collate.inputs([Example(0, None, "red")]).keys() == {
+        "input_ids",
+        "attention_mask",
+        "image_index",
+        "text_index",
+    }
+    with pytest.raises(AssertionError, match="labelled"):
+        collate([Example(0, None, "red")])

@@ -17,7 +17,7 @@ from app.__main__ import main as app
 from app.evaluation.predict import MODALITIES, for_modalities
 from app.inference.onnx_export import Logits, export_onnx
 from app.serving.server import ServeSettings, build_app
-from data import Collate
+from data import InputCollate
 from models import ImageTextClassifier, ImageTextConfig
 from models.onnx_classifier import INPUTS, ONNX_FILE
 
@@ -149,7 +149,7 @@ def flat(figures, name: str = "") -> dict:
 def test_the_modalities_of_an_export_are_those_of_the_model(exported, run_dir, shapes_folder):
     """What each input is worth, by rows of which some lack an image or a text themselves."""
     ours, theirs = Predictor.from_pretrained(run_dir, precision="no"), Predictor.from_pretrained(exported)
-    collate = Collate(ours.processor, ours.model.config.label2id)
+    collate = InputCollate(ours.processor)
     for number in (1, 5, 20):
         batch = collate(ours.prepare(pairs(shapes_folder, number)))
         asked = for_modalities({name: batch[name] for name in INPUTS if name in batch}, MODALITIES)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from data import Collate, DataSettings, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
+from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_stream_goes_on_at_any_of_its_batches(streamed, process):
 
 def test_a_loader_gives_tensors_and_follows_the_epoch(streamed, processor):
     batches = StreamedBatches(streamed, 4, 60, seed=0)
-    loader = stream_loader(batches, Collate(processor, {}))
+    loader = stream_loader(batches, InputCollate(processor))
     first = [batch["input_ids"].tolist() for batch in loader]
     batches.set_epoch(1)
     second = [batch["input_ids"].tolist() for batch in loader]

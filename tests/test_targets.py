@@ -22,7 +22,7 @@ from app.evaluation.targets import Truth
 from app.settings import TrainSettings
 from app.studies.doctor import check_baselines
 from app.training.loss import RowLoss, balancing_weights, build_loss
-from data import Collate, DataSettings, Example, ImageBatchSampler, LabelFormat, load_rows, prepare_data
+from data import Collate, DataSettings, Example, ImageBatchSampler, InputCollate, LabelFormat, load_rows, prepare_data
 from data.label_format import annotator_score
 from models.decisions import confidence
 from models.position_classifier import PositionClassifier
@@ -150,9 +150,9 @@ def test_balanced_sampling_meets_every_class_as_often():
 
 
 def test_targets_of_annotators_add_up_to_one(processor):
-    batch = Collate(processor, IDS, ANNOTATORS)([Example(0, None, "red", "a|a|b", weight=0.5)])
-    assert batch["labels"].sum().item() == pytest.approx(1)
-    assert batch["weights"].tolist() == [0.5]
+    batch = Collate(InputCollate(processor), IDS, ANNOTATORS)([Example(0, None, "red", "a|a|b", weight=0.5)])
+    assert batch.targets.labels.sum().item() == pytest.approx(1)
+    assert batch.targets.weights.tolist() == [0.5]
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def predict(
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
     )
-    loader = make_loader(rows, sampler, collate, num_workers)
+    loader = make_loader(rows, sampler, collate.inputs, num_workers)
     plain = accelerator.unwrap_model(model)  # processes may have unequal numbers of batches: none waits for another
     was_training = plain.training
     plain.eval()
@@ -81,7 +81,6 @@ def predict(
     bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
     for indices, batch in zip(sampler, bar, strict=True):
         batch = send_to_device(batch, accelerator.device)
-        batch = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "rows")}
         asked = for_modalities(batch, modalities)
         same = [asked[name].view(len(modalities), -1) == batch[name] for name in ("image_index", "text_index")]
         kept = (same[0] & same[1]).T.cpu().numpy()

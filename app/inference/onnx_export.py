@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 from app.evaluation.predict import MODALITIES, for_modalities
-from data import Collate, Example
+from data import Example, InputCollate
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import INPUTS, MISSING, ONNX_FILE, OnnxModel
@@ -89,7 +89,7 @@ def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Exa
         raise UserError("There are no rows to calibrate int8 on.")
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        collate, block = Collate(processor, {}), [first, *islice(examples, batch_size - 1)]
+        collate, block = InputCollate(processor), [first, *islice(examples, batch_size - 1)]
         while block:
             batch = for_modalities(collate(block), MODALITIES[:3])
             yield {name: value.numpy() for name, value in model.fill(batch).items()}

@@ -15,7 +15,7 @@ from app.inference.load import load_any
 from app.inference.python_inputs import ImageInput, Pictures, read_text_input
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
-from data import Collate, Example, LabelFormat, decode_image
+from data import Example, InputCollate, LabelFormat, decode_image
 from data.cells import is_clean
 from data.errors import UserError
 from data.images import MAX_PIXELS
@@ -181,7 +181,7 @@ class Predictor:
         key, picture = pictures.read(image) or (None, None)
         if picture is None and text is None:
             raise UserError("Give an image, a text or both; a pair has neither.")
-        return Example(number, picture, text, label="", image_key=key)
+        return Example(number, picture, text, image_key=key)
 
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Of each class for prepared pairs ``(n, C)``, the pairs of one image in one pass."""
@@ -193,8 +193,7 @@ class Predictor:
     @torch.inference_mode()
     def batch_probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Of each class for prepared pairs, in one batch ``(n, C)``."""
-        batch = Collate(self.processor, self.model.config.label2id)(examples)
-        del batch["labels"], batch["weights"], batch["rows"]
+        batch = InputCollate(self.processor)(examples)
         with self.autocast():
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
         assert logits is not None

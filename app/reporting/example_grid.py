@@ -33,7 +33,7 @@ def draw_examples(
         best = int(probabilities[i].argmax())
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
         sure = confidence(probabilities[i : i + 1], form.type)[0]
-        title = f"{example.text}\n→ {answer} ({sure:.0%}, {how_right(right[i], example.label)})"
+        title = f"{example.text}\n→ {answer} ({sure:.0%}, {how_right(right[i], rows.labels[i])})"
         figure = explain(model, processor, rows.picture(i), example.text, best).figure(title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)

@@ -195,7 +195,7 @@ def make_card(
         (names or "none of the labels") if form.type == "multi" else None,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
         earned,
-        how_right(earned, example.label),
+        how_right(earned, rows.labels[index]),
         bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
         as_address(picture),
         as_address(seen),

@@ -16,7 +16,7 @@ from app.evaluation.slices import slice_rows
 from app.evaluation.text_coverage import what_it_saw
 from app.reporting.example_grid import draw_examples, spread
 from app.reporting.html_report import write_report
-from data import Collate, DataSettings, LabelFormat, Rows
+from data import Collate, DataSettings, InputCollate, LabelFormat, Rows
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.decisions import confidence, give_answers
@@ -50,7 +50,7 @@ def evaluate_to(
     config = accelerator.unwrap_model(model).config
     form, value_range = LabelFormat.of(config), config.value_range
     rows = replace(rows, value_range=value_range)
-    collate = Collate(processor, config.label2id, form, settings.max_pixels, value_range=value_range)
+    collate = Collate(InputCollate(processor, settings.max_pixels, value_range), config.label2id, form)
     workers, texts = settings.num_workers, settings.max_texts_per_image
     predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
     if not accelerator.is_main_process:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils import PushToHubMixin
 
-from data import Collate, FeatureStore, ImageBatchSampler, Rows, make_loader, text_key
+from data import FeatureStore, ImageBatchSampler, InputCollate, Rows, make_loader, text_key
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 
@@ -46,7 +46,7 @@ class FeatureCache:
     batch_size: int
     num_workers: int = 0
 
-    def images(self, splits: Iterable[Rows], collate: Collate, level: int) -> FeatureStore:
+    def images(self, splits: Iterable[Rows], collate: InputCollate, level: int) -> FeatureStore:
         """Maps of the first ``level`` blocks for the images of all rows.
 
         Raises:
@@ -59,7 +59,7 @@ class FeatureCache:
         self.fill(store, batches, sum(map(len, missing)), "image")
         return store
 
-    def image_batches(self, rows: Rows, collate: Collate, level: int) -> Iterator[dict[str, Tensor]]:
+    def image_batches(self, rows: Rows, collate: InputCollate, level: int) -> Iterator[dict[str, Tensor]]:
         share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
         sampler = ImageBatchSampler(rows.image_keys, self.batch_size, shuffle=False, **share)
         for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):

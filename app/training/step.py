@@ -14,6 +14,7 @@ from app.settings import TrainSettings
 from app.training.batch_norm import explain_batch_norm
 from app.training.checkpoint import Progress
 from app.training.trainer import Training
+from data import Batch
 from models import ImageTextOutput
 
 LOG_EVERY = 10
@@ -49,7 +50,7 @@ def train_epoch(
 
 
 def train_step(
-    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[dict[str, Tensor]], step: int
+    training: Training, accelerator: Accelerator, options: TrainSettings, group: list[Batch], step: int
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
 
@@ -57,20 +58,20 @@ def train_step(
         this process's share of the loss, times the number of processes, and the norm of the gradient.
     """
     model, optimizer, loss_function = training.model, training.optimizer, training.loss_function
-    rows = torch.cat([batch["rows"] for batch in group])
-    counts = torch.stack([loss_function.count(batch["labels"], batch["weights"]) for batch in group])
+    rows = torch.cat([batch.targets.rows for batch in group])
+    counts = torch.stack([loss_function.count(batch.targets.labels, batch.targets.weights) for batch in group])
     total = accelerator.reduce(counts.sum().to(accelerator.device), "sum").clamp(min=1e-9)
     losses = []
     for number, batch in enumerate(group, start=1):
-        inputs = send_to_device(batch, accelerator.device, non_blocking=True, skip_keys="rows")
-        del inputs["rows"]
-        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
         if training.augment and "pixel_values" in inputs:
             inputs["pixel_values"] = training.augment(inputs["pixel_values"])
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
             with explain_batch_norm():
                 output = model(**inputs, output_attentions=options.attention_penalty > 0)
-            share = loss_function(output.logits.float(), labels, weights) * (accelerator.num_processes / total)
+            share = loss_function(output.logits.float(), targets.labels, targets.weights) * (
+                accelerator.num_processes / total
+            )
             loss = share + penalty(output, options) / len(group)
             accelerator.backward(loss)
         losses.append(loss.detach())

@@ -1,7 +1,7 @@
 """What learns, and from which batches."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -24,6 +24,7 @@ from data import (
     Augmentation,
     Collate,
     ImageBatchSampler,
+    InputCollate,
     LabelFormat,
     PreparedData,
     Rows,
@@ -85,12 +86,11 @@ class Training:
             checkpoint_gradients(model)
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         form = LabelFormat.of(settings.data)
-        collate = Collate(
-            processor, model.config.label2id, form, settings.data.max_pixels, value_range=model.config.value_range
-        )
+        inputs = InputCollate(processor, settings.data.max_pixels, model.config.value_range)
         if options.cache_features and not rows.is_stream:
             model = model.to(accelerator.device)
-            collate = with_features(collate, settings, data, model, processor, scales, accelerator)
+            inputs = with_features(inputs, settings, data, model, processor, scales, accelerator)
+        collate = Collate(inputs, model.config.label2id, form)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         check_batch_norm(model, sampler)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
@@ -163,31 +163,22 @@ def check_lora(scales: dict[str, float], model: ModelSettings) -> None:
 
 
 def with_features(
-    collate: Collate,
+    inputs: InputCollate,
     settings: Settings,
     data: PreparedData,
     model: ImageTextClassifier,
     processor: ImageTextProcessor,
     scales: dict[str, float],
     accelerator: Accelerator,
-) -> Collate:
-    """The collate function, with what frozen encoders make of the rows that every epoch reads."""
+) -> InputCollate:
+    """Replace images and texts by cached features of the encoders that stay frozen."""
     folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
     cache = FeatureCache(folder, model, processor, accelerator, size, settings.data.num_workers)
     splits = [data.splits["train"], data.splits["validation"]]
     level = cached_level(settings, model, scales)
-    images = cache.images(splits, collate, level) if level else None
+    images = cache.images(splits, inputs, level) if level else None
     texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
-    return Collate(
-        processor,
-        collate.label2id,
-        collate.label_format,
-        collate.max_pixels,
-        images,
-        texts,
-        level,
-        collate.value_range,
-    )
+    return replace(inputs, image_features=images, text_features=texts, features_level=level)
 
 
 def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
