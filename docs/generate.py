@@ -62,7 +62,8 @@ def options_table(settings: type, prefix: str, fields: list | None = None) -> li
 
 
 def options_rows(settings: type, prefix: str, fields: typing.Iterable[dataclasses.Field]) -> list[str]:
-    described = {param.arg_name: param.description or "" for param in parse_from_object(settings).params}
+    classes = [base for base in settings.__mro__ if dataclasses.is_dataclass(base)]
+    described = {p.arg_name: p.description or "" for base in classes for p in parse_from_object(base).params}
     rows = []
     for field in fields:
         if dataclasses.is_dataclass(field.type):

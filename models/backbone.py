@@ -43,6 +43,7 @@ class BackboneEncoder(nn.Module):
             )
         self.network = AutoBackbone.from_config(config)
         self.channels = self.network.channels[-1]
+        self.sides: dict[int, int] = {}
         if self.channels % 4:
             raise UserError(f"The map of an image encoder must have a width divisible by 4, got {self.channels}.")
 
@@ -72,14 +73,15 @@ class BackboneEncoder(nn.Module):
         return self.channels
 
     def side(self, image_size: int, level: int = LAST) -> int:
-        """Height and width of the map of a square image, found by a pass over an empty one."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            parameter = next(self.parameters())
-            side = self(parameter.new_zeros(1, 3, image_size, image_size)).shape[-1]
-        self.train(was_training)
-        return side
+        """Height and width of the map of a square image: measured once by a pass over zeros, then remembered."""
+        if image_size not in self.sides:
+            was_training = self.training
+            self.eval()
+            with torch.no_grad():
+                zeros = next(self.parameters()).new_zeros(1, 3, image_size, image_size)
+                self.sides[image_size] = self(zeros).shape[-1]
+            self.train(was_training)
+        return self.sides[image_size]
 
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
         """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.

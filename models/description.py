@@ -1,22 +1,32 @@
-"""The parts of a classifier, one line each."""
+"""Describe a classifier to a reader: one line for each of its parts."""
 
 from __future__ import annotations
 
-from models import ImageTextClassifier
+from models.classifier import ImageTextClassifier
+from models.configuration import ImageTextConfig
 from models.onnx_classifier import OnnxModel
 
 
 def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
-    """Its parts in a line each."""
+    """One line for each part: encoders, fusion, number of labels, number of parameters."""
     config = model.config
-    image = "VGG16" + (" with batch norm" if config.batch_norm else "")
+    has_attention = config.fusion not in ("concat", "none")
     return {
-        "image encoder": f"{image if config.image_config is None else config.image_config.model_type} at "
-        f"{config.image_size} × {config.image_size} px",
-        "text encoder": config.custom_text_encoder or config.text_config.model_type,
-        "fusion": config.fusion
-        if config.fusion in ("concat", "none")
-        else f"{config.fusion}, attention {config.attention}",
+        "image encoder": f"{describe_image_encoder(config)} at {config.image_size} × {config.image_size} px",
+        "text encoder": describe_text_encoder(config),
+        "fusion": f"{config.fusion}, attention {config.attention}" if has_attention else config.fusion,
         "labels": f"{config.num_labels:,}",
         "parameters": f"{model.num_parameters() / 1e6:.1f} million",
     }
+
+
+def describe_image_encoder(config: ImageTextConfig) -> str:
+    if config.image_config is not None:
+        return config.image_config.model_type
+    return "VGG16 with batch norm" if config.batch_norm else "VGG16"
+
+
+def describe_text_encoder(config: ImageTextConfig) -> str:
+    if config.context_hidden_size:
+        return f"none (context features of width {config.context_hidden_size})"
+    return config.custom_text_encoder or config.text_config.model_type

@@ -1,4 +1,4 @@
-"""What the classifier gives."""
+"""The output of the classifier."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class ImageTextOutput(ModelOutput):
-    """Output of `ImageTextClassifier`.
+    """Output of `models.ImageTextClassifier`.
 
     Attributes:
-        loss: where labels were given, the mean cross-entropy over the rows whose label is not -100, or over rows and
-            classes where each class applies by itself.
+        loss: with labels, the mean cross-entropy over the rows whose label is not -100; for ``multi`` the mean binary
+            cross-entropy over rows and classes.
         logits: ``(B, C)``.
-        attentions: weights of image positions over context slots ``(B, H, N, 49)``, one a level, on request; they
-            add up to 1 over the slots, or to less where positions attend to positions too (``self``); ``None``
-            where the fusion has no attention.
-        gates: ``(B, levels)`` where the model is gated: the probability that each fusion runs in training mode, else
-            1 where it ran and 0 where not.
-        work: ``(B,)`` where the model is gated: share of the work behind gates that is done, see `models.gate`.
-        token_weights: weights of text tokens in the context slots ``(B, 49, L)``, on request; the product of the
-            two is the attention of each position to each token.
-        position_weights: share of each image position in the probability of each class ``(B, C, h, w)``, on request;
-            they sum to 1 over the positions.
+        attentions: on request, the weights of image positions over context slots ``(B, H, N, 49)`` of each level. They
+            sum to 1 over the slots, or to less for the fusion ``self``, where positions also attend to positions.
+            ``None`` if the fusion has no attention.
+        gates: of a gated model ``(B, levels)``: in training mode the probability that each fusion runs, in evaluation
+            mode 1 if it ran and 0 if not.
+        work: of a gated model ``(B,)``: the share of the gated work that was done, see `models.gate.gated_work`.
+        token_weights: on request, the weights of text tokens in the context slots ``(B, 49, L)``. The product of
+            ``attentions`` and ``token_weights`` is the attention of each position to each token.
+        position_weights: on request, the share of each image position in the probability of each class
+            ``(B, C, h, w)``; the shares of a class sum to 1.
     """
 
     loss: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The model section of a configuration."""
+"""The ``model`` section of a configuration, and the part of it that a saved model keeps."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -16,61 +16,74 @@ else:
 
 
 @dataclass
-class ModelSettings:
-    """What the classifier is made of."""
+class EncoderSettings:
+    """The two encoders and the weights they start from. A saved model holds the encoders themselves instead."""
 
     text_encoder: str = "scratch"
-    """scratch (a small BERT and its tokenizer, trained on the training texts), a HuggingFace Hub id, a local folder
-    (a run's model/ gives its text encoder), or your own class as path/to/file.py:ClassName (docs/custom_encoder.md)."""
+    """Text encoder: scratch (a small BERT and its tokenizer, both trained on the training texts), a HuggingFace Hub id,
+    a local folder (the model/ folder of a run provides its text encoder), or a class of your own as
+    path/to/file.py:ClassName (see docs/custom_encoder.md)."""
     text_revision: str | None = None
-    """Branch, tag or commit of a Hub id."""
+    """Branch, tag or commit of the text encoder on the Hub."""
     text_hidden_size: PositiveInt = 128
-    """Width of the scratch encoder."""
+    """Hidden size of the scratch text encoder."""
     text_layers: PositiveInt = 2
-    """Layers of the scratch encoder."""
+    """Number of layers of the scratch text encoder."""
     vocab_size: PositiveInt = 8000
-    """Upper bound of the vocabulary of a tokenizer trained on the training texts."""
+    """Maximum vocabulary size of a tokenizer trained on the training texts."""
     max_text_length: PositiveInt = 64
-    """Tokens after which a text is cut."""
+    """Maximum length of a text in tokens; longer texts are truncated."""
     image_encoder: str = "vgg16"
-    """vgg16; a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder (a run's model/
-    gives its image encoder); or a type of transformers' backbones with random weights (resnet, convnext, swin, …)."""
+    """Image encoder: vgg16, a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder (the
+    model/ folder of a run provides its image encoder), or a backbone type of transformers with random weights (resnet,
+    convnext, swin, …)."""
     image_revision: str | None = None
-    """Branch, tag or commit of a Hub id."""
+    """Branch, tag or commit of the image encoder on the Hub."""
     image_weights: str = "none"
-    """VGG16's starting weights: none (random), imagenet (torchvision's, downloaded), or a file in torchvision's layout
-    (.pth or .safetensors) or of a run (model/model.safetensors)."""
+    """Initial weights of VGG16: none (random), imagenet (downloaded from torchvision), or a file: a torchvision state
+    dict (.pth or .safetensors) or the weights of a run (model/model.safetensors)."""
+
+
+@dataclass
+class Architecture:
+    """The fields that `ModelSettings` and `ImageTextConfig` share: what is built around the encoders."""
+
     batch_norm: bool = True
-    """VGG16 with batch norm (vgg16_bn) or without (vgg16)."""
+    """Use VGG16 with batch normalization (vgg16_bn); false uses vgg16. Other image encoders have their own norms."""
     image_size: ImageSize = 224
-    """Side in pixels to which images are resized."""
+    """Height and width in pixels to which images are resized."""
     context_pooling: Literal["average", "queries"] = "average"
-    """How tokens become the 7×7 context: averaged in reading order, or by 49 learned queries."""
+    """How tokens are pooled to the 7×7 context: average (adaptive average pooling) or queries (49 learned queries)."""
     levels: list[int] = field(default_factory=lambda: [5])
-    """Blocks of VGG16 after which the map meets the text, some of 2, 3, 4 and 5. After the last alone, one pass of
-    VGG16 serves all texts of an image; the blocks after an earlier one are run for each text. Other image encoders
-    have the last alone."""
+    """Blocks of VGG16 after which the image is fused with the text, a subset of 2, 3, 4 and 5. With 5 alone, VGG16 runs
+    once per image; blocks after an earlier level run once per text. Other image encoders support 5 alone."""
     fusion: Literal["cross", "self", "concat", "none"] = "cross"
-    """How the image map meets the text: cross-attention, self-attention of both as one sequence, concatenation, or not
-    at all (the image alone)."""
+    """How image and text are fused: cross (cross-attention), self (self-attention over both as one sequence), concat
+    (concatenation with the mean of the context), or none (the text is ignored)."""
     attention: Literal["full", "chunked", "window", "top_k", "low_rank"] = "full"
-    """Which context slots a position reads from, and how: all; all, in blocks that save memory; those of a window
-    around its place; the best k; or a few learned means of them."""
+    """Context slots that an image position attends to: full (all), chunked (all, computed in blocks to save memory),
+    window (a local window), top_k (the slots with the highest scores), or low_rank (learned averages of slots)."""
     attention_window: PositiveInt = 3
-    """Side of the window in slots, odd."""
+    """Side of the window in slots, an odd number."""
     attention_top_k: PositiveInt = 8
-    """How many slots the best k are. With context_pooling average the words of a short text fill several slots each."""
+    """Number of slots for top_k. With average pooling, each token of a short text fills several slots."""
     attention_rank: PositiveInt = 16
-    """How many means low_rank learns."""
+    """Number of learned averages for low_rank."""
     fusion_dropout: Dropout = 0.0
-    """Dropout on what fusion adds to the map."""
+    """Dropout on the output of the fusion branch."""
     gated: bool = False
-    """A learned gate decides for each pair whether the fusion of a level runs; see --train.gate_cost."""
+    """Add a learned gate per level that decides for each image-text pair whether the fusion runs (--train.gate_cost)."""
     num_heads: PositiveInt = 8
-    """Heads of the attention, a divisor of the map's width (512 of VGG16)."""
+    """Number of attention heads. It must divide the number of channels of the image map (512 for VGG16)."""
     classifier_hidden_size: PositiveInt = 512
-    """Width of the classifier's hidden layer."""
+    """Size of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1
-    """Dropout before the classifier's last layer."""
+    """Dropout before the classifier's output layer."""
     modality_dropout: ModalityDropout = 0.05
-    """Share of training rows that lose their text, and as many their image, so that the model copes without."""
+    """Share of training rows whose text is dropped; an equal share loses its image. It trains the model for missing
+    inputs."""
+
+
+@dataclass
+class ModelSettings(Architecture, EncoderSettings):
+    """Settings of the model."""

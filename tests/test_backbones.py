@@ -107,6 +107,16 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(family):
     )
 
 
+def test_batches_without_images_run_the_image_encoder_once_at_most(family):
+    """The learned token needs the size of the map, which a backbone tells only by a pass."""
+    model, passes = classifier(family), []
+    first = model.image_encoder.features[0] if family == "vgg16" else model.image_encoder.network
+    first.register_forward_pre_hook(lambda module, x: passes.append(len(x[0])))
+    for _ in range(3):
+        model(input_ids=torch.randint(4, 40, (3, 5)))
+    assert len(passes) <= 1
+
+
 def test_a_gate_costs_no_second_pass_of_the_image(family):
     model = ImageTextClassifier(ImageTextConfig.from_dict(classifier(family).config.to_dict() | {"gated": True})).eval()
     first, passes = model.image_encoder.features[0] if family == "vgg16" else model.image_encoder.network, []
@@ -155,7 +165,7 @@ def test_a_pretrained_backbone_comes_with_its_weights_and_its_statistics(tmp_pat
     ("options", "message"),
     [
         ({"image_encoder": "someone/some-model"}, "Could not load the image encoder 'someone/some-model'.*offline"),
-        ({"image_encoder": "resnet", "image_weights": "imagenet"}, "image_weights is for VGG16"),
+        ({"image_encoder": "resnet", "image_weights": "imagenet"}, "image_weights applies to VGG16"),
         ({"image_encoder": "resnet", "levels": [4, 5]}, r"levels \[4, 5\] needs VGG16"),
         ({"image_encoder": "bert"}, "Could not load the image encoder 'bert'"),
     ],

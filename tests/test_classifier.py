@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.attention_kinds import KINDS
 from models.fusion import FUSIONS
+from models.pair_indices import drop_modality
+from models.settings import Architecture, ModelSettings
 from models.text_encoder import train_tokenizer
 
 
@@ -105,16 +108,27 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(model, batch):
     assert not torch.allclose(absent, model(**text).logits, atol=1e-5)
 
 
-def test_modality_dropout_takes_one_modality_at_most_and_only_in_training(model):
-    has = torch.ones(20_000, dtype=torch.bool)
-    model.config.modality_dropout = 0.1
-    text, image = model.drop_modality(has, has)
-    assert (text | image).all()
-    assert 0.08 < (~text).float().mean() < 0.12
-    assert 0.08 < (~image).float().mean() < 0.12
-    only_text, no_image = model.drop_modality(has, ~has)
-    assert only_text.all()
-    assert not no_image.any()
+def test_modality_dropout_drops_one_modality_at_most_and_no_more_than_its_rate():
+    both, neither = torch.arange(20_000), torch.full((20_000,), -1)
+    image, text = drop_modality(both, both, 0.1)
+    assert ((image >= 0) | (text >= 0)).all()
+    for index in (image, text):
+        assert 0.08 < (index < 0).float().mean() < 0.12
+        assert torch.equal(index[index >= 0], both[index >= 0])
+    image, text = drop_modality(neither, both, 0.1)
+    assert torch.equal(text, both), "the only input of a pair is kept"
+    assert torch.equal(image, neither)
+
+
+@pytest.mark.parametrize("modality", ["no_text", "no_image"])
+def test_modality_dropout_trains_the_tokens_of_missing_inputs_and_only_in_training(model, batch, modality):
+    model.config.modality_dropout = 0.49
+    token = getattr(model, modality)
+    pairs = {"image_index": torch.arange(2).repeat(50), "text_index": torch.arange(2).repeat(50)}
+    for mode, learns in ((True, True), (False, False)):
+        model.train(mode).zero_grad()
+        model(**batch, **pairs).logits.square().sum().backward()
+        assert bool(token.grad.abs().sum() > 0) == learns
 
 
 def test_every_parameter_gets_a_gradient(model, batch):
@@ -223,6 +237,26 @@ def test_a_classifier_of_several_levels_attends_at_each_and_is_saved_and_loaded(
     torch.testing.assert_close(model(**text).logits, model(**batch, image_index=torch.tensor([-1, -1])).logits)
 
 
+def test_settings_and_configuration_share_fields_and_defaults_of_the_architecture():
+    settings, config = ModelSettings(), ImageTextConfig()
+    shared = {field.name for field in fields(Architecture)}
+    assert len(shared) == 15
+    assert {name: getattr(settings, name) for name in shared} == {name: getattr(config, name) for name in shared}
+
+
+def test_the_configuration_of_an_older_model_is_loaded(config, tmp_path):
+    """An older file has all fields, or lacks those that were added later; extra fields are kept."""
+    config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text()) | {"levels": [4, 5], "num_heads": 4, "a_field_of_old": 1}
+    for later in ("attention_rank", "gated", "value_range"):
+        saved.pop(later, None)
+    file.write_text(json.dumps(saved))
+    loaded = ImageTextConfig.from_pretrained(tmp_path)
+    assert (loaded.levels, loaded.num_heads, loaded.attention_rank, loaded.gated) == ([4, 5], 4, 16, False)
+    assert ImageTextConfig.from_dict(loaded.to_dict()).to_dict() == loaded.to_dict()
+
+
 def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -256,10 +290,10 @@ def test_saved_files_hold_no_pickle_and_no_path_of_this_machine(model, processor
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None, "input_ids": None, "attention_mask": None}, "one of them may be missing, not both"),
-        ({"image_index": torch.tensor([0])}, "2 texts and an image_index of 1 do not make pairs"),
-        ({"text_index": torch.tensor([0, 1, 1])}, "2 images and a text_index of 3 do not make pairs"),
-        ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "3 images and 2 texts.*image_index"),
+        ({"pixel_values": None, "input_ids": None, "attention_mask": None}, "got neither"),
+        ({"image_index": torch.tensor([0])}, "texts: 2, image_index: 1"),
+        ({"text_index": torch.tensor([0, 1, 1])}, "images: 2, text_index: 3"),
+        ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "images: 3, texts: 2.*image_index"),
     ],
 )
 def test_inputs_that_do_not_fit_together_are_named(model, batch, change, message):

@@ -94,7 +94,7 @@ def test_padding_of_features_does_not_change_the_answer():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"input_ids": torch.ones(2, 3, dtype=torch.long)}, "reads context_features, not texts"),
+        ({"input_ids": torch.ones(2, 3, dtype=torch.long)}, "takes context_features, not input_ids"),
         ({"context_features": torch.zeros(2, 5, 16)}, r"must be \(batch, 16, …\), got \(2, 5, 16\).*transpose"),
         ({"context_features": torch.zeros(2, 16)}, r"must be \(batch, 16, …\), got \(2, 16\)"),
     ],

@@ -1,0 +1,102 @@
+"""Fusion at one or several levels: the image map meets the context after some blocks of the image encoder."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import take
+from models.attention_kinds import build_attention
+from models.backbone import BackboneEncoder
+from models.configuration import ImageTextConfig
+from models.fusion import build_fusion, check_fusion
+from models.gate import GatedFusion, gated_work
+from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
+
+
+class LevelFusions(nn.ModuleDict):
+    """The fusions of a classifier by level, and the pass through them and the blocks that follow each.
+
+    Pairs share the map of their image until their first fusion; from there on each pair has a map of its own.
+
+    Args:
+        config: levels, fusion, attention and gates.
+        image_encoder: gives widths and sizes of the maps. It is passed to `forward` again and not held here.
+
+    Shape:
+        - maps: ``(I, D, h, w)``, the maps at the first level
+        - contexts: ``(T, 512, 7, 7)``
+        - image_index, text_index: ``(B,)`` int64, the rows of ``maps`` and ``contexts`` of each pair
+        - returns: the fused maps after the last block ``(B, D', h', w')``; the attention weights of each level, or
+          ``None``; and, if gated, the gates ``(B, levels)`` and the share of work done ``(B,)``, else ``None``
+
+    Raises:
+        UserError: levels, heads or kinds of attention that do not go together.
+    """
+
+    def __init__(self, config: ImageTextConfig, image_encoder: VGG16Encoder | BackboneEncoder):
+        check_fusion(config.fusion, config.attention, config.gated)
+        levels = check_levels(config.levels)
+        super().__init__({str(level): build_level(config, image_encoder, level) for level in levels})
+        self.levels = levels
+        self.gated = config.gated
+        self.costs = self.count_costs(image_encoder, config.image_size) if config.gated else None
+
+    def forward(
+        self,
+        maps: Tensor,
+        contexts: Tensor,
+        image_index: Tensor,
+        text_index: Tensor,
+        image_encoder: VGG16Encoder | BackboneEncoder,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, Tensor | None, Tensor | None]:
+        rows: Tensor | None = image_index  # the map of each pair; None once pair b has map b
+        attentions: list[Tensor] = []
+        gates: list[Tensor] = []
+        for level, next_level in pairwise((*self.levels, LAST)):
+            fusion = self[str(level)]
+            if self.gated:
+                maps, rows, weights, gate = fusion(maps, contexts, output_attentions, rows, text_index)
+                gates.append(gate)
+            else:
+                maps, weights = fusion(maps, contexts, output_attentions, rows, text_index)
+                rows = None
+            attentions += [] if weights is None else [weights]
+            maps = image_encoder.run(maps, level, next_level)
+        maps = take(maps, rows)
+        if self.costs is None:
+            return maps, tuple(attentions) or None, None, None
+        all_gates = torch.stack(gates, dim=1)
+        return maps, tuple(attentions) or None, all_gates, gated_work(all_gates, *self.costs)
+
+    def count_costs(
+        self, image_encoder: VGG16Encoder | BackboneEncoder, image_size: int
+    ) -> tuple[list[float], list[int]]:
+        """Multiplications of each level's fusion per pair, and of the blocks up to the next level per map.
+
+        A fusion's are estimated as its weights times the mean of the numbers of positions and of slots.
+        """
+        fusions, blocks = [], []
+        for level, next_level in pairwise((*self.levels, LAST)):
+            layers = [layer for layer in self[str(level)].modules() if isinstance(layer, nn.Linear)]
+            weights = sum(layer.weight.numel() for layer in layers)
+            fusions.append(weights * (image_encoder.side(image_size, level) ** 2 + GRID**2) / 2)
+            blocks.append(image_encoder.work(image_size, level, next_level))
+        return fusions, blocks
+
+
+def build_level(config: ImageTextConfig, image_encoder: VGG16Encoder | BackboneEncoder, level: int) -> nn.Module:
+    """The fusion after one block of the image encoder, behind a gate if the model is gated."""
+    dim, positions = image_encoder.width(level), 0
+    if config.fusion == "self" and config.attention == "low_rank":
+        positions = image_encoder.side(config.image_size, level) ** 2
+    attend = build_attention(
+        config.attention,
+        GRID * GRID + positions,
+        window=config.attention_window,
+        top_k=config.attention_top_k,
+        rank=config.attention_rank,
+    )
+    fusion = build_fusion(config.fusion, dim, config.num_heads, WIDTH, config.fusion_dropout, attend)
+    return GatedFusion(fusion, dim, WIDTH, config.gate_threshold) if config.gated else fusion
