@@ -11,7 +11,7 @@ from tiny import NUM_TEST, TINY, small_encoder
 import eval as evaluation
 import train
 from app.run_paths import find_data, find_path, read_places
-from app.serving.ui.ask_tab import held_out_examples
+from app.serving.ui.example_rows import held_out_examples
 from app.settings import Settings, load_settings, parse_settings
 
 

@@ -1,1 +1,1 @@
-"""The trained model as a page for people and an API for programs, in one process."""
+"""Serve a trained model: a page for people and an API for programs, in one process."""

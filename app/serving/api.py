@@ -1,33 +1,43 @@
-"""The API for programs: documented routes, errors as JSON with a code and a sentence."""
+"""The HTTP API: typed, documented routes; every error is JSON with a code and a message."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Form, Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from app.serving.engine import ROUTES, Engine, RefusedError
-from app.serving.request_body import fault, read_request
+from app.serving.api_errors import add_error_handlers
+from app.serving.engine import ROUTES, Engine, Pair
+from app.serving.refusal import RefusedError, retry_after
+from app.serving.request_body import (
+    FORM,
+    JSON,
+    MAX_FORM_FIELD,
+    FormRoute,
+    JsonRoute,
+    form_pairs,
+    json_pairs,
+    pair_error,
+)
 from app.serving.schemas import (
     ERRORS,
-    FORM,
+    MAX_INPUTS,
     Answer,
     ErrorBody,
     Health,
     ModelReply,
+    PredictForm,
     PredictionReply,
     PredictReply,
     PredictRequest,
-    schema_of,
 )
 from app.training.run_folder import own_evaluation
 from data import Example
@@ -35,12 +45,12 @@ from models.description import describe_model
 
 
 def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:
-    """The routes around an engine.
+    """Build the API around an engine.
 
     Args:
-        name: of the model.
-        metrics: of the model on held-out rows, as ``GET /v1/model`` tells.
-        has_key: whether the description says that a key is to be shown, which `Guard` checks.
+        name: name of the model.
+        metrics: scores of the model on held-out rows, for ``GET /v1/model``.
+        has_key: whether to document the key, which `Guard` checks.
     """
 
     @asynccontextmanager
@@ -50,7 +60,7 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: b
 
     api = FastAPI(
         title="Image + text classification",
-        description="Ask a trained classifier about images and texts.",
+        description="Classify images and texts with a trained model.",
         version="1",
         lifespan=lifespan,
         docs_url=None,
@@ -65,61 +75,89 @@ def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: b
     @api.api_route(
         "/v1/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
     )
-    async def nothing_here(rest: str) -> None:
-        """Before the page, which would answer in a form of its own."""
+    async def unknown_route(rest: str) -> None:
+        """Answer before the page does, whose errors have another form."""
         path = f"/v1/{rest}"
         if allowed := ROUTES.get(path):
-            raise HTTPException(405, f"Ask {path} with {allowed}.", {"Allow": allowed})
-        raise HTTPException(404, f"There is no {path}; the routes are in /openapi.json.")
+            raise HTTPException(405, f"{path} accepts {allowed} only.", {"Allow": allowed})
+        raise HTTPException(404, f"{path} does not exist. /openapi.json lists the routes.")
 
     return api
 
 
 def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
-    """The route that answers; ``key``: what it depends on where a key is to be shown."""
+    """Add the route for predictions, typed for JSON and for forms.
 
-    @api.post(
+    Args:
+        key: dependencies that document the key.
+    """
+    options: dict[str, Any] = {
+        "methods": ["POST"],
+        "dependencies": key,
+        "response_model_exclude_none": True,
+        "responses": ERRORS,
+    }
+
+    async def predict_form(form: Annotated[PredictForm, Form(media_type=FORM)]) -> PredictReply:
+        return await answer(engine, await form_pairs(form), form.top_k)
+
+    async def predict(body: PredictRequest) -> PredictReply:
+        """Predict the labels of one or several pairs of image and text.
+
+        In a request with several pairs, an invalid pair gets an error in its place and the others are answered. In a
+        request with a single pair, its error is the status of the reply.
+        """
+        return await answer(engine, json_pairs(body), body.top_k)
+
+    api.router.add_api_route(
         "/v1/predict",
-        dependencies=key,
-        response_model=PredictReply,
-        response_model_exclude_none=True,
-        responses=ERRORS,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": schema_of(PredictRequest)},
-                    "multipart/form-data": {"schema": FORM},
-                },
-            }
-        },
+        predict_form,
+        route_class_override=FormRoute,
+        form_limits={"max_files": 1, "max_fields": MAX_INPUTS + 1, "max_part_size": MAX_FORM_FIELD},
+        **options,
     )
-    async def predict(request: Request) -> PredictReply:
-        """Answer one pair or several. Of several, a faulty one has an error in its place, and the others their answers;
-        of one, the fault is the reply's status."""
-        pairs, top_k = await read_request(request)
-        prepared, found_probabilities = await engine.ask(pairs)
-        if len(prepared) == 1 and not found_probabilities:
-            raise RefusedError(422, *fault(prepared[0]))
-        probabilities = iter(found_probabilities)
-        replies = []
-        for example in prepared:
-            if not isinstance(example, Example):
-                code, message = fault(example)
-                replies.append(PredictionReply(error=ErrorBody(code=code, message=message)))
-                continue
-            found = engine.predictor.describe(next(probabilities)[None], top_k)[0]
-            engine.pairs.inc()
-            engine.unsure.inc(not found.is_sure)
-            answers = [Answer.model_validate(answer) for answer in found.answers]
-            replies.append(
-                PredictionReply(labels=found.labels, confidence=found.confidence, sure=found.is_sure, answers=answers)
-            )
-        return PredictReply(predictions=replies)
+    # OpenAPI has one operation for both: that of the last route, which therefore refers to the form as well.
+    form_schema = {"content": {FORM: {"schema": {"$ref": f"#/components/schemas/{PredictForm.__name__}"}}}}
+    api.router.add_api_route(
+        "/v1/predict",
+        predict,
+        route_class_override=JsonRoute,
+        openapi_extra={"requestBody": form_schema},
+        **options,
+    )
+
+    @api.post("/v1/predict", include_in_schema=False)
+    async def unsupported_media_type() -> None:
+        raise RefusedError(415, "unsupported_media_type", f"Send {JSON} or {FORM}.")
+
+
+async def answer(engine: Engine, pairs: Sequence[Pair], top_k: int) -> PredictReply:
+    """Predict the pairs of one request.
+
+    Raises:
+        RefusedError: see `Engine.ask`; or the only pair is invalid.
+    """
+    prepared, valid_probabilities = await engine.ask(pairs)
+    if len(prepared) == 1 and not isinstance(prepared[0], Example):
+        raise RefusedError(422, *pair_error(prepared[0]))
+    probabilities = iter(valid_probabilities)
+    replies = []
+    for example in prepared:
+        if not isinstance(example, Example):
+            code, message = pair_error(example)
+            replies.append(PredictionReply(error=ErrorBody(code=code, message=message)))
+            continue
+        found = engine.predictor.describe(next(probabilities)[None], top_k)[0]
+        engine.count_answer(found.is_sure)
+        answers = [Answer.model_validate(label) for label in found.answers]
+        replies.append(
+            PredictionReply(labels=found.labels, confidence=found.confidence, sure=found.is_sure, answers=answers)
+        )
+    return PredictReply(predictions=replies)
 
 
 def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metrics: dict | None) -> None:
-    """The route that says what is served."""
+    """Add the route that describes the model."""
     config, parts = engine.predictor.model.config, describe_model(engine.predictor.model)
 
     @api.get("/v1/model", dependencies=key, responses={401: ERRORS[401]})
@@ -139,18 +177,18 @@ def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metri
 
 
 def add_state(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
-    """The routes that say how the server is."""
+    """Add the routes for health checks and metrics."""
 
     @api.get("/healthz")
     async def healthz() -> Health:
-        """Whether the process lives."""
+        """Liveness: the process runs."""
         return Health(status="ok")
 
     @api.get("/readyz", responses={503: ERRORS[503]})
     async def readyz() -> Health:
-        """Whether it answers: not before it is warm, nor while it is stopping."""
+        """Readiness: the server answers requests. It is not ready while it warms up and while it stops."""
         if not engine.is_ready:
-            raise RefusedError(503, "not_ready", "The server is starting or stopping.", 1)
+            raise RefusedError(503, "not_ready", "The server is starting or stopping.", retry_after(1))
         return Health(status="ready")
 
     @api.get(
@@ -164,27 +202,7 @@ def add_state(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
         return Response(generate_latest(engine.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def add_error_handlers(api: FastAPI) -> None:
-    """All errors in one form, none with a stack trace."""
-
-    def reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
-
-    @api.exception_handler(RefusedError)
-    async def refused(_: Request, error: RefusedError) -> JSONResponse:
-        headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return reply(error.status, error.code, error.message, headers)
-
-    @api.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return reply(error.status_code, "http_error", str(error.detail), error.headers)
-
-    @api.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:  # uvicorn logs it
-        return reply(500, "internal", "Something went wrong; the server's log says what.")
-
-
 def load_metrics(run_dir: Path) -> dict | None:
-    """Held-out scores of a run folder, if it has some."""
+    """Scores of a run folder on held-out rows, or ``None`` if there are none."""
     path = own_evaluation(run_dir) / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Uploaded zip archives, unpacked within limits."""
+"""Unpack uploaded zip archives within limits."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ from data.messages import quote
 from data.sources import READERS
 
 MAX_FILES = 10_000
-"""Files that an archive may hold."""
-
-
+"""Maximum number of files in an archive."""
 MAX_UNPACKED = 2 << 30
-"""Bytes that an archive may unpack to."""
+"""Maximum total size of the unpacked files, in bytes."""
+DAMAGED = (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error, LZMAError)
+"""Exceptions of `zipfile` for damaged, encrypted or unsupported archives."""
 
 
 @contextmanager
 def unpacked(archive: str | Path, max_files: int = MAX_FILES, max_bytes: int = MAX_UNPACKED) -> Iterator[Path]:
-    """The one table of a zip archive, unpacked beside its images into a folder that goes again.
+    """Unpack an archive into a temporary folder and yield the path of its table.
+
+    The folder is deleted on exit.
 
     Raises:
-        UserError: no zip archive, too many or too large files, names that lead out of it, or not exactly one table.
+        UserError: not a zip archive, too many files, too many bytes, a file name that leads outside the folder, or not
+            exactly one table.
     """
     with tempfile.TemporaryDirectory() as folder:
-        root, left = Path(folder).resolve(), max_bytes
+        root = Path(folder).resolve()
         try:
-            with zipfile.ZipFile(archive) as opened:
-                members = [member for member in opened.infolist() if not member.is_dir()]
-                if len(members) > max_files:
-                    raise UserError(f"The archive holds {len(members):,} files; {max_files:,} are allowed.")
-                for member in members:
-                    target = (root / member.filename).resolve()
-                    if not target.is_relative_to(root):
-                        raise UserError(f"The archive names a file outside itself: {quote(member.filename)}.")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    left -= copy_bounded(opened, member, target, left)
-        except (
-            zipfile.BadZipFile,
-            RuntimeError,
-            NotImplementedError,
-            OSError,
-            EOFError,
-            zlib.error,
-            LZMAError,
-        ) as error:
+            unpack(archive, root, max_files, max_bytes)
+        except DAMAGED as error:
             raise UserError(f"The archive cannot be unpacked: {error}") from error
         tables = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in READERS and file.is_file()]
         if len(tables) != 1:
             raise UserError(
-                f"An archive holds exactly one table ({', '.join(READERS)}) and images; found {len(tables)}."
+                f"An archive must contain exactly one table ({', '.join(READERS)}), and images; found {len(tables)}."
             )
         yield tables[0]
 
 
-def copy_bounded(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int) -> int:
-    """Unpack one file, whatever size its header claims; returns its size."""
+def unpack(archive: str | Path, root: Path, max_files: int, max_bytes: int) -> None:
+    """Write the files of an archive below ``root``; links are written as plain files."""
+    remaining = max_bytes
+    with zipfile.ZipFile(archive) as opened:
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        if len(members) > max_files:
+            raise UserError(f"The archive contains {len(members):,} files; at most {max_files:,} are allowed.")
+        for member in members:
+            target = (root / member.filename).resolve()
+            if not target.is_relative_to(root):
+                raise UserError(f"The archive names a file outside itself: {quote(member.filename)}.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remaining -= copy_bounded(opened, member, target, remaining)
+
+
+def copy_bounded(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, max_bytes: int) -> int:
+    """Unpack one file and return its size. Bytes are counted, since the size in a zip header can be false."""
     with opened.open(member) as source, target.open("wb") as file:
-        while piece := source.read(1 << 20):
-            if file.tell() + len(piece) > most:
-                raise UserError("The archive unpacks to more than is allowed.")
-            file.write(piece)
+        while chunk := source.read(1 << 20):
+            if file.tell() + len(chunk) > max_bytes:
+                raise UserError("The unpacked files of the archive are larger than allowed.")
+            file.write(chunk)
         return file.tell()

@@ -1,4 +1,4 @@
-"""Many clients, one model: what arrives together is answered in one batch, and no more is taken on than can be done."""
+"""Dynamic batching with a bounded queue: requests that arrive together share a batch; excess requests are refused."""
 
 from __future__ import annotations
 
@@ -15,48 +15,36 @@ from batched.aio import AsyncBatchProcessor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.inference.predictor import Predictor
+from app.serving.refusal import RefusedError, retry_after
 from data import Example
 from data.errors import UserError
 from data.images import count_pixels
 
 log = logging.getLogger(__name__)
 Pair = tuple[str | bytes | UserError | None, str | None]
-"""A file or the bytes of an image, or what is wrong with it, and a text."""
+"""Image and text. The image is a file name, encoded bytes, or the reason why it cannot be read."""
 T = TypeVar("T")
 ROUTES = {"/v1/predict": "POST", "/v1/model": "GET"}
-"""The API's paths, and how they are asked."""
+"""Paths of the API and their methods."""
 MAX_PICTURES = 4
-"""Pictures of the largest size allowed whose pixels may be in memory at a time."""
-
-
-class RefusedError(Exception):
-    """A request that is not answered.
-
-    Args:
-        status: the HTTP status that says so.
-        code: a word for programs.
-        message: a sentence for people.
-        retry_after: seconds after which trying again makes sense.
-    """
-
-    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None):
-        super().__init__(message)
-        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+"""Maximum number of decoded pictures in memory, as a multiple of the largest picture allowed."""
 
 
 class Engine:
-    """Answers requests in batches, in the order they came; equal images of a batch share one pass.
+    """Answers requests in batches, in order of arrival. Equal images in a batch share one pass of the image encoder.
 
     Args:
         predictor: the model.
-        batch_size: most pairs in a batch.
-        linger: milliseconds that a batch which is not full waits for more.
-        max_waiting: pairs that may wait; further ones are refused.
-        timeout: seconds after which a request is given up.
+        batch_size: maximum number of pairs in a batch.
+        linger: time an incomplete batch waits for more pairs, in milliseconds.
+        max_waiting: maximum number of waiting pairs.
+        timeout: maximum time for a request, in seconds.
 
     Attributes:
-        jobs_of_page: how many jobs of the page wait or run.
-        deadline: when, by `time.monotonic`, a server that stops gives up what is left; never before it stops.
+        waiting: number of pairs that wait for an answer.
+        pixels: number of pixels of the pictures of waiting pairs.
+        page_jobs: returns the number of waiting and running jobs of the page.
+        deadline: time (`time.monotonic`) at which a stopping server abandons unfinished requests; infinite until then.
     """
 
     def __init__(
@@ -71,36 +59,36 @@ class Engine:
         self.max_waiting, self.timeout = max_waiting, timeout
         self.waiting = self.pixels = 0
         self.is_warm = self.is_draining = False
-        self.answerer = ThreadPoolExecutor(1, "answer")  # of its own, so that no other work holds a batch up
+        self.model_thread = ThreadPoolExecutor(1, "model")  # separate, so that other work cannot delay a batch
         self.decoders = ThreadPoolExecutor(4, "decode")
         self.deadline = math.inf
-        self.jobs_of_page: Callable[[], int] = lambda: 0
+        self.page_jobs: Callable[[], int] = lambda: 0
         self.explaining = asyncio.Semaphore(1)
-        self.batches = AsyncBatchProcessor(self.answer_batch, batch_size=batch_size, timeout_ms=linger)
+        self.batches = AsyncBatchProcessor(self.run_batch, batch_size=batch_size, timeout_ms=linger)
         self.registry = CollectorRegistry()
-        self.pairs = Counter("pairs", "Pairs answered", registry=self.registry)
-        self.unsure = Counter("pairs_not_sure", "Pairs whose answer is not sure", registry=self.registry)
+        self.pairs = Counter("pairs", "Answered pairs", registry=self.registry)
+        self.unsure = Counter("pairs_not_sure", "Answered pairs below the confidence threshold", registry=self.registry)
         sizes = [1, 2, 4, 8, 16, 32, 64]
-        self.batch_sizes = Histogram("batch_pairs", "Pairs in a batch", buckets=sizes, registry=self.registry)
+        self.batch_sizes = Histogram("batch_pairs", "Pairs per batch", buckets=sizes, registry=self.registry)
         self.requests = Counter("requests", "Requests to the API", ["path", "status"], registry=self.registry)
-        self.seconds = Histogram("request_seconds", "Time to an answer", ["path"], registry=self.registry)
+        self.seconds = Histogram("request_seconds", "Duration of requests to the API", ["path"], registry=self.registry)
         Gauge("pairs_waiting", "Pairs that wait for an answer", registry=self.registry).set_function(
             lambda: self.waiting
         )
 
     def warm_up(self) -> None:
-        """One answer before the first client comes: kernels are chosen, memory is taken."""
+        """Run the model once, so that the first request does not wait for kernels and memory."""
         self.predictor.predict([(None, "warm up")])
         self.is_warm = True
 
     def stop(self) -> None:
-        """Answer what was accepted, for as long as one request may take; `Guard` turns new requests away."""
+        """Start draining: accepted requests are answered until the deadline; `Guard` refuses new ones."""
         self.is_draining, self.deadline = True, time.monotonic() + self.timeout
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing that was accepted is still to be answered, by the API or on the page."""
-        return self.waiting == 0 and self.jobs_of_page() == 0
+        """Whether all accepted work of the API and the page is done."""
+        return self.waiting == 0 and self.page_jobs() == 0
 
     @property
     def is_ready(self) -> bool:
@@ -109,69 +97,83 @@ class Engine:
     async def ask(self, pairs: Sequence[Pair]) -> tuple[list[Example | UserError], list[np.ndarray]]:
         """Prepare and answer the pairs of one request.
 
-        Places in the queue, and memory for its pictures, are taken before a picture is decoded.
+        Space in the queue and in memory is reserved before a picture is decoded.
 
         Returns:
-            each pair, or what is wrong with it; and the probabilities ``(C,)`` of those that nothing is wrong with.
+            The prepared pairs, with an error in place of each invalid one, and the class probabilities ``(C,)`` of the
+            valid ones.
 
         Raises:
-            RefusedError: too many wait already, it takes too long, or the model fails.
+            RefusedError: the queue is full (429), the images are too large (413), the model fails (500) or does not
+                answer in time (504).
         """
         images = {image for image, _ in pairs if isinstance(image, bytes | str)}
         pixels = sum(count_pixels(image) for image in images)
-        self.take(len(pairs), pixels)
-        work = asyncio.ensure_future(self.work(pairs))
-        work.add_done_callback(lambda done: self.leave(len(pairs), pixels, done))
+        self.reserve(len(pairs), pixels)
+        work = asyncio.ensure_future(self.prepare_and_answer(pairs))
+        work.add_done_callback(lambda done: self.release(len(pairs), pixels, done))
         try:
-            # Shielded: the batch goes on when a client's time is up, since others share it.
+            # Shielded: other requests share the batch, so it continues after one request times out.
             return await asyncio.wait_for(asyncio.shield(work), self.timeout)
         except asyncio.TimeoutError:
-            raise RefusedError(504, "timeout", f"No answer within {self.timeout:g} s; try again.", 1) from None
+            message = f"There was no answer within {self.timeout:g} s. Try again."
+            raise RefusedError(504, "timeout", message, retry_after(1)) from None
 
-    def take(self, number: int, pixels: int) -> None:
-        """Places for that many pairs with that many pixels."""
-        most = self.predictor.max_pixels * MAX_PICTURES
-        if pixels > most:
-            told = f"The images of the request have {pixels:,} pixels together; {most:,} are allowed."
-            raise RefusedError(413, "too_many_pixels", told)
-        if self.waiting + number > self.max_waiting or self.pixels + pixels > most:
-            told = f"The queue is full: {self.waiting} of {self.max_waiting} pairs wait; try again."
-            raise RefusedError(429, "too_many_requests", told, 1)
-        self.waiting += number
+    def reserve(self, num_pairs: int, pixels: int) -> None:
+        """Reserve space in the queue and in memory.
+
+        Raises:
+            RefusedError: there is not enough.
+        """
+        max_pixels = self.predictor.max_pixels * MAX_PICTURES
+        if pixels > max_pixels:
+            message = f"The images of the request have {pixels:,} pixels in total; at most {max_pixels:,} are allowed."
+            raise RefusedError(413, "too_many_pixels", message)
+        if self.waiting + num_pairs > self.max_waiting or self.pixels + pixels > max_pixels:
+            message = f"The queue is full: {self.waiting} of {self.max_waiting} pairs are waiting. Try again."
+            raise RefusedError(429, "too_many_requests", message, retry_after(1))
+        self.waiting += num_pairs
         self.pixels += pixels
 
-    def count(self, path: str, status: int, seconds: float) -> None:
-        """One request to the API, for ``/metrics``."""
+    def release(self, num_pairs: int, pixels: int, done: asyncio.Future) -> None:
+        """Release what `reserve` reserved."""
+        self.waiting -= num_pairs
+        self.pixels -= pixels
+        if not done.cancelled():
+            done.exception()  # marks it as retrieved if the client has disconnected
+
+    def count_request(self, path: str, status: int, seconds: float) -> None:
+        """Record a request to the API for ``/metrics``."""
         if path.startswith("/v1"):
             path = path if path in ROUTES else "other"
             self.requests.labels(path, status).inc()
             self.seconds.labels(path).observe(seconds)
 
-    def leave(self, number: int, pixels: int, done: asyncio.Future) -> None:
-        self.waiting -= number
-        self.pixels -= pixels
-        if not done.cancelled():
-            done.exception()  # of a client that has left nobody else would ask
+    def count_answer(self, is_sure: bool) -> None:
+        """Record an answered pair for ``/metrics``."""
+        self.pairs.inc()
+        self.unsure.inc(not is_sure)
 
-    async def work(self, pairs: Sequence[Pair]) -> tuple[list[Example | UserError], list[np.ndarray]]:
+    async def prepare_and_answer(self, pairs: Sequence[Pair]) -> tuple[list[Example | UserError], list[np.ndarray]]:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self.decoders, self.predictor.prepare, pairs)
         examples = [example for example in prepared if isinstance(example, Example)]
         found = await self.batches(examples) if examples else []
         if any(isinstance(answer, Exception) for answer in found):
-            raise RefusedError(500, "model_failed", "The model failed on this input; the server's log says why.")
+            message = "The model failed on this input. The log of the server has the reason."
+            raise RefusedError(500, "model_failed", message)
         return prepared, found
 
-    async def explain(self, tell: Callable[..., T], *arguments) -> T:
-        """Something that computes for long, one at a time, beside the batches."""
+    async def explain(self, compute: Callable[..., T], *arguments) -> T:
+        """Run a slow computation in a thread beside the batches, one at a time."""
         async with self.explaining:
-            return await asyncio.to_thread(tell, *arguments)
+            return await asyncio.to_thread(compute, *arguments)
 
-    async def answer_batch(self, examples: list[Example]) -> list[np.ndarray | Exception]:
-        return await asyncio.get_running_loop().run_in_executor(self.answerer, self.answer, examples)
+    async def run_batch(self, examples: list[Example]) -> list[np.ndarray | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(self.model_thread, self.answer, examples)
 
     def answer(self, examples: list[Example]) -> list[np.ndarray | Exception]:
-        """One batch; if it fails its pairs are tried one by one, so that one fails alone."""
+        """Class probabilities of one batch. If the batch fails, each pair is retried alone."""
         try:
             found: list[np.ndarray | Exception] = list(self.predictor.probabilities(examples))
         except Exception as error:

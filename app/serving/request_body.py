@@ -1,84 +1,68 @@
-"""From the body of a request to pairs of an image and a text, or what is wrong with it."""
+"""Bodies of prediction requests: choose the route by media type and turn a body into pairs of image and text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import Request
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from app.serving.base64_image import decode_base64
-from app.serving.engine import RefusedError
-from app.serving.schemas import MAX_INPUTS, MAX_TEXT, PredictRequest
-from data import BadImageError, Example
+from app.serving.engine import Pair
+from app.serving.schemas import PredictForm, PredictRequest
+from data import BadImageError
 from data.errors import UserError
 
-
-async def read_request(request: Request) -> tuple[list[tuple[bytes | UserError | None, str | None]], int]:
-    """Images and texts of a request, as JSON or as a form; an image that is no base64 is a fault of its pair.
-
-    Raises:
-        RefusedError: a body that is not as documented.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        try:
-            asked = PredictRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise RefusedError(*describe_invalid(error)) from None
-        return [(image_bytes(item.image), item.text) for item in asked.inputs], asked.top_k
-    if kind == "multipart/form-data":
-        return await read_form(request)
-    raise RefusedError(415, "unsupported_media_type", "Send application/json or multipart/form-data.")
+JSON = "application/json"
+FORM = "multipart/form-data"
+MAX_FORM_FIELD = 80_000
+"""Maximum size of a form field, in bytes: the longest text allowed, at four bytes per character."""
 
 
-async def read_form(request: Request) -> tuple[list[tuple[bytes | UserError | None, str | None]], int]:
-    """One image with one text or several."""
-    try:
-        async with request.form(max_files=1, max_fields=MAX_INPUTS + 1, max_part_size=4 * MAX_TEXT) as form:
-            image, texts, top_k = form.get("image"), form.getlist("text"), form.get("top_k", "3")
-            if unknown := sorted(set(form) - {"image", "text", "top_k"}):
-                raise RefusedError(422, "invalid_request", f"Unknown fields: {', '.join(unknown)[:100]}.")
-            data = await image.read() if isinstance(image, UploadFile) else None
-            if image is not None and data is None:
-                raise RefusedError(
-                    422, "invalid_request", "The field image must be a file, as curl -F image=@picture.png sends it."
-                )
-    except (MultiPartException, HTTPException) as error:
-        told = error.message if isinstance(error, MultiPartException) else error.detail
-        raise RefusedError(400, "invalid_form", f"The form cannot be read: {told}.") from None
-    if any(isinstance(text, UploadFile) for text in texts):
-        raise RefusedError(422, "invalid_request", "The field text must be text, not a file.")
-    try:
-        inputs = [{"text": text} for text in texts] or [{}]
-        asked = PredictRequest.model_validate({"inputs": inputs, "top_k": top_k})
-    except ValidationError as error:
-        raise RefusedError(*describe_invalid(error)) from None
-    return [(data, item.text) for item in asked.inputs], asked.top_k
+def media_type(headers: Mapping[str, str]) -> str:
+    """Media type of a body, without parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class JsonRoute(APIRoute):
+    """A route for requests with a JSON body. With `FormRoute`, one path has a typed route for each media type."""
+
+    media_type = JSON
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and media_type(Request(scope).headers) != self.media_type:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+class FormRoute(JsonRoute):
+    """A route for requests with a form as body."""
+
+    media_type = FORM
+
+
+def json_pairs(body: PredictRequest) -> list[Pair]:
+    """Pairs of a JSON body. An image that is not base64 becomes the error of its pair."""
+    return [(image_bytes(item.image), item.text) for item in body.inputs]
+
+
+async def form_pairs(form: PredictForm) -> list[Pair]:
+    """Pairs of a form: its image with each of its texts."""
+    image = None if form.image is None else await form.image.read()
+    texts: list[str | None] = [*form.text] or [None]
+    return [(image, text) for text in texts]
 
 
 def image_bytes(image: str | None) -> bytes | UserError | None:
-    """The bytes of an image in JSON, or what is wrong with it."""
+    """Bytes of an image in JSON, or the reason why it cannot be decoded."""
     try:
         return None if image is None else decode_base64(image)
     except BadImageError as error:
         return error
 
 
-def fault(error: Example | UserError) -> tuple[str, str]:
-    """Code and sentence of a faulty pair."""
+def pair_error(error: UserError) -> tuple[str, str]:
+    """Error code and message of an invalid pair."""
     return "unreadable_image" if isinstance(error, BadImageError) else "invalid_input", str(error)
-
-
-def describe_invalid(error: ValidationError) -> tuple[int, str, str]:
-    """Status, code and sentence of the first thing that is wrong."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return 400, "invalid_json", f"The body is not JSON: {first['msg']}."
-    place = ".".join(str(part) for part in first["loc"])
-    return (
-        422,
-        "invalid_request",
-        f"{f'The field {place}' if place else 'The body'} is not as expected: {first['msg']}."[:300],
-    )

@@ -1,4 +1,4 @@
-"""Where a proxy shows the server, when that is not the root of its host."""
+"""Path or address under which a reverse proxy publishes the server."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from starlette.types import Scope
 
 from data.errors import UserError
 
-TAKEN = ("v1", "healthz", "readyz", "metrics", "openapi.json", "gradio_api", "assets", "static", "login", "config")
-"""First parts of the server's own paths."""
-FORM = re.compile(r"(https?://[\w.-]+(:\d+)?)?(/(?!\.{1,2}(/|$))[\w.~-]+)*/?", re.ASCII)
+RESERVED = ("v1", "healthz", "readyz", "metrics", "openapi.json", "gradio_api", "assets", "static", "login", "config")
+"""First segments of the server's own paths."""
+PATH_OR_ADDRESS = re.compile(r"(https?://[\w.-]+(:\d+)?)?(/(?!\.{1,2}(/|$))[\w.~-]+)*/?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class RootPath:
-    """Path and address under which a proxy shows the server.
+    """Where a reverse proxy publishes the server.
 
     Attributes:
-        path: as ``/clf``, empty at the root of the host.
-        scheme, netloc: of the whole address, empty where only the path is known: then they are what the request says.
+        path: for example ``/clf``; empty at the root of the host.
+        scheme, netloc: parts of the public address; empty if only the path is known. The headers of each request then
+            name the address.
     """
 
     path: str = ""
@@ -30,35 +31,40 @@ class RootPath:
 
     @classmethod
     def parse(cls, root: str) -> RootPath:
-        """From a path, as ``/clf``, or an address, as ``https://example.org/clf``; a slash at the end adds nothing.
+        """Parse a path such as ``/clf`` or an address such as ``https://example.org/clf``. A final slash is ignored.
 
         Raises:
-            UserError: it is neither, or it begins like one of the server's own paths.
+            UserError: neither a path nor an address, or its first segment is one of the server's own paths.
         """
-        if FORM.fullmatch(root) is None:
-            told = "expected a path, as /clf, or an address, as https://example.org/clf"
-            raise UserError(f"root_path is {root!r}; {told}.")
+        if PATH_OR_ADDRESS.fullmatch(root) is None:
+            raise UserError(
+                f"root_path is {root!r}; expected a path such as /clf or an address such as https://example.org/clf."
+            )
         parts = urlsplit(root)
-        if (first := parts.path.split("/")[1] if parts.path else "") in TAKEN:
-            raise UserError(f"root_path is {root!r}; the server has a path /{first} of its own, choose another.")
+        if (first := parts.path.split("/")[1] if parts.path else "") in RESERVED:
+            raise UserError(f"root_path is {root!r}; the server itself uses the path /{first}. Choose another.")
         return cls(parts.path.rstrip("/"), parts.scheme, parts.netloc)
 
     @property
     def host(self) -> str | None:
-        """The name in the address."""
+        """Host name in the address."""
         return urlsplit(f"//{self.netloc}").hostname
 
-    def place(self, scope: Scope) -> Scope:
-        """The request as ASGI has it, its path below this one whether or not the proxy took that off; it says that it
-        came to the address, where that is known."""
+    def apply(self, scope: Scope) -> Scope:
+        """Make a request look the same whether or not the proxy removed the path.
+
+        Returns:
+            The scope as ASGI defines it for a mounted application: ``path`` begins with ``root_path``. If the public
+            address is known, it replaces the ``X-Forwarded-*`` headers.
+        """
         path = scope["path"]
         is_below = path == self.path or path.startswith(f"{self.path}/")
         headers = scope["headers"]
         if self.netloc:
-            known = {b"x-forwarded-host": self.netloc.encode(), b"x-forwarded-proto": self.scheme.encode()}
-            headers = [*((name, value) for name, value in headers if name not in known), *known.items()]
+            forwarded = {b"x-forwarded-host": self.netloc.encode(), b"x-forwarded-proto": self.scheme.encode()}
+            headers = [*((name, value) for name, value in headers if name not in forwarded), *forwarded.items()]
         return {**scope, "root_path": self.path, "path": path if is_below else self.path + path, "headers": headers}
 
     def strip(self, path: str) -> str:
-        """A path below this one as it is without a proxy."""
+        """Remove the root path from a path."""
         return path.removeprefix(self.path)

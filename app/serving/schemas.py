@@ -1,77 +1,100 @@
-"""What the API takes and gives, as its description says."""
+"""Requests and replies of the API, as pydantic models."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from data.images import FORMATS
 
 MAX_INPUTS = 64
-"""Pairs of one request."""
+"""Maximum number of pairs in a request."""
 MAX_TEXT = 20_000
-"""Characters of one text."""
+"""Maximum length of a text, in characters."""
 MAX_TOP_K = 1000
-"""Answers to one pair."""
+"""Maximum number of labels returned for a pair."""
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Number of most probable labels to return.")]
 
 
 class Input(BaseModel):
-    """An image and a text about it; one of them may be left out."""
+    """An image and a text about it. Either may be omitted."""
 
     model_config = ConfigDict(extra="forbid")
     image: str | None = Field(
         None,
-        description="The bytes of a JPEG, PNG, WEBP, BMP, GIF or TIFF file in base64, of either alphabet, or in a "
-        "data: URI. No address is fetched.",
+        description=f"Bytes of an image file ({', '.join(FORMATS)}) in base64, standard or URL-safe, optionally as a "
+        "data: URI. Addresses are not fetched.",
     )
-    text: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(None, description="A question, or a report.")
+    text: Text | None = Field(None, description="For example a question or a report.")
 
 
 class PredictRequest(BaseModel):
-    """One or many pairs. Those with the same image share one pass of the image encoder."""
+    """One or several pairs as JSON. Pairs with equal images share one pass of the image encoder."""
 
     model_config = ConfigDict(extra="forbid")
     inputs: list[Input] = Field(min_length=1, max_length=MAX_INPUTS)
-    top_k: int = Field(3, ge=1, le=MAX_TOP_K, description="How many of the most probable labels to give.")
+    top_k: TopK = 3
+
+
+class PredictForm(BaseModel):
+    """One image with one or several texts as a form."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: UploadFile | None = Field(None, description=f"An image file ({', '.join(FORMATS)}).")
+    text: list[Text] = Field([], max_length=MAX_INPUTS, description="One or several texts about the image.")
+    top_k: TopK = 3
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def check_is_file(cls, image: Any) -> Any:
+        """Refuse a path or an address with a message that shows how to send a file."""
+        if isinstance(image, str):
+            raise PydanticCustomError("file_type", "expected a file, for example curl -F image=@picture.png")
+        return image
 
 
 class Answer(BaseModel):
-    """A label, and how probable it is."""
+    """A label and its probability."""
 
     label: str
     probability: float
 
 
 class ErrorBody(BaseModel):
-    """What went wrong: a word for programs and a sentence for people."""
+    """An error."""
 
-    code: str
-    message: str
+    code: str = Field(description="Error code for programs.")
+    message: str = Field(description="Explanation for people.")
 
 
 class ErrorReply(BaseModel):
-    """In the place of an answer."""
+    """Reply to a request that is refused or fails."""
 
     error: ErrorBody
 
 
 class PredictionReply(BaseModel):
-    """The answer to one pair, or, where several were asked, what is wrong with this one."""
+    """Prediction for one pair; in a request with several pairs, possibly an error."""
 
-    labels: list[str] | None = Field(None, description="The answer: one label, or all that apply.")
-    confidence: float | None = Field(None, description="Calibrated probability that the answer is right.")
-    sure: bool | None = Field(None, description="Whether that reaches the threshold chosen on validation rows.")
-    answers: list[Answer] | None = Field(None, description="The most probable labels, best first.")
+    labels: list[str] | None = Field(None, description="The predicted label; for multi-label models all that apply.")
+    confidence: float | None = Field(None, description="Calibrated probability that the prediction is correct.")
+    sure: bool | None = Field(None, description="Whether the confidence reaches the threshold of the model.")
+    answers: list[Answer] | None = Field(None, description="The most probable labels, in descending order.")
     error: ErrorBody | None = None
 
 
 class PredictReply(BaseModel):
-    """An answer to each pair, in the order asked."""
+    """One prediction per pair, in the order of the request."""
 
     predictions: list[PredictionReply]
 
 
 class ModelReply(BaseModel):
-    """What is being served."""
+    """Description of the served model."""
 
     name: str
     labels: list[str]
@@ -79,50 +102,33 @@ class ModelReply(BaseModel):
     image_size: int
     max_text_tokens: int
     temperature: float
-    sure_from: float = Field(description="Confidence from which an answer is sure; above 1 if none ever is.")
+    sure_from: float = Field(
+        description="Confidence threshold, chosen on validation rows, above which a prediction is sure. A value above "
+        "1 means that no prediction is sure."
+    )
     parts: dict[str, str]
-    metrics: dict[str, Any] | None = Field(description="Scores on held-out rows, with 95 % intervals.")
+    metrics: dict[str, Any] | None = Field(description="Scores on held-out rows, with 95 % confidence intervals.")
 
 
 class Health(BaseModel):
-    """How the server is."""
+    """State of the server."""
 
     status: str
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": told}
-    for status, told in {
-        400: "Not the JSON or the form that was expected.",
-        401: "No key, or a wrong one.",
-        408: "The request came too slowly.",
-        413: "The request is too large, in bytes or pixels.",
-        415: "Neither JSON nor a form.",
-        422: "Something in the request cannot be used.",
-        429: "Too many requests are waiting.",
+    status: {"model": ErrorReply, "description": description}
+    for status, description in {
+        400: "The body is not valid JSON or not a valid form.",
+        401: "The key is missing or wrong.",
+        408: "The request arrived too slowly.",
+        413: "The request has too many bytes or pixels.",
+        415: "The body is neither JSON nor a form.",
+        422: "A value in the request is invalid.",
+        429: "The queue is full.",
         500: "The model failed.",
-        503: "The server is stopping or not ready.",
-        504: "No answer in time.",
+        503: "The server is busy, stopping or not ready.",
+        504: "There was no answer in time.",
     }.items()
 }
-FORM = {
-    "type": "object",
-    "properties": {
-        "image": {"type": "string", "format": "binary", "description": "An image file."},
-        "text": {"type": "array", "items": {"type": "string"}, "description": "One text, or several about the image."},
-        "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 3},
-    },
-}
-
-
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model of one level of parts, each in its place."""
-    schema = model.model_json_schema()
-    parts = {f"#/$defs/{name}": part for name, part in schema.pop("$defs").items()}
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, dict):
-            return parts[value["$ref"]] if "$ref" in value else {key: fill(item) for key, item in value.items()}
-        return [fill(item) for item in value] if isinstance(value, list) else value
-
-    return fill(schema)
+"""Documentation of the errors, by HTTP status."""

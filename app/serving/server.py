@@ -1,4 +1,4 @@
-"""Start and stop: the model, the API and the page in one process."""
+"""Start and stop the server: the model, the API and the page in one process."""
 
 from __future__ import annotations
 
@@ -32,67 +32,71 @@ from data.errors import UserError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
 GRACE = 0.75
-"""Seconds that a server which stops still takes connections after its last answer, and then requests of those it has:
-whoever was promised an answer comes for it, whoever asks anew gets 503."""
+"""Time in seconds that a stopping server accepts connections after its last answer, and then requests on open
+connections. Clients fetch the answers that they were promised, for example the file of a table; new work gets 503."""
 T = TypeVar("T")
 
 
-def described(default: T, told: str) -> T:
+def described(default: T, text: str) -> T:
     """A field with its default and its help."""
-    return field(default=default, metadata={"help": told})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How to serve."""
+    """Settings of the server."""
 
-    host: str = described("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network")
-    port: int = described(7860, "port to listen on; 0 for any that is free")
-    page: bool = described(True, "serve the page for people beside the API")
-    batch_size: int = described(32, "most pairs in a batch")
-    linger: float = described(2.0, "milliseconds that a batch which is not full waits for more")
-    max_waiting: int = described(256, "pairs that may wait; further requests get 429")
-    timeout: float = described(30.0, "seconds until a request is given up (504), and in which its body must come (408)")
-    max_bytes: int = described(20_000_000, "bytes of a request; larger ones get 413")
-    max_pixels: int = described(50_000_000, "pixels of an image; larger ones are refused before they are decoded")
-    precision: str = described(
-        "auto", "no (float32), bf16 or fp16; auto: bf16 where the processor computes it natively"
+    host: str = described("127.0.0.1", "address to listen on; 0.0.0.0 accepts connections from the network")
+    port: int = described(7860, "port to listen on; 0 chooses a free one")
+    page: bool = described(True, "serve the page in addition to the API")
+    batch_size: int = described(32, "maximum number of pairs in a batch")
+    linger: float = described(2.0, "time an incomplete batch waits for more pairs, in milliseconds")
+    max_waiting: int = described(256, "maximum number of waiting pairs; further requests get 429")
+    timeout: float = described(30.0, "maximum time for an answer (504) and for receiving a body (408), in seconds")
+    max_bytes: int = described(20_000_000, "maximum size of a request, in bytes; larger ones get 413")
+    max_pixels: int = described(
+        50_000_000, "maximum size of an image, in pixels; larger ones are refused before they are decoded"
     )
-    embed_in: str = described("", "origin whose pages may show this one in a frame, as https://huggingface.co")
+    precision: str = described("auto", "no (float32), bf16, fp16 or auto (bf16 if the processor supports it natively)")
+    embed_in: str = described(
+        "", "origin whose pages may embed this one in a frame, for example https://huggingface.co"
+    )
     root_path: str = described(
-        "", "path under which a proxy shows the server, as /clf, or its whole address, as https://example.org/clf"
+        "", "path (/clf) or address (https://example.org/clf) under which a reverse proxy publishes the server"
     )
 
 
 class Server(uvicorn.Server):
-    """Says when it is there. When it stops, what was accepted is answered, what comes then is refused, and streams that
-    have no end of their own are ended.
+    """A server that stops gracefully.
+
+    Accepted requests are answered, new ones are refused with 503, and event streams are ended.
 
     Args:
-        config: of uvicorn, for an application in ``guard``.
-        greet: called when it is there, with the port it listens on.
+        config: settings of uvicorn for the application in ``guard``.
+        on_start: called with the port once the server listens.
     """
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, engine: Engine, greet: Callable[[int], None]):
+    def __init__(self, config: uvicorn.Config, guard: Guard, engine: Engine, on_start: Callable[[int], None]):
         super().__init__(config)
-        self.guard, self.engine, self.greet = guard, engine, greet
+        self.guard, self.engine, self.on_start = guard, engine, on_start
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """They are `StopSignals`', which also holds before and after the server runs."""
+        """Leave signals to `StopSignals`, which also handles them before and after the server runs."""
         yield
 
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
         if self.started:
-            self.greet(self.servers[0].sockets[0].getsockname()[1])
+            self.on_start(self.servers[0].sockets[0].getsockname()[1])
 
     def stop(self) -> None:
+        """Begin to stop; `run` returns when that is done."""
         self.engine.stop()
         self.should_exit = True
 
     async def shutdown(self, sockets=None) -> None:
-        """Ends two seconds after the last answer to what was accepted, or after the engine's deadline."""
+        """Wait until accepted work is done, or the deadline of the engine, then close all connections."""
         idle_since = time.monotonic()
         while (now := time.monotonic()) - idle_since < GRACE and now < self.engine.deadline + GRACE:
             idle_since = idle_since if self.engine.is_idle else now
@@ -100,40 +104,40 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(GRACE)
-        self.guard.end_idle()
+        self.guard.end_streams()
         self.config.timeout_graceful_shutdown = max(1, round(self.engine.deadline - time.monotonic()))
         await super().shutdown(sockets)
 
 
 class StopSignals:
-    """SIGTERM and SIGINT (Ctrl-C): the first stops the server in order, the second ends the process at once.
+    """Handler of SIGTERM and SIGINT (Ctrl-C): the first stops the server, the second ends the process at once.
 
     Args:
-        folder: deleted when the process ends at once.
+        folder: temporary folder, deleted when the process ends at once.
 
     Attributes:
-        code: exit code of the process: 143 after SIGTERM, else 0.
-        server: what the first signal stops; without one it ends the process.
+        code: exit code of the process: 143 after SIGTERM, otherwise 0.
+        server: server to stop. Before it is set, a signal ends the process.
     """
 
     def __init__(self, folder: str):
-        self.folder, self.code, self.is_told = folder, 0, False
+        self.folder, self.code, self.is_stopping = folder, 0, False
         self.server: Server | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if self.is_told:
+        if self.is_stopping:
             shutil.rmtree(self.folder, ignore_errors=True)
             end_process(self.code)
-        self.is_told, self.code = True, 128 + number if number == signal.SIGTERM else 0
+        self.is_stopping, self.code = True, 128 + number if number == signal.SIGTERM else 0
         if self.server is None:
             sys.exit(self.code)
         self.server.stop()
 
 
 def end_process(code: int) -> NoReturn:
-    """At once: the interpreter would take seconds to take torch and gradio apart, and wait for what nobody asks for."""
+    """Exit without the interpreter's clean-up, which takes seconds for torch and gradio and waits for their threads."""
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -143,19 +147,24 @@ def end_process(code: int) -> NoReturn:
 def build_app(
     run: str, settings: ServeSettings, api_key: str | None = None, trust_custom_encoder: bool = False
 ) -> tuple[Guard, Engine]:
-    """The guarded application and its engine.
+    """Build the application and its engine.
 
     Args:
         run: a run folder, a model folder or a Hub id.
-        api_key: that programs must show, and that is the password of the page.
+        api_key: key that the API requires and password of the page.
 
     Raises:
-        UserError: no model there, or a setting that makes no sense.
+        UserError: there is no model, or a setting is invalid.
     """
-    if settings.linger <= 0 or settings.max_waiting < MAX_INPUTS:
-        raise UserError(f"linger must be above 0 and max_waiting at least {MAX_INPUTS}, the pairs of one request.")
+    if settings.linger <= 0:
+        raise UserError(f"linger must be above 0, got {settings.linger:g}.")
+    if settings.max_waiting < MAX_INPUTS:
+        raise UserError(
+            f"max_waiting must be at least {MAX_INPUTS}, the largest number of pairs in a request, "
+            f"got {settings.max_waiting}."
+        )
     if not re.fullmatch(r"(https?://[\w.:-]+)?", settings.embed_in):
-        raise UserError(f"embed_in is {settings.embed_in!r}; expected an origin, as https://huggingface.co.")
+        raise UserError(f"embed_in is {settings.embed_in!r}; expected an origin, for example https://huggingface.co.")
     root = RootPath.parse(settings.root_path)
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
     predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
@@ -171,7 +180,7 @@ def build_app(
         settings.timeout,
         api_key,
         (*LOOPBACK, root.host or "localhost") if settings.host in LOOPBACK and api_key is None else None,
-        engine.count,
+        engine.count_request,
         settings.embed_in,
         root,
         lambda: engine.is_draining,
@@ -180,20 +189,20 @@ def build_app(
 
 
 def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> NoReturn:
-    """Serve until SIGTERM or Ctrl-C, then end the process as `StopSignals` says.
+    """Serve until SIGTERM or Ctrl-C, then end the process with the exit code of `StopSignals`.
 
-    The key is read from the environment, so that no list of processes shows it.
+    The key is read from the environment, since command lines are visible to other users.
     """
     api_key = os.environ.get(KEY_VARIABLE) or None
     if settings.host not in LOOPBACK and api_key is None:
         print(
-            f"warning: {settings.host} can be reached by others, and no key protects it. Set one: "
+            f"warning: {settings.host} accepts connections from other machines without a key. Set one: "
             f"{KEY_VARIABLE}=… {shlex.join(['python', '-m', 'app', 'serve', run])} …",
             file=sys.stderr,
         )
     with tempfile.TemporaryDirectory(prefix="uploads-") as folder:
         signals = StopSignals(folder)
-        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # whatever is written goes with the process
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # deleted on exit
         guard, engine = build_app(run, settings, api_key, trust_custom_encoder)
         config = uvicorn.Config(guard, settings.host, settings.port, log_level="warning", server_header=False)
         signals.server = Server(config, guard, engine, partial(greet, run, settings))
@@ -202,12 +211,12 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
 
 
 def greet(run: str, settings: ServeSettings, port: int) -> None:
-    """Say where the server is and how it is asked."""
+    """Print the addresses of the page and the API, with an example request."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     here = f"http://{f'[{host}]' if ':' in host else host}:{port}{RootPath.parse(settings.root_path).path}"
+    page = f"  Page: {here}/\n" if settings.page else ""
     print(
-        f"{run} is served" + (f" as a page on {here}/" if settings.page else "") + f"\n"
-        f"  API: {here}/openapi.json, for instance:\n"
+        f"Serving {run}\n{page}  API: {here}/openapi.json, for example:\n"
         f"  curl -F image=@picture.png -F text='a question' {here}/v1/predict\n"
         "Stop with Ctrl-C.",
         flush=True,

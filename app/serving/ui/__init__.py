@@ -1,1 +1,1 @@
-"""The page for people."""
+"""The page for people, built with gradio."""

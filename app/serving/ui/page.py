@@ -1,4 +1,4 @@
-"""The page for people: ask about a picture, see where the model looked, many rows at once, how good it is."""
+"""The page: answers with heat-maps, tables of rows, the evaluation and the training of a run."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from fastapi import FastAPI
 from gradio import processing_utils
 
 from app.serving.engine import Engine
-from app.serving.page_input import FAULTS, Page, fetch_nothing, refuse
 from app.serving.ui.ask_tab import ask_tab
 from app.serving.ui.code_tab import code_tab
+from app.serving.ui.page_input import INPUT_ERRORS, CheckedBlocks, fetch_nothing, refuse
 from app.serving.ui.table_tab import table_tab
 from app.serving.ui.training_tab import training_tab
-from app.serving.ui.uploads import KEPT
+from app.serving.ui.uploads import MAX_AGE
 from app.training.run_folder import own_evaluation
 from models.description import describe_model
 
 HERE = Path(__file__).parent
-QUEUE = 64
-"""People who may wait besides."""
+MAX_QUEUE = 64
+"""Maximum number of waiting jobs of the page."""
 MAX_SESSIONS = 200
-"""Sessions whose last answers gradio keeps in memory."""
+"""Maximum number of sessions whose history is kept in memory."""
+CLEANUP_SECONDS = 300
+"""Interval at which old uploads are deleted."""
 
 
 def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, root_path: str = "") -> FastAPI:
-    """The page at the root of the API's application; with a key it is the password, whatever the user's name.
+    """Mount the page at the root of the API's application.
 
     Args:
-        root_path: under which a proxy shows the application, as ``/clf``.
+        api_key: password of the page, with any user name; ``None`` for a page without login.
+        root_path: path under which a proxy publishes the application, for example ``/clf``.
     """
     page = build_page(engine, run, api_key is not None, root_path)
-    page.has_launched = True  # without it gradio lets a client name any file of the server as its upload
+    page.has_launched = True  # otherwise gradio accepts any file of the server as an upload
     page.state_session_capacity = MAX_SESSIONS
     processing_utils.async_ssrf_protected_get = fetch_nothing
     mounted = gr.mount_gradio_app(
         app,
         page,
         path="/",
-        auth=None if api_key is None else lambda _, word: hmac.compare_digest(word.encode(), api_key.encode()),
-        auth_message="The password is the server's key.",
+        auth=None if api_key is None else lambda _, password: hmac.compare_digest(password.encode(), api_key.encode()),
+        auth_message="The password is the key of the server.",
         show_error=False,
         run_history=False,
         root_path=root_path,
-        app_kwargs={"exception_handlers": dict.fromkeys(FAULTS, refuse)},
+        app_kwargs={"exception_handlers": dict.fromkeys(INPUT_ERRORS, refuse)},
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
@@ -56,19 +59,21 @@ def mount_page(app: FastAPI, engine: Engine, run: Path, api_key: str | None, roo
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(HERE / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    engine.jobs_of_page = lambda: len(page._queue) + page._queue.get_active_worker_count()
+    engine.page_jobs = lambda: len(page._queue) + page._queue.get_active_worker_count()
     return mounted
 
 
 def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.Blocks:
-    """The tabs."""
+    """Build the tabs."""
     predictor = engine.predictor
-    with Page(title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(300, KEPT)) as page:
-        told = ", ".join(f"{part} {what}" for part, what in describe_model(predictor.model).items())
-        gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(told)}</p></header>')
+    with CheckedBlocks(
+        title=f"{run.name}: image + text", analytics_enabled=False, delete_cache=(CLEANUP_SECONDS, MAX_AGE)
+    ) as page:
+        parts = ", ".join(f"{part} {value}" for part, value in describe_model(predictor.model).items())
+        gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(parts)}</p></header>')
         with gr.Tab("Ask") as asking:
             image, text = ask_tab(engine, run)
-        with gr.Tab("Batch") as many:
+        with gr.Tab("Batch") as batch:
             table_tab(engine)
         with gr.Tab("Evaluation") as evaluation:
             gr.HTML(report_frame(own_evaluation(run) / "report.html"))
@@ -77,14 +82,17 @@ def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.B
         with gr.Tab("Code") as code:
             code_tab(image, text, code, run, has_key, root_path)
         if timer is not None:
-            for tab in (asking, many, evaluation, code):
+            for tab in (asking, batch, evaluation, code):
                 tab.select(lambda: gr.Timer(active=False), outputs=timer, api_visibility="private")
-    return page.queue(max_size=QUEUE)
+    return page.queue(max_size=MAX_QUEUE)
 
 
 def report_frame(report: Path) -> str:
-    """The run's report in a frame of its own."""
+    """The evaluation report of a run in a sandboxed frame."""
     if not report.is_file():
-        return '<p class="empty">No report here. Make one: <code>python eval.py RUN --data.test rows.csv</code></p>'
+        return (
+            '<p class="empty">There is no evaluation report. Create one: '
+            "<code>python eval.py RUN --data.test rows.csv</code></p>"
+        )
     page = html.escape(report.read_text(encoding="utf-8"), quote=True)
     return f'<iframe class="report" title="evaluation report" sandbox srcdoc="{page}"></iframe>'

@@ -1,7 +1,7 @@
-"""What clients of the page send, checked before gradio uses it.
+"""Checks of what clients of the page send, before gradio uses it.
 
-gradio's own check of files passes an image whose payload leaves ``meta`` out, and it logs a traceback for every input
-that does not fit.
+gradio's own check of uploads misses files whose payload lacks ``meta``, and gradio logs a traceback for every invalid
+input.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 
 from app.serving.guard import ADDRESS
+from app.serving.refusal import error_body
 
 log = logging.getLogger(__name__)
-NO_ADDRESS = "No address is fetched: upload the file."
-UNFIT = "What was sent does not fit: /gradio_api/info says what does. Files are uploaded first (handle_file)."
-FAULTS = (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError)
-"""What gradio raises at requests that no page sends."""
+NO_ADDRESS = "Addresses are not fetched. Upload the file."
+NOT_UPLOADED = "This file was not uploaded. Upload it first."
+INVALID = "The input is invalid; /gradio_api/info describes what is expected. Files are uploaded first (handle_file)."
+INPUT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError)
+"""Exceptions that gradio raises for invalid requests."""
 
 
-class Page(gr.Blocks):
-    """Blocks that take no other files than those that were uploaded, and refuse in words what they cannot use."""
+class CheckedBlocks(gr.Blocks):
+    """Blocks that accept uploaded files only and answer invalid inputs with an error message."""
 
     async def preprocess_data(self, block_fn, inputs, *arguments, **options):
         try:
@@ -38,11 +40,11 @@ class Page(gr.Blocks):
             raise
         except Exception as error:
             log.warning("input to %s refused: %s", block_fn.api_name or block_fn.name, first_line(error))
-            raise gr.Error(UNFIT, print_exception=False) from None
+            raise gr.Error(INVALID, print_exception=False) from None
 
 
-class Chosen(gr.EventData):
-    """Which picture of a gallery was pressed; -1 where that is not said."""
+class GallerySelection(gr.EventData):
+    """Index of the selected picture in a gallery; -1 if the client sends no valid index."""
 
     def __init__(self, target: Any, data: Any):
         super().__init__(target, data)
@@ -51,10 +53,10 @@ class Chosen(gr.EventData):
 
 
 def check_files(inputs: Any) -> None:
-    """Every file among the inputs was uploaded.
+    """Check that every file among the inputs is an upload.
 
     Raises:
-        gr.Error: it is an address, or lies elsewhere.
+        gr.Error: a file is an address or lies outside the upload folder.
     """
     folder = Path(get_upload_folder()).resolve()
     for file in find_files(inputs):
@@ -62,11 +64,11 @@ def check_files(inputs: Any) -> None:
         if ADDRESS.match(str(path or url or "")):
             raise gr.Error(NO_ADDRESS, print_exception=False)
         if path is not None and not Path(path).resolve().is_relative_to(folder):
-            raise gr.Error("This file was not uploaded; upload it first.", print_exception=False)
+            raise gr.Error(NOT_UPLOADED, print_exception=False)
 
 
 def find_files(value: Any) -> Iterator[dict]:
-    """Whatever names a file, at any depth."""
+    """All values, at any depth, that describe a file."""
     if isinstance(value, dict):
         if "path" in value or "url" in value:
             yield value
@@ -77,16 +79,16 @@ def find_files(value: Any) -> Iterator[dict]:
 
 
 async def fetch_nothing(url: str) -> NoReturn:
-    """In the place of gradio's download of what a client names."""
+    """Replacement for gradio's download of addresses that clients name."""
     raise gr.Error(NO_ADDRESS, print_exception=False)
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:
-    """A request that gradio cannot make anything of."""
+    """Reply to a request that gradio cannot handle."""
     log.warning("%s %s refused: %s", request.method, request.url.path, first_line(error))
-    return JSONResponse({"error": {"code": "invalid_request", "message": UNFIT}}, 422)
+    return JSONResponse(error_body("invalid_request", INVALID), 422)
 
 
 def first_line(error: Exception) -> str:
-    """What it is, and as much of its message as a line of the log holds."""
+    """Type and first line of an exception, at most 200 characters, for one line of the log."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]!r}"

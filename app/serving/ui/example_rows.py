@@ -1,0 +1,59 @@
+"""Held-out rows of a run as examples on the page."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from app.reporting.example_grid import spread
+from app.run_paths import MODEL_FOLDER, find_data
+from app.serving.ui.uploads import make_upload_folder
+from app.settings import load_settings
+from data import Rows, load_rows, scan_images
+from data.errors import UserError
+from models import ImageTextConfig
+
+log = logging.getLogger(__name__)
+NUM_EXAMPLES = 6
+MAX_SIDE = 840
+"""Longest side of an example picture, in pixels."""
+
+
+def held_out_examples(run: Path) -> list[tuple[str, str]]:
+    """Up to `NUM_EXAMPLES` held-out rows of a run, each with image and text.
+
+    Returns:
+        For each row the path of a copy of its picture in the upload folder, and its text. The list is empty for a
+        model without a run folder or if the data no longer exist.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        return []
+    data = load_settings(config).data
+    source = "test" if data.test else "validation"
+    if getattr(data, source) is None:
+        return []
+    try:
+        data = find_data(run, data, [source, "image_root"])
+        rows = load_rows(getattr(data, source), "test", data)
+        rows = replace(rows, value_range=ImageTextConfig.from_pretrained(run / MODEL_FOLDER).value_range)
+        with_text = np.flatnonzero([bool(text) for text in rows.texts])
+        chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
+        rows, _ = scan_images(rows.select(chosen), data)
+        folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
+        return [write_example(rows, i, folder) for i in spread(rows, NUM_EXAMPLES)]
+    except (UserError, OSError) as error:
+        log.warning("the page has no examples: %s", error)
+        return []
+
+
+def write_example(rows: Rows, index: int, folder: Path) -> tuple[str, str]:
+    picture = rows.picture(index)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    path = folder / f"{index}.png"
+    picture.save(path)
+    return str(path), rows.texts[index] or ""
