@@ -6,34 +6,35 @@ python docs/generate.py --check   write nothing; exit with 1 if one of them is o
 
 import ast
 import dataclasses
-import html
 import sys
 import typing
 from collections import defaultdict
 from pathlib import Path
 
 from docstring_parser import parse_from_object
+from drawings import architecture, layered_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from app.settings import Settings  # noqa: E402 - the repository is not an installed package
 
-STYLE = """<style>
-text { font: 14px system-ui, sans-serif; fill: #1d2126; }
-.small { font-size: 12px; fill: #5d6672; }
-rect { fill: #ffffff; stroke: #3b82c4; }
-.data rect { stroke: #8a8f98; }
-path { fill: none; stroke: #8a8f98; stroke-width: 1.2; }
-marker path { fill: #8a8f98; stroke: none; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e8e6e1; } .small { fill: #a3abb6; } rect { fill: #1c2026; }
+NOTES = {
+    "train.py": "one training, top to bottom",
+    "eval.py": "one evaluation",
+    "app/command_line": "python -m app",
+    "app/serving": "page and API",
+    "app/studies": "doctor, k-fold, ablation",
+    "app/training": "steps, checkpoints, resume",
+    "app/inference": "load, predict, export",
+    "app/reporting": "report, charts, model card",
+    "app/evaluation": "metrics, intervals",
+    "app/explanation": "heat-maps",
+    "app": "settings, precision",
+    "models": "batches → logits",
+    "data": "rows → batches",
 }
-</style>
-<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">
-<path d="M0 0 L8 4 L0 8 z"/></marker></defs>"""
-ROOMS = ("training", "explanation", "evaluation", "reporting", "inference", "studies", "serving", "command_line")
-"""Sub-packages of ``app``; its other modules count as one room, ``app``, and the command line as another."""
+"""What each room holds, for the drawing."""
 
 
 def options_page() -> str:
@@ -83,42 +84,16 @@ def show(default: object) -> str:
 
 
 def rooms_graph() -> str:
-    """The imports between rooms, each room above all that it imports, as SVG."""
-    imports = reduced(room_imports())
-    level: dict[str, int] = {}
-
-    def height(room: str) -> int:
-        if room not in level:
-            level[room] = 1 + max((height(other) for other in imports[room]), default=-1)
-        return level[room]
-
-    by_level = defaultdict(list)
-    for room in sorted(imports):
-        by_level[height(room)].append(room)
-    width, row, box = 760, 74, (128, 34)
-    top = max(by_level)
-    centers = {
-        room: (width * (place + 0.5) / len(rooms), (top - floor) * row + 30)
-        for floor, rooms in by_level.items()
-        for place, room in enumerate(rooms)
-    }
-    arrows = []
-    for room, others in imports.items():
-        for other in sorted(others):
-            (x1, y1), (x2, y2) = centers[room], centers[other]
-            arrows.append(arrow(x1, y1 + box[1] / 2, x2, y2 - box[1] / 2 - 2))
-    boxes = [
-        labelled_box(x - box[0] / 2, y - box[1] / 2, *box, room, css="data" if room in ("data", "models") else "")
-        for room, (x, y) in centers.items()
-    ]
-    return svg(width, top * row + 60, [*arrows, *boxes], "Rooms of the code; arrows point at what a room imports")
+    """The imports between rooms as SVG; an import that follows from others is left out."""
+    return layered_graph(reduced(room_imports()), NOTES, "Rooms of the code; an arrow points at what a room imports")
 
 
 def room_of(path: Path) -> str:
+    """A sub-package of ``app`` or another top-level package; the modules at the top of ``app`` are one room."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[0] != "app":
         return parts[0] if len(parts) > 1 else f"{parts[0]}.py"
-    if len(parts) > 2 or (len(parts) == 2 and parts[1] in ROOMS):
+    if (ROOT / "app" / parts[1]).is_dir():
         return f"app/{parts[1]}"
     return "app/command_line" if parts[-1] == "__main__" else "app"
 
@@ -150,52 +125,6 @@ def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
         room: {other for other in others if not any(other in reach(third) for third in others - {other})}
         for room, others in imports.items()
     }
-
-
-def labelled_box(x: float, y: float, width: float, height: float, label: str, note: str = "", css: str = "") -> str:
-    middle = x + width / 2
-    place = f'x="{middle:g}" text-anchor="middle"'
-    lines = [f'<text {place} y="{y + height / 2 + (-3 if note else 5):g}">{html.escape(label)}</text>']
-    if note:
-        lines.append(f'<text class="small" {place} y="{y + height / 2 + 14:g}">{html.escape(note)}</text>')
-    shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7"/>'
-    return f'<g class="{css}">{shape}{"".join(lines)}</g>'
-
-
-def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<path d="M{x1:g} {y1:g} L{x2:g} {y2:g}" marker-end="url(#tip)"/>'
-
-
-def svg(width: float, height: float, parts: list[str], title: str) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">'
-    return "\n".join([head, f"<title>{html.escape(title)}</title>", STYLE, *parts, "</svg>"]) + "\n"
-
-
-def architecture() -> str:
-    """The classifier, from picture and text to the answer, as SVG."""
-    boxes = {
-        "text": (10, 20, "text", "“what color is the circle?”", "data"),
-        "encoder": (230, 20, "text encoder", "any HuggingFace encoder", ""),
-        "grid": (450, 20, "context grid", "49 slots, 7×7×512", ""),
-        "image": (10, 130, "picture", "resized to a square", "data"),
-        "vgg": (230, 130, "VGG16", "7×7×512 feature map", ""),
-        "fusion": (450, 130, "cross-attention", "positions read from slots", ""),
-        "classifier": (670, 130, "position classifier", "49 answers, weighted", ""),
-        "answer": (890, 130, "answer", "probabilities, “sure” or not", "data"),
-    }
-    size = (190, 62)
-    parts = [labelled_box(x, y, *size, label, note, css) for x, y, label, note, css in boxes.values()]
-
-    def right(a: str, b: str) -> str:
-        (x1, y1, *_), (x2, y2, *_) = boxes[a], boxes[b]
-        return arrow(x1 + size[0], y1 + size[1] / 2, x2 - 2, y2 + size[1] / 2)
-
-    x, y, *_ = boxes["grid"]
-    down = arrow(x + size[0] / 2, y + size[1], x + size[0] / 2, boxes["fusion"][1] - 2)
-    pairs = [("text", "encoder"), ("encoder", "grid"), ("image", "vgg"), ("vgg", "fusion")]
-    pairs += [("fusion", "classifier"), ("classifier", "answer")]
-    parts += [*(right(a, b) for a, b in pairs), down]
-    return svg(1090, 210, parts, "How the classifier answers a question about a picture")
 
 
 PAGES = {
