@@ -25,7 +25,7 @@ demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where 
 	$(BIN)/python train.py configs/quickstart.yaml --overwrite true
 
 test: $(STAMP)   ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist worksteal
 
 quality: $(STAMP)  ## Check format, lint and types
 	$(BIN)/ruff format --check .
