@@ -1,4 +1,4 @@
-"""Batches in → logits and attention out."""
+"""The model: batches in, logits and attention weights out."""
 
 from models.article import CrossAttentionLayer, MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
 from models.attention import MultiHeadCrossAttention

@@ -1,4 +1,4 @@
-"""The article's own classes: VGG16 with cross-attention after its last block, or after several."""
+"""The classes of the article: VGG16 with cross-attention after the last block, or after several blocks."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,13 @@ class CrossAttentionLayer(nn.Module):
         embed_dim: width D of both sequences.
 
     Shape:
-        - x1: ``(B, N, D)`` primary sequence, source of the queries
-        - x2: ``(B, M, D)`` context sequence, source of keys and values
-        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
+        - x1: ``(B, N, D)`` primary sequence, which gives the queries
+        - x2: ``(B, M, D)`` context sequence, which gives keys and values
+        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one per row
         - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, N, M)``
 
     Raises:
-        ValueError: a sequence that is not three-dimensional or not D wide.
+        ValueError: a sequence that is not of shape ``(B, tokens, D)``.
     """
 
     def __init__(self, embed_dim: int):
@@ -47,23 +47,24 @@ class CrossAttentionLayer(nn.Module):
 class VGG16WithCrossAttention(VGG16Encoder):
     """VGG16 with cross-attention after its last pooling layer.
 
-    ``features`` and ``classifier`` have torchvision's layout, so its state dicts load unchanged; with these
-    weights and before any training the logits equal torchvision's, with or without a context.
+    ``features`` and ``classifier`` have torchvision's layout, so its state dicts load unchanged. With those weights and
+    before any training, the logits equal torchvision's, with or without a context.
 
     Args:
-        num_classes: C, outputs of the classifier.
-        num_heads: heads of the cross-attention, a divisor of 512.
-        batch_norm: torchvision's ``vgg16_bn`` in place of ``vgg16``.
-        hidden_size: width of the classifier's two hidden layers.
+        num_classes: number of classes C.
+        num_heads: number of attention heads, a divisor of 512.
+        batch_norm: use torchvision's ``vgg16_bn`` instead of ``vgg16``.
+        hidden_size: size of the classifier's two hidden layers.
         dropout: probability of the classifier's two dropout layers, in [0, 1).
 
     Shape:
         - x: ``(B, 3, H, W)``, H and W at least 32
-        - context_feature: ``(B, 512, h, w)`` of any h and w, averaged to 7×7; ``None`` is plain VGG16
+        - context_feature: ``(B, 512, h, w)`` of any h and w, average-pooled to 7×7; ``None`` gives plain VGG16
         - returns: logits ``(B, C)``
 
     Raises:
-        ValueError: a context of another width, or another number of contexts than of images.
+        UserError: heads that do not divide 512.
+        ValueError: a context of another width, or a number of contexts that differs from the number of images.
     """
 
     def __init__(
@@ -88,32 +89,32 @@ class VGG16WithCrossAttention(VGG16Encoder):
     def fuse(
         self, feature_map: Tensor, context_feature: Tensor, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Let the map ``(B, 512, 7, 7)`` attend to the context; also its weights ``(B, H, 49, 49)`` on request."""
+        """Fuse the map ``(B, 512, 7, 7)`` with the context; on request also return weights ``(B, H, 49, 49)``."""
         return self.cross_attention(feature_map, pool_context(context_feature, len(feature_map)), output_attentions)
 
 
 class MultiLevelCrossAttentionVGG(VGG16Encoder):
-    """VGG16 with cross-attention after several of its blocks, each with its own norm of the context, and with a context
-    block that projects it where the map has another width than 512.
+    """VGG16 with cross-attention after several of its blocks.
 
-    ``features`` and ``classifier`` have torchvision's layout, and it starts as VGG16 exactly, as
-    `VGG16WithCrossAttention` does. At 224 px blocks 2, 3, 4 and 5 have 3,136, 784, 196 and 49 positions.
+    Each level normalizes the context itself and projects it if the map is not 512 wide. ``features`` and ``classifier``
+    have torchvision's layout and start as VGG16 exactly, as in `VGG16WithCrossAttention`. At 224 px the maps after
+    blocks 2, 3, 4 and 5 have 3,136, 784, 196 and 49 positions.
 
     Args:
-        num_classes: C, outputs of the classifier.
-        levels: blocks after which the map attends to the context, of 2 (width 128), 3 (256), 4 and 5 (512).
-        num_heads: heads of each cross-attention, a divisor of 128.
-        kind: name of the attention, one of `models.attention_kinds.KINDS`.
-        batch_norm, hidden_size, dropout: as of `VGG16WithCrossAttention`.
+        num_classes: number of classes C.
+        levels: blocks followed by cross-attention, a subset of 2 (width 128), 3 (256), 4 and 5 (512).
+        num_heads: number of heads of each cross-attention, a divisor of the widths.
+        kind: kind of attention, one of `models.attention_kinds.KINDS`.
+        batch_norm, hidden_size, dropout: as in `VGG16WithCrossAttention`.
 
     Shape:
         - x: ``(B, 3, H, W)``, H and W at least 32
-        - context_feature: ``(B, 512, h, w)`` of any h and w, averaged to 7×7; ``None`` is plain VGG16
+        - context_feature: ``(B, 512, h, w)`` of any h and w, average-pooled to 7×7; ``None`` gives plain VGG16
         - returns: logits ``(B, C)``
 
     Raises:
-        ValueError: levels that are not a subset of 2 to 5, a context of another width, or another number of contexts
-            than of images.
+        UserError: levels that are not a subset of 2 to 5, heads that do not divide a width, or an unknown kind.
+        ValueError: a context of another width, or a number of contexts that differs from the number of images.
     """
 
     def __init__(
@@ -145,9 +146,9 @@ class MultiLevelCrossAttentionVGG(VGG16Encoder):
     def attend(
         self, x: Tensor, context_feature: Tensor | None, output_attentions: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and on request the weights ``(B, H, N, 49)`` of each level."""
+        """The logits and, on request, the attention weights ``(B, H, N, 49)`` of each level."""
         context = None if context_feature is None else pool_context(context_feature, len(x))
-        done = 0
+        done = 0  # blocks that x has passed
         attentions: list[Tensor] = []
         for level in self.levels:
             x, done = self.run(x, done, level), level
@@ -158,23 +159,23 @@ class MultiLevelCrossAttentionVGG(VGG16Encoder):
         return logits, attentions
 
 
-def pool_context(context_feature: Tensor, number: int) -> Tensor:
-    """Context maps of any size, one for each of a number of images, averaged to 7×7."""
+def pool_context(context_feature: Tensor, num_images: int) -> Tensor:
+    """Average-pool context maps ``(B, 512, h, w)``, one per image, to 7×7."""
     if context_feature.dim() != 4 or context_feature.shape[1] != WIDTH:
         raise ValueError(
-            f"context_feature must be (batch, {WIDTH}, h, w), got {tuple(context_feature.shape)}; "
-            "project it to 512 channels first (models.ContextGrid does)."
+            f"context_feature must be (batch, {WIDTH}, h, w), got {tuple(context_feature.shape)}. "
+            f"Project it to {WIDTH} channels first, for example with models.ContextGrid."
         )
-    if len(context_feature) != number:
+    if len(context_feature) != num_images:
         raise ValueError(
-            f"Each image needs a context of its own, got {number} images and {len(context_feature)} contexts; "
-            "ImageTextClassifier shares images and texts by image_index and text_index."
+            f"Each image needs one context, got {num_images} images and {len(context_feature)} contexts. "
+            "ImageTextClassifier shares images and texts through image_index and text_index."
         )
     return F.adaptive_avg_pool2d(context_feature, GRID)
 
 
 def build_classifier(in_features: int, hidden_size: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """VGG16's classifier, with torchvision's layer names and initialisation, for any hidden width."""
+    """VGG16's classifier with torchvision's layer names and initialization, for any hidden size."""
     classifier = nn.Sequential(
         nn.Linear(in_features, hidden_size),
         nn.ReLU(inplace=True),

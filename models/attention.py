@@ -1,7 +1,7 @@
-"""Cross-attention: image positions (the query) read from a context sequence.
+"""Cross-attention: image positions (the queries) attend to a context sequence (keys and values).
 
-Shape letters used in this folder: ``B`` batch, ``I`` images, ``L`` text tokens, ``N`` image positions,
-``M`` context slots, ``D`` width, ``H`` heads, ``C`` classes.
+Shape letters used in this folder: ``B`` batch (pairs), ``I`` images, ``T`` texts, ``L`` text tokens, ``N`` image
+positions, ``M`` context slots, ``D`` width, ``H`` heads, ``C`` classes.
 """
 
 import math
@@ -10,8 +10,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.errors import UserError
+
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]]
-"""How queries ``(B, H, N, d)`` read from keys and values ``(B, H, M, d)``: see `attention`."""
+"""A function of query ``(B, H, N, d)``, key and value ``(B, H, M, d)``, mask and need_weights, as `attention` is."""
 
 
 def attention(
@@ -19,13 +21,13 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Scaled dot-product attention, ``softmax(Q Kᵀ / √d) V`` (Vaswani et al. 2017, section 3.2.1).
 
-    The plain product is written out because it trains faster than torch's fused kernel on CPUs
-    (``benchmarks/kernels.py``); on other devices the fused kernel is used unless the weights are asked for.
+    On CPUs the product is written out, which trains faster there than torch's fused kernel (``benchmarks/kernels.py``).
+    On other devices the fused kernel is used unless the weights are needed.
 
     Shape:
         - query: ``(..., N, d)``; key, value: ``(..., M, d)``
-        - context_mask: bool, broadcastable to ``(..., N, M)``, ``True`` where a slot may be attended to,
-          at least one a row
+        - context_mask: bool, broadcastable to ``(..., N, M)``, ``True`` on slots that may be attended to, at least one
+          per row
         - returns: output ``(..., N, d)``, and weights ``(..., N, M)`` that sum to 1 over M, or ``None``
     """
     if query.device.type != "cpu" and not need_weights:
@@ -40,30 +42,31 @@ def attention(
 class MultiHeadCrossAttention(nn.Module):
     """Multi-head cross-attention (Vaswani et al. 2017, section 3.2.2).
 
-    Gives the numbers of ``torch.nn.MultiheadAttention`` loaded with the same weights.
+    Computes the same as ``torch.nn.MultiheadAttention`` with the same weights.
 
     Args:
         embed_dim: width D of both sequences.
-        num_heads: H, a divisor of D.
-        kind: how queries read from keys and values; `attention` where not given (`models.attention_kinds`).
+        num_heads: number of heads H, a divisor of D.
+        kind: the attention function; full attention by default, see `models.attention_kinds`.
 
     Shape:
         - x1: ``(B, N, D)`` primary sequence; x2: ``(B, M, D)`` context sequence
-        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one a row
-        - query_index, context_index: ``(B,)`` int64, the rows of ``x1 (I, N, D)`` and ``x2 (T, M, D)`` that each
-          pair is made of, where several share one: it is projected once
+        - context_mask: ``(B, M)`` bool, ``True`` on real context tokens, at least one per row
+        - query_index, context_index: ``(B,)`` int64, the rows of ``x1 (I, N, D)`` and ``x2 (T, M, D)`` of each pair;
+          a row shared by several pairs is projected once
         - returns: ``(B, N, D)``; with ``output_attentions`` also the weights ``(B, H, N, M)``
 
     Raises:
-        ValueError: D is not divisible by H, or a sequence is not three-dimensional and D wide.
+        UserError: D is not divisible by H.
+        ValueError: a sequence that is not of shape ``(B, tokens, D)``.
     """
 
     def __init__(self, embed_dim: int, num_heads: int = 8, kind: Attention | None = None):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads != 0:
-            raise ValueError(
-                f"embed_dim must be divisible by num_heads, got embed_dim={embed_dim} and num_heads={num_heads}; "
-                f"choose one of {[h for h in range(1, min(embed_dim, 64) + 1) if embed_dim % h == 0]} heads."
+            raise UserError(
+                f"embed_dim must be divisible by num_heads, got embed_dim={embed_dim} and num_heads={num_heads}. "
+                f"Use one of {[h for h in range(1, min(embed_dim, 64) + 1) if embed_dim % h == 0]} heads."
             )
         self.embed_dim = embed_dim
         self.num_heads = num_heads
@@ -101,8 +104,10 @@ class MultiHeadCrossAttention(nn.Module):
 
 
 def take(rows: Tensor, index: Tensor | None) -> Tensor:
-    """The rows of an index, or all. On CPU its gradient takes a quarter of the time of that of ``rows[index]``, where
-    it arrives in the memory order of the rows."""
+    """Select rows by index; all rows without one.
+
+    On CPUs the backward pass takes a quarter of the time of that of ``rows[index]`` for contiguous gradients.
+    """
     return rows if index is None else rows.index_select(0, index)
 
 
@@ -113,7 +118,11 @@ def check_sequences(
     query_index: Tensor | None = None,
     context_index: Tensor | None = None,
 ) -> None:
-    """Raise a ``ValueError`` unless both sequences are ``(batch, tokens, embed_dim)`` and of as many pairs."""
+    """Check that both sequences are ``(batch, tokens, embed_dim)`` and give the same number of pairs.
+
+    Raises:
+        ValueError: another shape, or different numbers of pairs.
+    """
     for name, x in (("x1", x1), ("x2", x2)):
         if x.dim() != 3 or x.shape[-1] != embed_dim:
             raise ValueError(f"{name} must be (batch, tokens, {embed_dim}), got {tuple(x.shape)}.")

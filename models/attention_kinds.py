@@ -1,8 +1,8 @@
-"""Kinds of attention that cost less than every query with every slot: chunked, sparse and low rank.
+"""Kinds of attention that cost less than full attention: chunked, sparse (window, top-k) and low-rank.
 
-All are called as `models.attention.attention` is: query ``(B, H, N, d)``, key and value ``(B, H, M, d)`` and a bool
-mask ``(B, 1, 1, M)`` (``True`` where a slot may be attended to, at least one a row) give the output ``(B, H, N, d)``
-and, on request, the weights ``(B, H, N, M)``.
+All have the interface of `models.attention.attention`: query ``(B, H, N, d)``, key and value ``(B, H, M, d)`` and a
+bool mask ``(B, 1, 1, M)`` (``True`` on slots that may be attended to, at least one per row) give the output
+``(B, H, N, d)`` and, on request, the weights ``(B, H, N, M)``.
 """
 
 import math
@@ -18,18 +18,18 @@ from models.attention import Attention, attention
 
 KINDS = ("full", "chunked", "window", "top_k", "low_rank")
 WINDOW, TOP_K, RANK = 3, 8, 16
-"""Sizes where none is given: side of the window, slots of top_k, means of low_rank."""
+"""Default sizes: side of the window, slots of top_k, averages of low_rank."""
 
 
 class ChunkedAttention(nn.Module):
-    """Exact attention in blocks (Rabe & Staats 2021): memory grows with N + M, not with N · M.
+    """Exact attention in blocks of queries (Rabe & Staats 2021): memory grows with N + M instead of N · M.
 
-    Torch's fused kernel works in blocks too and is used where no weights are asked for, but for half precision on CPUs,
-    where it is slower on the long sequences that blocks are for (``benchmarks/attention.py``). Otherwise blocks of
-    queries are worked through here, and the scores of a block are computed again in the backward pass rather than kept.
+    Without weights, torch's fused kernel is used, which also works in blocks. In half precision on CPUs that kernel is
+    slower for long sequences (``benchmarks/attention.py``), so blocks are processed here, as they are when weights are
+    needed. The scores of a block are recomputed in the backward pass (gradient checkpointing).
 
     Args:
-        block_size: queries whose scores stand in memory at a time, where the context has more slots than that.
+        block_size: queries per block; a context of at most this many slots is not split.
     """
 
     def __init__(self, block_size: int = 256):
@@ -45,11 +45,11 @@ class ChunkedAttention(nn.Module):
 
 
 class TopKAttention(nn.Module):
-    """Each query reads from the k slots with the highest scores (Gupta et al. 2021), in blocks as chunked does.
+    """Each query attends to the k slots with the highest scores (Gupta et al. 2021), in blocks as `ChunkedAttention`.
 
     Args:
-        k: slots a query reads from; all where there are fewer.
-        block_size: queries whose scores stand in memory at a time, where the context has more slots than that.
+        k: slots per query; all slots if there are fewer.
+        block_size: queries per block; a context of at most this many slots is not split.
     """
 
     def __init__(self, k: int = TOP_K, block_size: int = 256):
@@ -75,20 +75,21 @@ class TopKAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Each position of a grid reads from the slots of a window around its own place (Parmar et al. 2018, section 3.3).
+    """Each position attends to the slots in a window around its own place (Parmar et al. 2018, section 3.3).
 
-    Query and context are grids in reading order; where they differ in size, places are scaled. The query is cut into
-    tiles, each beside the rectangle of the context that its windows cover, so that time and memory grow with N. Where a
-    window holds no slot that may be attended to, output and weights are zero.
+    Query and context are grids in row-major order; places are scaled if the grids differ in size. The query is split
+    into tiles, and each tile attends to the rectangle of the context that its windows cover, so time and memory grow
+    with N. If all slots of a window are masked, output and weights are zero.
 
     Args:
         window: side of the window in slots, odd.
-        grid: rows and columns of the query; a square where not given.
-        context_grid: likewise of the context.
+        grid: rows and columns of the query; a square by default.
+        context_grid: rows and columns of the context; a square by default.
         tile: side of a tile in positions.
 
     Raises:
-        UserError: an even window, or sequences that do not fill their grids.
+        UserError: an even window.
+        ValueError: sequences that do not fill their grids.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class WindowAttention(nn.Module):
     ):
         super().__init__()
         if window < 1 or window % 2 == 0:
-            raise UserError(f"window must be odd and at least 1, so that it has a centre; got {window}.")
+            raise UserError(f"The attention window must be odd and at least 1, got {window}.")
         self.window = window
         self.grid = grid
         self.context_grid = context_grid
@@ -127,8 +128,12 @@ class WindowAttention(nn.Module):
         return join(output, grid, places), weights
 
     def tiles(self, size: int, context_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Along one side: the positions of each tile ``(tiles, t)``, the slots that their windows cover ``(tiles, s)``,
-        and which of these each position sees ``(tiles, t, s)``. What would lie beyond the end is the last one again."""
+        """Tiles along one side of the grid.
+
+        Returns:
+            The positions of each tile ``(tiles, t)``, the slots that their windows cover ``(tiles, s)``, and a mask of
+            the slots in the window of each position ``(tiles, t, s)``. Indices beyond the end repeat the last one.
+        """
         half, number = self.window // 2, math.ceil(size / self.tile)
         places = [[min(tile * self.tile + i, size - 1) for i in range(self.tile)] for tile in range(number)]
         centres = [[int((place + 0.5) * context_size / size) for place in tile] for tile in places]
@@ -141,11 +146,11 @@ class WindowAttention(nn.Module):
 
 
 def cut(x: Tensor, grid: tuple[int, int], indices: Sequence[Tensor]) -> Tensor:
-    """Rectangles of a grid in reading order, one below the other.
+    """Cut a grid in row-major order into rectangles.
 
     Args:
         x: ``(…, rows · columns, d)``.
-        indices: rows of each band ``(R, r)``, and columns of each ``(C, c)``.
+        indices: the rows of each band ``(R, r)`` and the columns of each strip ``(C, c)``.
 
     Returns:
         ``(…, R · C, r · c, d)``.
@@ -156,31 +161,32 @@ def cut(x: Tensor, grid: tuple[int, int], indices: Sequence[Tensor]) -> Tensor:
 
 
 def join(x: Tensor, grid: tuple[int, int], indices: Sequence[Tensor]) -> Tensor:
-    """What `cut` has cut, put together again: ``(…, R · C, r · c, d)`` → ``(…, rows · columns, d)``."""
+    """Invert `cut`: ``(…, R · C, r · c, d)`` → ``(…, rows · columns, d)``."""
     (bands, height), (strips, width) = (index.shape for index in indices)
     x = x.unflatten(-2, (height, width)).unflatten(-4, (bands, strips)).transpose(-4, -3)
     return x.flatten(-3, -2).flatten(-4, -3)[..., : grid[0], : grid[1], :].flatten(-3, -2)
 
 
 class LowRankAttention(nn.Module):
-    """Keys and values of M slots are projected to r (Linformer, Wang et al. 2020, section 4).
+    """Project keys and values from M slots to r (Linformer, Wang et al. 2020, section 4).
 
-    Each projected slot is a learned weighted mean of the slots that may be attended to, and counts by how much of its
-    weight they have, so the weights over slots still sum to 1 and masked slots do not enter. The means start as
-    adaptive average pooling of neighbours.
+    Each projected slot is a learned weighted average of the unmasked slots. Its score is offset by the log of the
+    weight that falls on unmasked slots, so masked slots have no influence and the weights over slots sum to 1. The
+    averages are initialized as adaptive average pooling of neighbours.
 
     Args:
         num_slots: M.
         rank: r, from 1 to M.
 
     Raises:
-        UserError: another rank, or a context of another length.
+        UserError: a rank out of range.
+        ValueError: a context of another length than M.
     """
 
     def __init__(self, num_slots: int, rank: int = RANK):
         super().__init__()
         if not 1 <= rank <= num_slots:
-            raise UserError(f"rank must be from 1 to the {num_slots} slots of the context, got {rank}.")
+            raise UserError(f"The attention rank must be from 1 to {num_slots}, the number of slots, got {rank}.")
         pooling = F.adaptive_avg_pool1d(torch.eye(num_slots), rank).T
         start = (pooling + 0.1 / num_slots).log()
         self.key_logits = nn.Parameter(start.clone())
@@ -190,12 +196,12 @@ class LowRankAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         if key.shape[-2] != self.key_logits.shape[1]:
-            raise UserError(
-                f"This projection is for {self.key_logits.shape[1]} slots, got {key.shape[-2]}; low rank reads as many "
-                "as it was built for, in --model.fusion self with those of the image at its image_size."
+            raise ValueError(
+                f"This low-rank attention was built for {self.key_logits.shape[1]} slots, got {key.shape[-2]}. With "
+                "the fusion self the number depends on the image size: use images of config.image_size."
             )
         (keys, mass), (values, _) = (
-            self.means(logits, context_mask) for logits in (self.key_logits, self.value_logits)
+            self.averages(logits, context_mask) for logits in (self.key_logits, self.value_logits)
         )
         scores = query @ (keys.to(key.dtype) @ key).transpose(-2, -1) / math.sqrt(query.shape[-1])
         weights = (scores + mass.log().transpose(-2, -1)).softmax(dim=-1).to(value.dtype)
@@ -203,9 +209,13 @@ class LowRankAttention(nn.Module):
         return output, weights @ values.to(weights.dtype) if need_weights else None
 
     @staticmethod
-    def means(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weights of the slots in each projected slot ``(…, r, M)``, each row of which sums to 1, and how much of its
-        weight the slots that may be attended to have ``(…, r, 1)``."""
+    def averages(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights of the slots in each projected slot, and the mass of these weights before masking.
+
+        Returns:
+            Weights ``(…, r, M)`` that sum to 1 over the unmasked slots, and the share ``(…, r, 1)`` of the learned
+            weights that falls on unmasked slots.
+        """
         weights = logits.softmax(dim=-1)
         if mask is None:
             return weights, torch.ones_like(weights[..., :1])
@@ -215,18 +225,22 @@ class LowRankAttention(nn.Module):
 
 
 def fill_grid(length: int, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """Rows and columns of a sequence; a square where no grid is given."""
+    """Rows and columns of a sequence; a square without a given grid.
+
+    Raises:
+        ValueError: a length that does not fill the grid.
+    """
     side = math.isqrt(length)
     rows, columns = grid or (side, side)
     if rows * columns != length:
-        raise UserError(f"{length} positions do not fill a grid of {rows}×{columns}; give its rows and columns.")
+        raise ValueError(f"{length} positions do not fill a grid of {rows}×{columns}; give its rows and columns.")
     return rows, columns
 
 
 def attend_or_zero(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, need_weights: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention where a query without any slot gives zeros."""
+    """Attention with output and weights of zero for queries whose slots are all masked."""
     sees = mask.any(dim=-1, keepdim=True)
     output, weights = attention(query, key, value, mask | ~sees, need_weights)
     return output * sees, None if weights is None else weights * sees
@@ -235,14 +249,15 @@ def attend_or_zero(
 def build_attention(
     kind: str, num_slots: int, block_size: int = 256, window: int = WINDOW, top_k: int = TOP_K, rank: int = RANK
 ) -> Attention:
-    """The attention of a name: ``full``, ``chunked``, ``window``, ``top_k`` or ``low_rank``.
+    """Build the attention of a kind.
 
     Args:
-        num_slots: M, slots of the context.
-        block_size, window, top_k, rank: sizes of those kinds that have them; a rank above M is M.
+        kind: one of `KINDS`.
+        num_slots: number of context slots M.
+        block_size, window, top_k, rank: sizes, each used by the kinds that have it; a rank above M becomes M.
 
     Raises:
-        UserError: another name, or sizes that a kind refuses.
+        UserError: an unknown kind, or an invalid size.
     """
     if kind == "full":
         return attention
@@ -266,9 +281,9 @@ def in_blocks(
     mask: Tensor | None,
     need_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend block of queries by block of queries; a block's scores are not kept for the backward pass.
+    """Attention in blocks of queries, each recomputed in the backward pass (gradient checkpointing).
 
-    A context no longer than a block is attended to at once: its scores grow with N alone (`benchmarks/attention.py`).
+    A context of at most ``block_size`` slots is not split: its scores grow with N alone (``benchmarks/attention.py``).
     """
     if key.shape[-2] <= block_size:
         return attend(query, key, value, mask, need_weights)

@@ -1,4 +1,4 @@
-"""Any other image encoder: the map of the last stage of a backbone that transformers serves."""
+"""Image encoders other than VGG16: the last feature map of a transformers backbone."""
 
 import json
 
@@ -14,58 +14,58 @@ from models.vgg import LAST
 from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
 
 INSTEAD = ", or train VGG16 from scratch (--model.image_encoder vgg16)"
-"""The way out where no pretrained backbone is at hand."""
+"""Suggestion when a pretrained backbone cannot be loaded."""
 
 
 class BackboneEncoder(nn.Module):
-    """A backbone of transformers (ResNet, ConvNeXt, Swin, DINOv2 …) in VGG16's place, used as `VGG16Encoder` is.
+    """A transformers backbone (ResNet, ConvNeXt, Swin, DINOv2 …) with the interface of `models.vgg.VGG16Encoder`.
 
-    The map keeps the size the backbone gives it: at 224 px 7×7 of a ResNet, a ConvNeXt or a Swin, 16×16 of a ViT with
-    patches of 14 pixels. Its stages cannot be run one at a time, so the map meets the context after the last one only.
+    The map has the backbone's own size: at 224 px 7×7 for ResNet, ConvNeXt and Swin, 16×16 for a ViT with patches of
+    14 pixels. The stages cannot be run one at a time, so there is one level, after the last stage.
 
     Args:
-        config: the backbone's, with random weights (`load_pretrained` fetches others).
+        config: configuration of the backbone. Weights are random until `load_pretrained`.
 
     Shape:
         - x: ``(I, 3, H, W)``
         - returns: ``(I, D, h, w)``
 
     Raises:
-        UserError: transformers has no backbone for this configuration, or none whose map has a width divisible by 4.
+        UserError: transformers has no backbone of this type, or the channels of its map are not divisible by 4.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         if config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
             raise UserError(
-                f"transformers has no backbone of type {config.model_type!r}; it has "
+                f"transformers has no backbone of type {config.model_type!r}. Available: "
                 f"{', '.join(MODEL_FOR_BACKBONE_MAPPING_NAMES)}."
             )
         self.network = AutoBackbone.from_config(config)
         self.channels = self.network.channels[-1]
         self.sides: dict[int, int] = {}
         if self.channels % 4:
-            raise UserError(f"The map of an image encoder must have a width divisible by 4, got {self.channels}.")
+            raise UserError(f"The channels of an image encoder's map must be divisible by 4, got {self.channels}.")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x).feature_maps[-1]
 
     def run(self, x: Tensor, after: int, upto: int) -> Tensor:
-        """The map after the last stage; there are no stages between the image (0) and it."""
+        """Run the whole network, or nothing: the only levels are the image (0) and the last stage."""
         return x if after == upto else self(x)
 
     def blocks(self, after: int, upto: int) -> nn.Module:
-        """The whole network: there are no blocks to tell apart.
+        """The whole network; it has no separate blocks.
 
         Raises:
-            UserError: asked for another part.
+            UserError: another part is requested.
         """
         if (after, upto) != (0, LAST):
-            raise UserError("Only the blocks of VGG16 can be told apart; other image encoders are frozen as a whole.")
+            raise UserError("Only VGG16 can be frozen by blocks; other image encoders are frozen as a whole.")
         return self.network
 
     def work(self, image_size: int, after: int, upto: int) -> int:
-        """Multiplications of what follows the only level: none."""
+        """Multiplications after the only level: none."""
         return 0
 
     def width(self, level: int = LAST) -> int:
@@ -84,15 +84,17 @@ class BackboneEncoder(nn.Module):
         return self.sides[image_size]
 
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
-        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.
+        """Load the pretrained weights of a Hub id or local folder (safetensors only).
 
-        Of a saved `ImageTextClassifier` they are those of its image encoder.
+        A saved `ImageTextClassifier` provides those of its image encoder.
 
         Raises:
-            UserError: weights that cannot be read, or that do not cover all of the encoder.
+            UserError: weights that cannot be read, or that do not cover the encoder.
         """
         with explain_hub_errors(name, "the image encoder", INSTEAD), no_loading_report():
-            pretrained, info = type(self.network).from_pretrained(  # AutoBackbone's own asks the Hub even for folders
+            pretrained, info = type(
+                self.network
+            ).from_pretrained(  # AutoBackbone.from_pretrained contacts the Hub even for folders
                 name,
                 config=self.network.config,
                 revision=revision or "main",
@@ -106,33 +108,35 @@ class BackboneEncoder(nn.Module):
 
 
 def is_backbone_type(name: str) -> bool:
-    """Whether a name is a type of backbone (``resnet``), of random weights, not a pretrained one's id or folder."""
+    """Whether a name is a backbone type (``resnet``), which has random weights, and not a Hub id or folder."""
     return name in MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 
 def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The configuration of a Hub id or local folder, or the usual one of a type.
+    """The configuration of a Hub id or local folder, or the default configuration of a backbone type.
 
     Raises:
-        UserError: no such id or folder, or no connection.
+        UserError: a configuration that cannot be loaded, or a saved classifier with VGG16.
     """
     if is_backbone_type(name):
         config = AutoConfig.for_model(name)
-        return type(config).from_dict(json.loads(config.to_json_string()))  # as from a file: lists, not tuples
+        return type(config).from_dict(
+            json.loads(config.to_json_string())
+        )  # lists instead of tuples, as read from a file
     with explain_hub_errors(name, "the image encoder", INSTEAD):
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if not isinstance(config, ImageTextConfig):
         return config
     if config.image_config is None:
         raise UserError(
-            f"{name} is a classifier whose image encoder is VGG16. Start from its weights with --model.image_encoder "
-            f"vgg16 --model.image_weights {name}/model.safetensors."
+            f"{name} is a classifier whose image encoder is VGG16. To start from its weights, use "
+            f"--model.image_encoder vgg16 --model.image_weights {name}/model.safetensors."
         )
     return config.image_config
 
 
 def backbone_statistics(name: str, revision: str | None = None) -> dict[str, list[float]]:
-    """Mean and deviation that the images of a pretrained backbone were normalised with; none of a type."""
+    """Mean and standard deviation with which a pretrained backbone's images were normalized; none for a type."""
     if is_backbone_type(name):
         return {}
     with explain_hub_errors(name, "the image processor", INSTEAD):

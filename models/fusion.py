@@ -1,4 +1,4 @@
-"""Fusion: what the image map becomes when it meets the context. Four kinds with one interface and budget."""
+"""Fusion of the image map with the context: four kinds with the same interface and a similar number of parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +11,24 @@ FUSIONS = ("cross", "self", "concat", "none")
 
 
 class Fusion(nn.Module):
-    """A residual branch from an image map and a context map: ``features + dropout(branch)``.
+    """Add a residual branch computed from the image map and the context: ``features + dropout(branch)``.
 
-    The branch's last projection starts at zero and the main path is never normalised, so before training the map
-    passes through unchanged: a pretrained network starts as itself (the zero-initialised residual branch of Goyal
-    et al. 2017, section 5.1). What positions bring is batch-normalised, which takes away what all positions have in
-    common, and carries a fixed encoding of each position's place, so that words such as "left" can select positions.
+    The last projection of the branch is initialized to zero and the main path has no norm, so before training the map
+    passes unchanged and a pretrained network starts as itself (zero-initialized residual branch, Goyal et al. 2017,
+    section 5.1). The input of the branch is batch-normalized, which removes what all positions have in common. It has a
+    fixed positional encoding added, so that words such as "left" can select positions.
 
     Args:
         dim: channels D of the image map.
-        context_dim: channels of the context map; projected to D where it is another number.
-        dropout: on the branch, in [0, 1).
+        context_dim: channels of the context map; projected to D if they differ.
+        dropout: dropout on the branch, in [0, 1).
 
     Shape:
         - features: ``(B, D, h, w)``, N = h·w positions
         - context: ``(B, context_dim, h', w')``, M = h'·w' slots
-        - image_index, text_index: ``(B,)`` int64, the rows of ``features (I, D, h, w)`` and ``context (T, …)`` that
-          each pair is made of, where several share one
-        - returns: the fused map ``(B, D, h, w)`` and, on request, weights of the positions over the slots
+        - image_index, text_index: ``(B,)`` int64, the rows of ``features (I, D, h, w)`` and ``context (T, …)`` of
+          each pair; ``None``: pair b consists of row b
+        - returns: the fused map ``(B, D, h, w)`` and, on request, the weights of positions over slots
           ``(B, H, N, M)``, else ``None``
     """
 
@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         height, width = features.shape[2:]
         features = features.flatten(2).transpose(1, 2)
         positions = self.norm(features)
-        positions = positions + place_encoding(height, width, positions)
+        positions = positions + position_encoding(height, width, positions)
         change, weights = self.branch(positions, slots, output_attentions, image_index, text_index)
         fused = take(features, image_index) + self.dropout(change)
         return fused.transpose(1, 2).unflatten(2, (height, width)), weights
@@ -64,19 +64,20 @@ class Fusion(nn.Module):
         image_index: Tensor | None,
         text_index: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """What is added to each position ``(B, N, D)``, and weights."""
+        """The residual branch ``(B, N, D)``, and the attention weights or ``None``."""
         raise NotImplementedError
 
 
 class AttentionFusion(Fusion):
-    """A branch of multi-head attention; its kinds differ in what positions attend to.
+    """Fusion by multi-head attention; subclasses differ in what positions attend to.
 
     Args:
-        num_heads: H, a divisor of D.
-        kind: how queries read from keys and values; all from all where not given (`models.attention_kinds`).
+        num_heads: number of heads H, a divisor of D.
+        kind: the attention function; full attention by default, see `models.attention_kinds`.
 
     Raises:
-        UserError: a map that is no square, where the kind reads from a window.
+        UserError: heads that do not divide D.
+        ValueError: a map that is not square, with window attention.
     """
 
     def __init__(
@@ -89,17 +90,19 @@ class AttentionFusion(Fusion):
     ):
         super().__init__(dim, context_dim or dim, dropout)
         self.attention = MultiHeadCrossAttention(dim, num_heads, kind)
-        start_at_zero(self.attention.out_proj)
+        init_to_zero(self.attention.out_proj)
 
     def forward(self, features: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         height, width = features.shape[2:]
         if isinstance(self.attention.attend, WindowAttention) and height != width:
-            raise UserError(f"A window needs a square map, got {height}×{width}: bring the images to a square.")
+            raise ValueError(
+                f"Window attention needs a square map, got {height}×{width}; resize the images to a square."
+            )
         return super().forward(features, *args, **kwargs)
 
 
 class CrossAttentionFusion(AttentionFusion):
-    """Every position of the image map attends to every slot of the context map."""
+    """Every position of the image map attends to the slots of the context."""
 
     def branch(
         self,
@@ -114,9 +117,9 @@ class CrossAttentionFusion(AttentionFusion):
 
 
 class SelfAttentionFusion(AttentionFusion):
-    """Positions attend to positions and slots alike, as one sequence (merged attention, Dou et al. 2022, section 3).
+    """Positions attend to positions and slots as one sequence (merged attention, Dou et al. 2022, section 3).
 
-    The weights that are returned are those over the slots: they do not add up to 1, positions have the rest.
+    Only the weights over the slots are returned. They sum to less than 1; the rest falls on positions.
     """
 
     def branch(
@@ -137,13 +140,13 @@ class SelfAttentionFusion(AttentionFusion):
 
 
 class ConcatFusion(Fusion):
-    """Each position beside the mean of the context, through two layers with as many parameters as cross-attention."""
+    """A two-layer network on each position and the mean of the context, with as many parameters as cross-attention."""
 
     def __init__(self, dim: int, context_dim: int | None = None, dropout: float = 0.0):
         super().__init__(dim, context_dim or dim, dropout)
         hidden = round(4 * dim / 3)  # 2·dim·hidden + hidden·dim = 4·dim², the four projections of attention
         last = nn.Linear(hidden, dim)
-        start_at_zero(last)
+        init_to_zero(last)
         self.layers = nn.Sequential(nn.Linear(2 * dim, hidden), nn.ReLU(), last)
 
     def branch(
@@ -160,7 +163,7 @@ class ConcatFusion(Fusion):
 
 
 class NoFusion(nn.Module):
-    """The map as it is: the text has no say. What the image alone can answer."""
+    """Return the map unchanged: a baseline that ignores the text."""
 
     def forward(
         self,
@@ -176,10 +179,14 @@ class NoFusion(nn.Module):
 def build_fusion(
     kind: str, dim: int, num_heads: int, context_dim: int, dropout: float = 0.0, attend: Attention | None = None
 ) -> nn.Module:
-    """The fusion of a name: ``cross``, ``self``, ``concat`` or ``none``; the last two have no attention.
+    """Build the fusion of a kind.
+
+    Args:
+        kind: one of `FUSIONS`; ``concat`` and ``none`` have no attention.
+        attend: the attention function, see `models.attention_kinds.build_attention`.
 
     Raises:
-        UserError: another name.
+        UserError: an unknown kind, or heads that do not divide ``dim``.
     """
     if kind == "cross":
         return CrossAttentionFusion(dim, num_heads, context_dim, dropout, attend)
@@ -193,38 +200,41 @@ def build_fusion(
 
 
 def check_fusion(fusion: str, attention: str, gated: bool) -> None:
-    """Stop at options that the fusion cannot follow.
+    """Check that the options fit the fusion.
 
-    Those of attention are let through where there is none, so that an ablation can give them to all fusions alike.
+    Options of attention are allowed for fusions without attention, so that an ablation can use the same options.
 
     Raises:
-        UserError: gates around nothing, or a window over a sequence that is no grid.
+        UserError: gates without a fusion, or a window with the fusion ``self``.
     """
     if fusion == "none" and gated:
-        raise UserError("Gates need a fusion to run or not: fusion none has nothing to skip.")
+        raise UserError("Gates need a fusion that can be skipped; the fusion none has nothing to skip.")
     if fusion == "self" and attention == "window":
-        raise UserError("A window needs a grid, and fusion self reads from image and text as one sequence.")
+        raise UserError("Window attention needs a grid; the fusion self attends to image and text as one sequence.")
 
 
 class PositionNorm(nn.BatchNorm1d):
-    """Batch norm of positions ``(B, N, D)``, each counted as a row: the numbers of ``BatchNorm2d`` on the map.
+    """Batch norm over positions ``(B, N, D)``; computes the same as ``BatchNorm2d`` on the map.
 
-    On CPU its backward pass is ten times faster where map and gradient differ in memory order.
+    On CPUs the backward pass is ten times faster if map and gradient differ in memory format.
     """
 
     def forward(self, positions: Tensor) -> Tensor:
         return super().forward(positions.flatten(0, 1)).view_as(positions)
 
 
-def start_at_zero(layer: nn.Linear) -> None:
+def init_to_zero(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def place_encoding(height: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines of row and column ``(height · width, D)``, half of D each (Vaswani et al. 2017, section 3.5).
+def position_encoding(height: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoidal encoding of row and column ``(height · width, D)``, half of D each (Vaswani et al. 2017, section 3.5).
 
-    Wavelengths reach from 2π to 200π positions, for maps of up to some hundred rows.
+    Wavelengths range from 2π to 200π positions, for maps of up to a few hundred rows.
+
+    Args:
+        like: a tensor with width D as last dimension, of the dtype and device of the result.
     """
     quarter = like.shape[-1] // 4
     frequencies = 100 ** -(torch.arange(quarter, device=like.device) / quarter)

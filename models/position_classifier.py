@@ -1,32 +1,31 @@
-"""From the fused map to one answer."""
+"""The classifier on the fused map: every position votes, and the votes are weighted."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fusion import PositionNorm, place_encoding
+from models.fusion import PositionNorm, position_encoding
 
 
 class PositionClassifier(nn.Module):
-    """Let every position of a map give an answer, and a learned gate say how much each position counts.
+    """Classify every position of a map and mix the results by learned weights (mixture of experts, Jacobs et al. 1991).
 
-    After cross-attention a position knows what it shows, where it is and what is asked. One small network, shared
-    by all positions, gives each a distribution over the classes and a weight; the answer is their mixture (mixture
-    of experts, Jacobs et al. 1991). The batch norm takes away what all positions have in common, which in an
-    untrained network is nearly all there is (docs/results.md).
+    After cross-attention, the features of a position encode what it shows, where it is, and the text. One small
+    network, shared by all positions, gives each position a distribution over the classes and a weight; the output is
+    the weighted mean of the distributions. The batch norm removes what all positions have in common, which is nearly
+    everything in an untrained network (docs/results.md).
 
     Args:
         dim: channels D of the map.
-        hidden_size: width of the hidden layer.
-        num_labels: C.
-        dropout: on the hidden layer before the classes, in [0, 1).
-        multi_label: each class applies or not, by itself: every position gives each a probability, and so does their
-            mixture.
+        hidden_size: size of the hidden layer.
+        num_labels: number of classes C.
+        dropout: dropout before the output layer, in [0, 1).
+        multi_label: give each class an independent probability (sigmoid) instead of a distribution (softmax).
 
     Shape:
         - features: ``(B, D, h, w)``
-        - returns: logits ``(B, C)``, of which softmax, or with ``multi_label`` sigmoid, gives the probabilities; and
-          the log-probabilities of the pairs of class and position that these sum up ``(B, C, h, w)``, both float32;
-          softmax over the positions of one class gives the share of each position in it
+        - returns: logits ``(B, C)``, whose softmax (sigmoid with ``multi_label``) gives the probabilities; and the
+          joint log-probabilities of class and position ``(B, C, h, w)``, whose softmax over the positions is the share
+          of each position in the probability of a class. Both are float32.
     """
 
     def __init__(self, dim: int, hidden_size: int, num_labels: int, dropout: float, multi_label: bool = False):
@@ -41,7 +40,7 @@ class PositionClassifier(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         height, width = features.shape[2:]
         positions = self.norm(features.flatten(2).transpose(1, 2))
-        hidden = F.relu(self.hidden(positions + place_encoding(height, width, positions)))
+        hidden = F.relu(self.hidden(positions + position_encoding(height, width, positions)))
         gate = self.gate(hidden).float().log_softmax(dim=1)
         scores = self.output(self.dropout(hidden)).float()
         joint = gate + (F.logsigmoid(scores) if self.multi_label else scores.log_softmax(dim=2))

@@ -72,7 +72,7 @@ class Architecture:
     fusion_dropout: Dropout = 0.0
     """Dropout on the output of the fusion branch."""
     gated: bool = False
-    """Add a learned gate per level that decides for each image-text pair whether the fusion runs (--train.gate_cost)."""
+    """Add a learned gate per level that decides for each pair whether its fusion runs; see --train.gate_cost."""
     num_heads: PositiveInt = 8
     """Number of attention heads. It must divide the number of channels of the image map (512 for VGG16)."""
     classifier_hidden_size: PositiveInt = 512

@@ -1,4 +1,4 @@
-"""The text encoder: any HuggingFace encoder, one built small from scratch, or the user's own file."""
+"""The text encoder: a pretrained HuggingFace encoder, a small BERT trained from scratch, or a custom class."""
 
 import inspect
 from collections.abc import Iterable
@@ -24,20 +24,23 @@ from models.hub_errors import explain_hub_errors
 from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
 
 INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
-"""The way out where no pretrained encoder is at hand."""
+"""Suggestion when a pretrained encoder cannot be loaded."""
 
 
 class TextEncoder(PreTrainedModel):
-    """Token features of a text, by the encoder that the configuration names.
+    """Encode the tokens of a text with the encoder that the configuration defines.
 
     Args:
-        config: its ``text_config`` is built with random weights (`load_pretrained` fetches others), or its
-            ``custom_text_encoder`` is imported.
-        trust_custom_encoder: permission to run the custom encoder's file.
+        config: its ``custom_text_encoder`` is imported, or its ``text_config`` is built, with random weights until
+            `load_pretrained`.
+        trust_custom_encoder: allow running the file of a custom encoder.
 
     Shape:
-        - input_ids: ``(B, L)`` integers; attention_mask: ``(B, L)``, 1 on real tokens
+        - input_ids: ``(B, L)`` int64; attention_mask: ``(B, L)`` int64, 1 on real tokens and 0 on padding
         - returns: ``(B, L, hidden_size)``
+
+    Raises:
+        UserError: an encoder that cannot be built, or a custom encoder without trust.
     """
 
     config_class = ImageTextConfig
@@ -58,7 +61,7 @@ class TextEncoder(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """Nothing: the encoders initialise their own layers."""
+        """Do nothing: the encoders initialize their own layers."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
@@ -66,9 +69,9 @@ class TextEncoder(PreTrainedModel):
 
     @property
     def max_positions(self) -> int | None:
-        """The longest text in tokens that a table of positions allows; ``None`` where there is none.
+        """Maximum length in tokens that the position embeddings allow; ``None`` without a limit.
 
-        Encoders of RoBERTa's kind number positions from ``padding_idx + 1``.
+        RoBERTa and its relatives number positions from ``padding_idx + 1``.
         """
         for name, module in self.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -76,12 +79,12 @@ class TextEncoder(PreTrainedModel):
         return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
 
     def load_pretrained(self, name: str, revision: str | None = None) -> None:
-        """Copy the pretrained weights of a Hub id or local folder (safetensors only) into this encoder.
+        """Load the pretrained weights of a Hub id or local folder (safetensors only).
 
-        Of a saved `ImageTextClassifier` they are those of its text encoder.
+        A saved `ImageTextClassifier` provides those of its text encoder.
 
         Raises:
-            UserError: weights that cannot be read, or that do not cover all of the encoder.
+            UserError: weights that cannot be read, or that do not cover the encoder; or a PEFT adapter.
         """
         model_class, kwargs = text_model_class(self.config.text_config)
         with explain_hub_errors(name, "the text encoder", INSTEAD), no_loading_report():
@@ -97,8 +100,8 @@ class TextEncoder(PreTrainedModel):
             )
         if getattr(pretrained, "_hf_peft_config_loaded", False):
             raise UserError(
-                f"{name} holds a PEFT adapter: merge it into its encoder with merge_and_unload(), save that with "
-                "save_pretrained, and give the new folder."
+                f"{name} contains a PEFT adapter. Merge it into its encoder with merge_and_unload(), save the result "
+                "with save_pretrained, and use the new folder."
             )
         encoder = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
         own = {*encoder.parameters(), *encoder.buffers()}
@@ -108,7 +111,11 @@ class TextEncoder(PreTrainedModel):
 
 
 def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict]:
-    """The class that encodes text for a configuration, and what to build it with (no unused pooling layer)."""
+    """The transformers class for a text configuration, and its arguments (no pooling layer, which would be unused).
+
+    Raises:
+        UserError: a configuration without a text model.
+    """
     mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else MODEL_MAPPING
     if type(config) not in mapping:
         raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}.")
@@ -119,25 +126,29 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], d
 
 
 def pretrained_text_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The text configuration of a Hub id or local folder; of a two-tower model (CLIP …) its text tower's.
+    """The text configuration of a Hub id or local folder; for a two-tower model (CLIP …) that of its text tower.
 
     Raises:
-        UserError: no such id or folder, no connection, or a saved classifier with a text encoder of another kind.
+        UserError: a configuration that cannot be loaded, or a saved classifier without a HuggingFace text encoder.
     """
     with explain_hub_errors(name, "the text encoder", INSTEAD):
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if isinstance(config, ImageTextConfig) and config.custom_text_encoder:
         raise UserError(
-            f"{name} is a classifier whose text encoder is a class of its own: give its file in place of the folder, "
-            f"--model.text_encoder {name}/{config.custom_text_encoder}, to train a new one."
+            f"{name} is a classifier with a custom text encoder. To train a new encoder of this class, use its file: "
+            f"--model.text_encoder {name}/{config.custom_text_encoder}."
         )
     if isinstance(config, ImageTextConfig) and config.context_hidden_size:
-        raise UserError(f"{name} is a classifier that reads features of another model: it has no text encoder.")
+        raise UserError(f"{name} is a classifier of context features: it has no text encoder.")
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
 def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hub id or local folder, with a padding token even where it came without (GPT-2 …)."""
+    """The tokenizer of a Hub id or local folder; if it has no padding token (GPT-2 …), the end token is used.
+
+    Raises:
+        UserError: a tokenizer that cannot be loaded.
+    """
     with explain_hub_errors(name, "the tokenizer", INSTEAD):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -146,7 +157,7 @@ def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTo
 
 
 def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, num_layers: int) -> BertConfig:
-    """A small BERT (Devlin et al. 2019) for training from scratch, 64 dimensions a head."""
+    """The configuration of a small BERT (Devlin et al. 2019) to train from scratch, with heads of width 64."""
     return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -160,18 +171,18 @@ def scratch_text_config(tokenizer: PreTrainedTokenizerBase, hidden_size: int, nu
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019, section 2.2) on training texts.
 
-    It folds case. No text is unknown to it, and the same texts always give the same vocabulary; the library's
-    WordPiece trainer breaks ties by the order of a hash map (huggingface/tokenizers issue 1794).
+    Text is lower-cased. There are no unknown tokens, and the same texts always give the same vocabulary. (WordPiece is
+    not used, because its trainer breaks ties by the order of a hash map, huggingface/tokenizers issue 1794.)
 
     Args:
         texts: the training texts.
-        vocab_size: upper bound of the vocabulary, with the 4 special tokens and the 256 bytes.
+        vocab_size: maximum vocabulary size, including the 4 special tokens and the 256 bytes.
 
     Raises:
-        UserError: the texts hold no word at all.
+        UserError: the texts contain no word.
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    names = list(special.values())  # numbered first, in this order
+    names = list(special.values())  # they get the first indices, in this order
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -183,7 +194,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedT
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(names) + 256:
-        raise UserError("The training texts hold no word to learn a tokenizer from; check the text column.")
+        raise UserError("The training texts contain no word to train a tokenizer on. Check the text column.")
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=True),

@@ -1,4 +1,4 @@
-"""VGG16 whose feature maps attend to a context map: the last one, or several."""
+"""VGG16 as an image encoder that can be run block by block."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,18 +6,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from data.errors import UserError
+
 WIDTH = 512
+"""Channels of the last map and of the context."""
 GRID = 7
+"""Height and width of the last map and of the context."""
 WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
-"""Channels after each of VGG16's five blocks; a block halves height and width."""
+"""Channels after each of VGG16's five blocks; each block halves height and width."""
 LAST = 5
+"""The last block."""
 
 
 class VGG16Encoder(nn.Module):
     """VGG16 (Simonyan & Zisserman 2015, configuration D) up to its 7×7 map, in torchvision's layout.
 
     Args:
-        batch_norm: torchvision's ``vgg16_bn`` in place of ``vgg16``.
+        batch_norm: use torchvision's ``vgg16_bn`` instead of ``vgg16``.
 
     Shape:
         - x: ``(I, 3, H, W)``, H and W at least 32
@@ -27,7 +32,7 @@ class VGG16Encoder(nn.Module):
         ValueError: images of another shape.
     """
 
-    _gradient_checkpointing_func: Callable[..., Tensor]  # transformers sets it where it switches the flag on
+    _gradient_checkpointing_func: Callable[..., Tensor]  # set by transformers together with gradient_checkpointing
 
     def __init__(self, batch_norm: bool = False):
         super().__init__()
@@ -40,7 +45,11 @@ class VGG16Encoder(nn.Module):
         return self.run(x, 0, LAST)
 
     def run(self, x: Tensor, after: int, upto: int) -> Tensor:
-        """From the map after one block to the map after a later one, pooled to 7×7 after the last; 0 is the image."""
+        """Run the blocks from ``after`` + 1 to ``upto``; the map after the last block is pooled to 7×7.
+
+        Args:
+            x: the map after block ``after``; the image if that is 0.
+        """
         if after == 0 and (x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32):
             raise ValueError(
                 f"Images must be (batch, 3, height, width) with sides of at least 32, got {tuple(x.shape)}."
@@ -52,11 +61,11 @@ class VGG16Encoder(nn.Module):
         return self.avgpool(x) if after < upto == LAST else x
 
     def blocks(self, after: int, upto: int) -> nn.Sequential:
-        """The layers of the blocks after one and up to another."""
+        """The layers of the blocks from ``after`` + 1 to ``upto``."""
         return self.features[self.ends[after] : self.ends[upto]]
 
     def work(self, image_size: int, after: int, upto: int) -> int:
-        """Multiplications of the blocks after one and up to another, for a square image."""
+        """Multiplications of the blocks from ``after`` + 1 to ``upto`` for a square image."""
         sides = {block: image_size // 2**block for block in range(after, upto)}
         layers = {block: self.blocks(block, block + 1) for block in sides}
         return sum(
@@ -76,14 +85,18 @@ class VGG16Encoder(nn.Module):
 
 
 def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
-    """Blocks after which there is attention, in order."""
+    """The levels in ascending order.
+
+    Raises:
+        UserError: levels that are not a subset of 2 to 5, or that are repeated.
+    """
     if not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(2, LAST + 1)):
-        raise ValueError(f"levels must be some of 2, 3, 4 and 5, each once, got {list(levels)}.")
+        raise UserError(f"levels must be one or more of 2, 3, 4 and 5, each once, got {list(levels)}.")
     return tuple(sorted(levels))
 
 
 def build_features(batch_norm: bool) -> nn.Sequential:
-    """VGG16's convolutions with torchvision's initialisation."""
+    """The convolutional layers of VGG16 with torchvision's initialization."""
     features = make_layers(cfgs["D"], batch_norm=batch_norm)
     for layer in features:
         if isinstance(layer, nn.Conv2d):

@@ -241,9 +241,9 @@ def test_top_k_reads_from_exactly_k_slots_the_best_ones():
 def test_low_rank_starts_as_the_mean_of_neighbours_and_every_projection_learns():
     (query, key, value), _ = tensors((4, 4), (3, 4), masked=False)
     kind = LowRankAttention(12, 3)
-    means, _ = kind.means(kind.value_logits, None)
-    assert (means[0, :4] > 0.2).all()
-    assert means[0, 4:].sum() < 0.1
+    weights, _ = kind.averages(kind.value_logits, None)
+    assert (weights[0, :4] > 0.2).all()
+    assert weights[0, 4:].sum() < 0.1
     kind(query, key, value)[0].square().sum().backward()
     assert (kind.key_logits.grad != 0).all()
     assert (kind.value_logits.grad != 0).all()
@@ -253,7 +253,7 @@ def test_low_rank_starts_as_the_mean_of_neighbours_and_every_projection_learns()
     ("make", "message"),
     [
         (lambda: WindowAttention(4), "window must be odd"),
-        (lambda: LowRankAttention(9, 10), "from 1 to the 9 slots"),
+        (lambda: LowRankAttention(9, 10), "from 1 to 9"),
         (lambda: build_attention("sparse", 9), "attention must be one of full, chunked, window"),
         (lambda: LowRankAttention(9, 2)(*tensors((2, 2), (2, 2), False)[0]), "for 9 slots, got 4.*image_size"),
         (lambda: WindowAttention(3)(*tensors((2, 3), (2, 2), False)[0]), "6 positions do not fill a grid of 2×2"),

@@ -10,8 +10,9 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, ResNetConfig
 
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.attention_kinds import KINDS
 from models.fusion import FUSIONS
@@ -285,6 +286,34 @@ def test_saved_files_hold_no_pickle_and_no_path_of_this_machine(model, processor
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert load_file(tmp_path / "model.safetensors")
     assert str(tmp_path.parent) not in json.dumps([p.read_text() for p in tmp_path.glob("*.json")])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_heads": 7},
+        {"levels": [1, 5]},
+        {"levels": [5, 5]},
+        {"fusion": "sum"},
+        {"attention": "sparse"},
+        {"attention": "window", "attention_window": 4},
+        {"attention": "window", "fusion": "self"},
+        {"context_pooling": "max"},
+        {"gated": True, "fusion": "none"},
+        {"levels": [4, 5], "image_config": ResNetConfig().to_dict()},
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_built_is_an_error_of_the_user(config, setting):
+    with pytest.raises(UserError):
+        ImageTextClassifier(ImageTextConfig.from_dict(config.to_dict() | setting))
+
+
+def test_tensors_that_do_not_fit_are_an_error_of_the_programmer(model, batch):
+    for wrong in ({"pixel_values": torch.zeros(2, 1, 32, 32)}, {"image_index": torch.tensor([0])}):
+        with pytest.raises(ValueError, match=".") as error:
+            model(**batch | wrong)
+        assert not isinstance(error.value, UserError)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_a_row_without_a_real_token_is_named():
     mask = torch.tensor([[True, False], [False, False]])
-    with pytest.raises(ValueError, match=r"rows \[1\] of the batch have none"):
+    with pytest.raises(ValueError, match=r"Rows \[1\] of the batch"):
         ContextGrid(16)(torch.randn(2, 2, 16), mask)
 
 

@@ -81,16 +81,16 @@ def without(part: str):
 TEXT_FAULTS = {
     "renamed": (
         renamed("model.backbone."),
-        r"0 of 37 tensors fit; missing: embeddings\.LayerNorm\.bias, .* and 34 more; "
+        r"0 of 37 tensors match; missing: embeddings\.LayerNorm\.bias, .* and 34 more; "
         r"unexpected: model\.backbone\.embeddings\.LayerNorm\.bias, .* and 34 more",
     ),
-    "half of the layers": (without("layer.1."), r"21 of 37 tensors fit; missing: encoder\.layer\.1\..* and 13 more"),
-    "one tensor": (without("layer.0.output.dense.bias"), r"36 of 37 tensors fit; missing: encoder\.layer\.0\.output"),
+    "half of the layers": (without("layer.1."), r"21 of 37 tensors match; missing: encoder\.layer\.1\..* and 13 more"),
+    "one tensor": (without("layer.0.output.dense.bias"), r"36 of 37 tensors match; missing: encoder\.layer\.0\.output"),
     "another vocabulary": (
         lambda weights: weights | {"embeddings.word_embeddings.weight": torch.zeros(7, 32)},
-        r"36 of 37 tensors fit; of another shape: embeddings\.word_embeddings\.weight is \(7, 32\) in place of \(",
+        r"36 of 37 tensors match; of another shape: embeddings\.word_embeddings\.weight is \(7, 32\) instead of \(",
     ),
-    "empty": (lambda weights: {}, r"0 of 37 tensors fit"),
+    "empty": (lambda weights: {}, r"0 of 37 tensors match"),
     "of another network": (
         lambda weights: VGG16Encoder().state_dict(),
         r"0 of 37 .*unexpected: features\.0\.bias, features\.0\.weight",
@@ -102,7 +102,7 @@ TEXT_FAULTS = {
 def test_a_text_encoder_whose_weights_do_not_fit_is_refused(fault, bert, capfd):
     change, message = TEXT_FAULTS[fault]
     edit(bert, change)
-    with pytest.raises(ValueError, match=f"The weights in {bert} do not fit the text encoder: {message}"):
+    with pytest.raises(ValueError, match=f"The weights in {bert} do not match the text encoder: {message}"):
         build(text_encoder=str(bert))
     assert "LOAD REPORT" not in capfd.readouterr().err, "it is said once"
 
@@ -115,7 +115,7 @@ def test_training_on_a_renamed_pretrained_encoder_ends_before_it_begins(options,
     with pytest.raises(SystemExit) as stop:
         train.main(arguments(shapes_folder, tmp_path / "run", "--model.text_encoder", str(folder), *options))
     assert stop.value.code == 2
-    assert "0 of 101 tensors fit" in capsys.readouterr().err
+    assert "0 of 101 tensors match" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -170,8 +170,8 @@ def test_weights_in_several_files_are_all_there_or_refused(fault, bert):
         return
     message = {
         "missing file": rf"from the folder '{bert}'.*{names[1]}",
-        "not in the index": "19 of 37 tensors fit",
-        "not in the file": "35 of 37 tensors fit",
+        "not in the index": "19 of 37 tensors match",
+        "not in the file": "35 of 37 tensors match",
     }
     with pytest.raises(ValueError, match=message[fault]):
         build(text_encoder=str(bert))
@@ -185,7 +185,9 @@ def test_weights_that_cannot_be_read_are_refused(fault, bert):
         file.unlink()
     else:
         file.write_text("" if fault == "no bytes" else "version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    message = f"Could not load the text encoder from the folder '{bert}': .*must hold config.json.*it holds config.json"
+    message = (
+        f"Could not load the text encoder from the folder '{bert}': .*must contain config.json.*contains config.json"
+    )
     with pytest.raises(ValueError, match=message):
         build(text_encoder=str(bert))
 
@@ -193,7 +195,7 @@ def test_weights_that_cannot_be_read_are_refused(fault, bert):
 def test_an_adapter_is_to_be_merged_first(bert, tmp_path):
     adapter = get_peft_model(BertModel.from_pretrained(bert), LoraConfig(r=2, target_modules=["query"]))
     adapter.save_pretrained(bert)
-    with pytest.raises(ValueError, match="holds a PEFT adapter: merge it"):
+    with pytest.raises(ValueError, match="contains a PEFT adapter"):
         build(text_encoder=str(bert))
 
 
@@ -212,7 +214,7 @@ def test_an_image_encoder_whose_weights_do_not_fit_is_refused(config, fault, tmp
     }
     edit(tmp_path, changes[fault])
     message = {"renamed": r"0 of \d+ .*unexpected: x\.", "a layer": "missing: ", "a shape": "another shape: .* is .5,"}
-    with pytest.raises(ValueError, match=f"do not fit the image encoder: .*{message[fault]}"):
+    with pytest.raises(ValueError, match=f"do not match the image encoder: .*{message[fault]}"):
         build(image_encoder=str(tmp_path))
 
 
@@ -238,13 +240,13 @@ VGG_FAULTS = {
     "a layer is missing": (lambda: without("features.40.")(vgg()), r"76 of 78 .*missing: features\.40\.bias"),
     "another width": (
         lambda: vgg() | {"features.0.weight": torch.zeros(64, 1, 3, 3)},
-        r"77 of 78 .*features\.0\.weight is \(64, 1, 3, 3\) in place of \(64, 3, 3, 3\)",
+        r"77 of 78 .*features\.0\.weight is \(64, 1, 3, 3\) instead of \(64, 3, 3, 3\)",
     ),
     "a checkpoint": (
         lambda: {"epoch": 3, "state_dict": vgg()},
-        "not a state dict.*it holds a dict of epoch, state_dict",
+        "not a state dict.*it contains a dict of epoch, state_dict",
     ),
-    "a tensor": (lambda: torch.zeros(3), "not a state dict.*it holds Tensor"),
+    "a tensor": (lambda: torch.zeros(3), "not a state dict.*it contains Tensor"),
 }
 
 
@@ -278,11 +280,11 @@ def saved(tokenizer, tmp_path) -> Path:
 
 
 CLASSIFIER_FAULTS = {
-    "renamed": (renamed("net."), r"0 of \d+ tensors fit; missing: classifier\..*unexpected: net\.classifier\."),
+    "renamed": (renamed("net."), r"0 of \d+ tensors match; missing: classifier\..*unexpected: net\.classifier\."),
     "no text encoder": (without("text_encoder"), r"missing: text_encoder\."),
     "no head": (without("classifier.output"), r"missing: classifier\.output\.bias, classifier\.output\.weight"),
     "a token": (without("no_text"), "missing: no_text"),
-    "a shape": (lambda w: w | {"no_text": torch.zeros(3)}, r"of another shape: no_text is \(3,\) in place of \(16,\)"),
+    "a shape": (lambda w: w | {"no_text": torch.zeros(3)}, r"of another shape: no_text is \(3,\) instead of \(16,\)"),
 }
 
 
@@ -291,13 +293,13 @@ CLASSIFIER_FAULTS = {
 def test_a_saved_classifier_that_is_not_whole_is_refused(fault, load, saved):
     change, message = CLASSIFIER_FAULTS[fault]
     edit(saved, change)
-    with pytest.raises(ValueError, match=f"do not fit the classifier.*{message}"):
+    with pytest.raises(ValueError, match=f"do not match the classifier.*{message}"):
         load(saved)
 
 
 def test_only_a_head_that_is_asked_for_starts_anew(saved):
     with pytest.raises(
-        ValueError, match=r"classifier\.output\.bias is \(2,\) in place of \(5,\).*ignore_mismatched_sizes"
+        ValueError, match=r"classifier\.output\.bias is \(2,\) instead of \(5,\).*ignore_mismatched_sizes"
     ):
         ImageTextClassifier.from_pretrained(saved, num_labels=5)
     assert ImageTextClassifier.from_pretrained(saved, num_labels=5, ignore_mismatched_sizes=True).config.num_labels == 5
@@ -337,7 +339,7 @@ def test_a_custom_encoder_whose_file_no_longer_fits_its_weights_is_refused(tmp_p
     (tmp_path / "model" / SAVED_NAME).write_text(CUSTOM)
     with pytest.raises(ValueError, match=r"missing: text_encoder\.encoder\.pooler"):
         load_model(tmp_path / "model", trust_custom_encoder=True)
-    with pytest.raises(ValueError, match=rf"class of its own: .*--model.text_encoder .*/{SAVED_NAME}:Words"):
+    with pytest.raises(ValueError, match=rf"custom text encoder.*--model.text_encoder .*/{SAVED_NAME}:Words"):
         build(text_encoder=str(tmp_path / "model"))
 
 
@@ -351,7 +353,7 @@ def test_the_encoders_of_a_trained_classifier_are_taken_over(saved):
     assert list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     edit(saved, without("text_encoder.encoder.encoder"))
     with pytest.raises(
-        ValueError, match=r"do not fit the text encoder: 5 of 21 tensors fit; missing: encoder\.layer\.0"
+        ValueError, match=r"do not match the text encoder: 5 of 21 tensors match; missing: encoder\.layer\.0"
     ):
         build(text_encoder=str(saved))
 
@@ -365,7 +367,7 @@ def test_the_vgg16_of_a_trained_classifier_is_taken_over_from_its_file(run_dir):
 
 
 def test_a_run_in_place_of_its_model_folder_is_told_which_is_meant(run_dir):
-    with pytest.raises(ValueError, match=f"Is {run_dir}/model meant"):
+    with pytest.raises(ValueError, match=f"Did you mean {run_dir}/model"):
         build(text_encoder=str(run_dir))
 
 
@@ -373,9 +375,9 @@ def test_a_checkpoint_of_another_model_is_refused():
     model, other = torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.Linear(2, 3))
     optimizer = torch.optim.AdamW(model.parameters())
     for weights, message in [
-        (other.state_dict(), r"0 of 2 tensors fit; missing: bias, weight; unexpected: 0\.bias, 0\.weight"),
-        (torch.nn.Linear(2, 4).state_dict(), r"0 of 2 .*bias is \(4,\) in place of \(3,\).*--overwrite true"),
-        (model.state_dict() | {"more": torch.zeros(1)}, "2 of 2 tensors fit; unexpected: more"),
+        (other.state_dict(), r"0 of 2 tensors match; missing: bias, weight; unexpected: 0\.bias, 0\.weight"),
+        (torch.nn.Linear(2, 4).state_dict(), r"0 of 2 .*bias is \(4,\) instead of \(3,\).*--overwrite true"),
+        (model.state_dict() | {"more": torch.zeros(1)}, "2 of 2 tensors match; unexpected: more"),
     ]:
         with pytest.raises(ValueError, match=message):
             restore_state(model, optimizer, weights, {}, [])

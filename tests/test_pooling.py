@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from models import PositionClassifier
-from models.fusion import place_encoding
+from models.fusion import position_encoding
 
 
 def test_the_answer_is_the_mixture_of_what_the_positions_answer():
@@ -10,7 +10,7 @@ def test_the_answer_is_the_mixture_of_what_the_positions_answer():
     features = torch.randn(2, 8, 4, 5)
     logits, joint = classifier(features)
     assert joint.shape == (2, 3, 4, 5)
-    places = place_encoding(4, 5, features.flatten(2).transpose(1, 2)).unflatten(0, (4, 5))
+    places = position_encoding(4, 5, features.flatten(2).transpose(1, 2)).unflatten(0, (4, 5))
     normed = classifier.norm(features.flatten(2).transpose(1, 2)).unflatten(1, (4, 5))
     hidden = F.relu(classifier.hidden(normed + places))
     gate = classifier.gate(hidden).flatten(1).softmax(dim=1).view(2, 4, 5, 1)

@@ -63,7 +63,7 @@ def test_pictures_of_several_modes_make_one_batch(processor):
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_a_picture_of_more_than_eight_bits_is_sent_to_decode_image(processor, mode):
-    with pytest.raises(ValueError, match=rf"mode {mode} has no fixed black and white.*data\.decode_image"):
+    with pytest.raises(ValueError, match=rf"mode {mode} .*data\.decode_image"):
         processor(images=Image.new(mode, (8, 8)))
 
 
@@ -164,12 +164,12 @@ def test_unknown_keyword_arguments_are_refused_by_name(processor, options, messa
     ("inputs", "error", "message"),
     [
         ({}, ValueError, "images, text or both; got neither"),
-        ({"images": []}, ValueError, "Images must be .* got an empty list"),
-        ({"text": ()}, ValueError, "Texts must be .* got an empty tuple"),
+        ({"images": []}, ValueError, "images must be .* got an empty list"),
+        ({"text": ()}, ValueError, "text must be .* got an empty tuple"),
         ({"images": "x.png"}, TypeError, "decoded PIL images .*; got str"),
         ({"images": [NOISE, None]}, TypeError, "got NoneType"),
         ({"images": np.zeros((8, 8, 3))}, TypeError, "got ndarray"),
-        ({"text": 3}, TypeError, "Texts must be strings.*; got int"),
+        ({"text": 3}, TypeError, "text must be .*; got int"),
         ({"text": [TEXT, b"bytes"]}, TypeError, "got bytes"),
         ({"text": [["pre", "tokenised"]]}, TypeError, "got list"),
         ({"text": {"text": TEXT}}, TypeError, "got dict"),

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from data.errors import UserError
 from models.classifier import ImageTextClassifier
-from models.lora import own_parameters
+from models.lora import base_parameters
 
 
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
@@ -46,7 +46,7 @@ def parameter_groups(
     """
     groups = []
     frozen = set(model.image_encoder.blocks(0, frozen_blocks).parameters()) if frozen_blocks else set()
-    frozen |= own_parameters(model)
+    frozen |= base_parameters(model)
     for part, items in parts(model).items():
         for parameter in part_parameters(items):
             parameter.requires_grad_(scales[part] > 0 and parameter not in frozen)
