@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 EASY_VQA ?= easy_vqa
 
-.PHONY: help demo test quality style app bench clean
+.PHONY: help demo test quality docs style app bench clean
 help:            ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -27,11 +27,15 @@ demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where 
 test: $(STAMP)   ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist worksteal
 
-quality: $(STAMP)  ## Check format, lint and types
+quality: docs      ## Check format, lint, types and documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy train.py eval.py
+
+docs: $(STAMP)   ## Build the website of the documentation in runs/site; a dead link fails
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 style: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .

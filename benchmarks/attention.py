@@ -1,6 +1,6 @@
 """What cross-attention costs: a training step of VGG16 with and without it, and each kind of attention by itself.
 
-python -m benchmarks.attention            # both, as Markdown tables for docs/attention.md
+python -m benchmarks.attention            # both, as Markdown tables for docs/lab/attention.md
 python -m benchmarks.attention kinds
 python -m benchmarks.attention overhead
 """

@@ -1,6 +1,6 @@
 """How much memory rows take: the same run on ten times as many rows.
 
-python -m benchmarks.memory                 # a Markdown table for docs/performance.md
+python -m benchmarks.memory                 # a Markdown table for docs/lab/performance.md
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What a step of training costs, against the loop one would write first and against this machine's limits.
 
-python -m benchmarks.training EASY_VQA                 # all parts, as Markdown tables for docs/performance.md
+python -m benchmarks.training EASY_VQA                 # all parts, as Markdown tables for docs/lab/performance.md
 python -m benchmarks.training EASY_VQA naive cache     # some of them
 python -m benchmarks.training EASY_VQA --sizes 112     # at one image size
 """

@@ -165,7 +165,8 @@ def architecture() -> str:
     answers = [("yellow", 58), ("orange", 12), ("green", 5)]
     bars = [
         f'<rect class="cell" x="996" y="{lower - 34 + 26 * number}" width="{length}" height="14" '
-        f'style="fill:{"#3b82c4" if number == 0 else "#b9d6ee"}"/>' + label(966, lower - 22 + 26 * number, name, "small")
+        f'style="fill:{"#3b82c4" if number == 0 else "#b9d6ee"}"/>'
+        + label(966, lower - 22 + 26 * number, name, "small")
         for number, (name, length) in enumerate(answers)
     ]
     parts = [

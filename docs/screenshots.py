@@ -23,8 +23,6 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
-COLORS = 200
-"""Colours of a picture's palette: a third of the bytes, and no difference that one sees."""
 
 
 @contextmanager
@@ -77,8 +75,8 @@ def photograph_page(chrome: webdriver.Chrome, address: str, example: int, questi
     text.clear()
     text.send_keys(question)
     press("#ask", shown(".answer .best"))
-    WebDriverWait(chrome, 60).until(shown(".looked .word"))
-    next(w for w in chrome.find_elements(By.CSS_SELECTOR, ".looked .word") if w.text == word).click()
+    WebDriverWait(chrome, 60).until(shown(".words .word"))
+    next(w for w in chrome.find_elements(By.CSS_SELECTOR, ".words .word") if w.text == word).click()
     time.sleep(1)  # for the page's transitions to end
     chrome.execute_script("window.scrollTo(0, 0)")
     save(chrome, "page.png")
@@ -92,7 +90,7 @@ def photograph_report(chrome: webdriver.Chrome, report: Path) -> None:
 def save(chrome: webdriver.Chrome, name: str) -> None:
     path = IMAGES / name
     chrome.save_screenshot(str(path))
-    Image.open(path).convert("RGB").quantize(COLORS).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
     print(f"wrote {path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
