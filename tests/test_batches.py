@@ -12,10 +12,10 @@ from data import (
     Rows,
     load_rows,
     make_loader,
-    scan_images,
+    verify_images,
 )
-from data.columns import write_columns
-from data.image_check import Look, look_at_all
+from data.image_check import ImageInfo, inspect_images
+from data.string_column import write_columns
 
 image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
 
@@ -94,7 +94,7 @@ def test_an_epoch_goes_on_at_any_of_its_batches(process):
 
 def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_folder, processor):
     given = DataSettings()
-    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     collate = Collate(InputCollate(processor), {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
     batch, targets = next(iter(make_loader(rows, ImageBatchSampler(rows.image_keys, 4, shuffle=True), collate, 0)))
     assert batch["pixel_values"].shape == (4, 3, 32, 32)
@@ -113,7 +113,7 @@ def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_f
 
 def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, monkeypatch):
     given = DataSettings()
-    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     one_by_one = [rows[i] for i in range(12)]
     read = []
     monkeypatch.setattr(Rows, "read_image", lambda self, number: read.append(number) or one_by_one[number].image)
@@ -124,12 +124,14 @@ def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, 
     assert len(read) == len({one.image_key for one in one_by_one}) + 2, "rows without a key stand for themselves"
 
 
-def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypatch):
-    looked = []
-    monkeypatch.setattr("data.image_check.look_at", lambda image, settings: looked.append(image) or Look(str(image)))
+def test_each_file_is_inspected_once_and_the_others_each(shapes_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "data.image_check.inspect_image", lambda image, settings: seen.append(image) or ImageInfo(str(image))
+    )
     images = ["a", "b", {"bytes": b"1"}, "a", None] * 30
-    assert [look.name for look in look_at_all(iter(images), DataSettings())] == [str(image) for image in images]
-    assert sorted(map(str, looked)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])
+    assert [info.name for info in inspect_images(iter(images), DataSettings())] == [str(image) for image in images]
+    assert sorted(map(str, seen)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])
 
 
 def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):

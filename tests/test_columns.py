@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.columns import BLOCK, write_columns
+from data.string_column import BLOCK, write_columns
 
 STRINGS = st.lists(st.tuples(st.none() | st.text(st.characters(exclude_categories=["Cs"])), st.text("ab")), max_size=9)
 

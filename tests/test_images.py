@@ -285,7 +285,7 @@ def test_a_film_is_no_image():
         ("gs://bucket/a.png", "it is an address"),
         ("file:///tmp/a.png", "it is an address"),
         ("data:image/png;base64," + "A" * 5000, "it is a data: address; decode it"),
-        ("iVBOR" + "A" * 5000, "it is too long; an image in base64 is to be decoded"),
+        ("iVBOR" + "A" * 5000, "it is too long; if it is an image in base64"),
         ("a\0b.png", "it has characters that no path can have"),
         ("C:\\images\\a.png", "No such file or directory; write / where the path has"),
         ("/", "it is a folder or a device"),

@@ -7,9 +7,11 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from data import DataSettings, load_rows, prepare_data, scan_images
-from data.cells import make_text, resolve_image
+from data import DataSettings, load_rows, prepare_data, verify_images
+from data.errors import UserError
+from data.image_cells import resolve_image
 from data.images import content_key
+from data.text_template import make_text
 
 
 def png(color: str = "red") -> bytes:
@@ -49,7 +51,7 @@ def write(folder: Path, kind: str, rows: list[dict] = ROWS) -> Path:
 
 def read(source, **settings):
     settings = DataSettings(**settings)
-    return scan_images(load_rows(str(source), "train", settings), settings)[0]
+    return verify_images(load_rows(str(source), "train", settings), settings)[0]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -120,8 +122,10 @@ def test_other_column_names_are_given_never_guessed(folder):
 
 
 def test_a_misspelt_column_is_told_the_nearest_name(folder):
-    with pytest.raises(ValueError, match=r"no column 'labell'.*Did you mean 'label'\?"):
+    with pytest.raises(UserError, match=r"no column 'labell'.*Did you mean 'label'\?"):
         read(write(folder, "csv"), label="labell")
+    with pytest.raises(UserError, match=r"no column 'textt'.*Did you mean 'text'\?"):
+        read(write(folder, "csv"), text="textt")
 
 
 @pytest.mark.parametrize(

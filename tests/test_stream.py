@@ -5,18 +5,18 @@ from collections import Counter
 
 import pytest
 
-from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
+from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, stream_loader, verify_images
 
 
 @pytest.fixture
 def streamed(shapes_folder):
     settings = DataSettings(streaming=True)
-    return scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)[0]
+    return verify_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)[0]
 
 
 def test_a_stream_holds_the_rows_that_the_table_holds(streamed, shapes_folder):
     settings = DataSettings()
-    table, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)
+    table, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)
     assert streamed.is_stream
     assert not table.is_stream
     assert list(streamed) == [table[i] for i in range(len(table))]
@@ -90,5 +90,5 @@ def test_a_loader_gives_tensors_and_follows_the_epoch(streamed, processor):
 
 
 def test_a_stream_wants_its_validation_rows_given(shapes_folder):
-    with pytest.raises(ValueError, match=r"A stream cannot be cut.*--data.validation FILE"):
+    with pytest.raises(ValueError, match=r"A stream cannot be split.*--data.validation FILE"):
         prepare_data(DataSettings(train=str(shapes_folder / "train.csv"), streaming=True), seed=0)

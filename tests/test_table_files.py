@@ -20,9 +20,10 @@ from app.evaluation.compare import parse_args as compare_args
 from app.inference.batch_predict import answer_table
 from app.inference.load import find_model
 from app.settings import Settings, parse_settings
-from data import DataSettings, load_rows, prepare_data, scan_images
-from data.cells import cell_text, make_text, text_columns
+from data import DataSettings, load_rows, prepare_data, verify_images
+from data.cells import cell_text
 from data.shapes import write_shapes
+from data.text_template import make_text, text_columns
 
 FORMATS = ["csv", "tsv", "json", "jsonl", "parquet"]
 NAMES = [
@@ -397,7 +398,7 @@ def test_a_template_that_cannot_be_filled_says_why(tmp_path, text, message):
         ("t.tsv", "image,text,label\na,q,x\n", r"separated by commas, but a .tsv .* tabs. Name it .csv"),
         ("t.csv", 'image,text,label\na,"q,x\nb,r,y\n', r"Line 2 of .* whose double quotes do not match"),
         ("t.csv", 'image,text,label\na,"5 in,x\nb,"6 in,y\n', r"Line 2 of .* whose double quotes do not match"),
-        ("t.csv", 'image,text,label\na,"say \\"hi\\"",x\n', r"Line 2 of .* written twice"),
+        ("t.csv", 'image,text,label\na,"say \\"hi\\"",x\n', r"Line 2 of .* inside such a cell twice"),
         ("t.csv", "image,text,label\na,q\0,x\n", r"Line 2 of .* holds a NUL character"),
         ("t.csv", "image,text,label\na,q,x,y\n", r"Line 2 of .* has 4 cells, but the header names 3 columns"),
         ("t.csv", "\n \n", "is empty"),
@@ -405,8 +406,8 @@ def test_a_template_that_cannot_be_filled_says_why(tmp_path, text, message):
         ("t.csv", b"image,text\na,\xc3", "is not UTF-8: byte 0xc3 at offset 13"),
         ("t.csv", b"PK\x03\x04\x14\0\0\0", "NUL character"),
         ("t.jsonl", '{"image": 1}\n{"image', r"t.jsonl could not be read as .jsonl, line 2: Unterminated"),
-        ("t.jsonl", "[1, 2]", r"holds 1 where an object"),
-        ("t.jsonl", '"' + "a" * 500 + '"', r"holds 'a{70,79}… where an object"),
+        ("t.jsonl", "[1, 2]", r"holds 1; expected an object"),
+        ("t.jsonl", '"' + "a" * 500 + '"', r"holds 'a{70,79}…; expected an object"),
         ("t.jsonl", '{"image": "a", "text": "\\ud800", "label": "x"}', "half of a surrogate pair"),
         ("t.json", '{"image": ["a"], "text": ["q"], "label": ["x"]}', r"one object of columns"),
         ("t.json", "[" * 100_000, "could not be read as .json"),
@@ -439,8 +440,8 @@ def test_long_labels_are_shortened_in_what_is_told(tmp_path):
     frame.to_csv(train, index=False)
     test = write(tmp_path / "t.csv", frame.assign(label="b" * 1000))
     data = prepare_data(DataSettings(train=str(train), validation=str(train), test=str(test)), seed=0)
-    assert any("a" * 79 + "…" in line for line in data.decisions)
-    assert not any("a" * 81 in line or "b" * 81 in line for line in data.decisions)
+    assert any("a" * 79 + "…" in line for line in data.notes)
+    assert not any("a" * 81 in line or "b" * 81 in line for line in data.notes)
 
 
 def test_paths_of_a_home_folder_are_expanded(tmp_path, monkeypatch):
@@ -476,5 +477,5 @@ def test_images_of_an_image_folder_are_found_and_keyed(tmp_path):
     write_shapes(tmp_path, 4, "test")
     frame = pd.read_csv(tmp_path / "test.csv").rename(columns={"image": "file_name"})
     frame.to_csv(tmp_path / "metadata.csv", index=False)
-    rows, _ = scan_images(load_rows(str(tmp_path), "train", DataSettings()), DataSettings())
+    rows, _ = verify_images(load_rows(str(tmp_path), "train", DataSettings()), DataSettings())
     assert len(set(rows.image_keys)) == 4

@@ -13,7 +13,7 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from data import DataSettings, decode_image, prepare_data
-from data.value_range import VALUES, check_range, choose_ranges, range_of
+from data.value_range import VALUE_STATS, check_range, choose_ranges, range_of
 
 
 def save_as(shapes_folder, folder, scale, dtype, splits=("train", "test")) -> None:
@@ -63,7 +63,7 @@ def test_the_range_is_the_narrowest_usual_one_or_that_of_the_values(kind, low, h
 
 
 def test_each_kind_has_a_range_of_its_own():
-    values = np.array([(1, 0, 0.5, True), (0, 5, 4000, True), (0, 0, 9, True), (-1, np.nan, np.nan, True)], VALUES)
+    values = np.array([(1, 0, 0.5, True), (0, 5, 4000, True), (0, 0, 9, True), (-1, np.nan, np.nan, True)], VALUE_STATS)
     assert choose_ranges(values) == {"integer": [0, 4095], "float": [0, 1]}
     assert choose_ranges(values[3:]) is None
 
@@ -87,35 +87,35 @@ def test_all_pictures_are_read_in_the_range_of_the_training_pictures(shapes_fold
 
 def test_the_ranges_of_a_table_are_told_and_different_ones_are_warned_of(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey / (1 if number % 4 else 255), "float32")
-    told = "\n".join(prepare(tmp_path, validation_fraction=0.25).decisions)
+    told = "\n".join(prepare(tmp_path, validation_fraction=0.25).notes)
     assert (
         "test: 8 images hold floating-point values (6 within 0 to 255, 2 within 0 to 1); 0 is read as black, 255"
         in told
     )
     assert "warning: test: 2 images (row 0, " in told
-    assert "span less than an eighth of this range and become almost one grey; store all images on one scale" in told
+    assert "span less than an eighth of this range" in told
 
 
 def test_ct_values_are_read_from_the_lowest_to_the_highest_or_in_a_window(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 16 - 1024, "int32", ["train"])
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 18 - (1024 if number else 0), "int32", ["test"])
     data = prepare(tmp_path)
-    told, ranges = "\n".join(data.decisions), data.splits["test"].value_range
+    told, ranges = "\n".join(data.notes), data.splits["test"].value_range
     low, high = ranges["integer"]
     assert low == -1024
-    assert f"{low:g} is read as black, {high:g} as white; --data.value_range [LOW, HIGH] gives a narrower" in told
-    assert "have values beyond this range, which become black or white" in told
-    assert "warning: test: 1 images (row 0) have no negative value and others have" in told
+    assert f"{low:g} is read as black, {high:g} as white; train with a narrower --data.value_range" in told
+    assert "have values outside this range" in told
+    assert "warning: test: 1 images (row 0) have no negative values" in told
     data = prepare(tmp_path, value_range=(-160, 240))
     assert data.splits["train"].value_range == [-160, 240]
-    assert "beyond this range" not in "\n".join(data.decisions)
-    assert "-160 is read as black, 240 as white" in "\n".join(data.decisions)
+    assert "outside this range" not in "\n".join(data.notes)
+    assert "-160 is read as black, 240 as white" in "\n".join(data.notes)
 
 
 def test_pictures_of_eight_bits_are_not_spoken_of(shapes_folder):
     data = prepare(shapes_folder)
     assert data.splits["train"].value_range is None
-    assert not any("hold" in line for line in data.decisions)
+    assert not any("hold" in line for line in data.notes)
 
 
 def test_values_that_are_not_numbers_are_counted(shapes_folder, tmp_path):
@@ -124,7 +124,7 @@ def test_values_that_are_not_numbers_are_counted(shapes_folder, tmp_path):
         return grey if number else grey * np.inf
 
     save_as(shapes_folder, tmp_path, scale, "float32")
-    told = "\n".join(prepare(tmp_path).decisions)
+    told = "\n".join(prepare(tmp_path).notes)
     assert "warning: test: 8 images (row 0, " in told
     assert "hold NaN or infinite values; NaN becomes black" in told
 
