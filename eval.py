@@ -35,7 +35,7 @@ from data import (
     load_rows,
     prepare_data,
     require_columns,
-    scan_images,
+    verify_images,
 )
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig
@@ -190,7 +190,7 @@ def held_out_rows(args: argparse.Namespace, run: Settings, config: ImageTextConf
                 else ". A model without its run folder does not know the rows of the run."
             )
         )
-    rows, _ = scan_images(load_rows(source, args.split, replace(data, streaming=False)), data)
+    rows, _ = verify_images(load_rows(source, args.split, replace(data, streaming=False)), data)
     if args.test is None:
         check_own_rows(args, rows, data.group, is_cut=False)
     return rows, with_columns(resampled, rows, args)

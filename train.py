@@ -104,7 +104,7 @@ def train_in_memory(
         training = Training.set_up(now, data, model, processor, accelerator)
         if begins and accelerator.is_main_process:
             run.open(settings, goes_on, provenance)
-            print("\n".join(f"  {line}" for line in [*data.decisions, *describe_training(training, data, accelerator)]))
+            print("\n".join(f"  {line}" for line in [*data.notes, *describe_training(training, data, accelerator)]))
         accelerator.wait_for_everyone()
         fit(now, data, training, accelerator, run)
 

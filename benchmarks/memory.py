@@ -59,7 +59,7 @@ def write_table(folder: Path, number: int) -> Path:
 PROBE = """
 import sys
 from itertools import islice
-from data import DataSettings, ImageBatchSampler, InputCollate, StreamedBatches, load_rows, make_loader, scan_images
+from data import DataSettings, ImageBatchSampler, InputCollate, StreamedBatches, load_rows, make_loader, verify_images
 from models.processor import build_processor
 from models.text_encoder import train_tokenizer
 
@@ -69,7 +69,7 @@ def resident(field="RssAnon"):
 processor = build_processor(train_tokenizer(["some words"] * 10), 32, 64)
 before = resident()
 settings = DataSettings(streaming=sys.argv[2] == "stream")
-rows, looks = scan_images(load_rows(sys.argv[1], "train", settings), settings)
+rows, looks = verify_images(load_rows(sys.argv[1], "train", settings), settings)
 del looks
 collate = InputCollate(processor)
 if rows.is_stream:

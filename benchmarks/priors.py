@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from app.evaluation.slices import tell_apart
 from app.settings import parse_settings
-from data import Rows, decode_image, load_rows, scan_images
+from data import Rows, decode_image, load_rows, verify_images
 from data.prepare import row_groups
 
 FOLDS = 4
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="folder or Hub id of a pretrained encoder of sentences")
     args, settings = parser.parse_known_args()
     data = parse_settings([args.config, *settings]).data
-    rows = {split: scan_images(load_rows(getattr(data, split), split, data), data)[0] for split in ("train", "test")}
+    rows = {split: verify_images(load_rows(getattr(data, split), split, data), data)[0] for split in ("train", "test")}
     labels, groups = np.array(list(rows["train"].labels)), row_groups(rows["train"], data.group)
     texts = {split: [text or "" for text in rows[split].texts] for split in rows}
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit(texts["train"])

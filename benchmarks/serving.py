@@ -34,7 +34,7 @@ from app.inference.load import load_model
 from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
 from app.settings import load_settings
-from data import Example, Rows, decode_image, load_rows, scan_images
+from data import Example, Rows, decode_image, load_rows, verify_images
 from models.build import build_model
 from models.settings import ModelSettings
 
@@ -225,8 +225,8 @@ def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
     data = load_settings(args.run / "config.yaml").data
     assert data.train is not None
     assert data.test is not None
-    rows, _ = scan_images(load_rows(data.test, "test", data), data)
-    train, _ = scan_images(load_rows(data.train, "train", data), data)
+    rows, _ = verify_images(load_rows(data.test, "test", data), data)
+    train, _ = verify_images(load_rows(data.train, "train", data), data)
     predictors = by_runtime(args.run, take(train, 256))
     examples = take(rows, TEST_ROWS)
     config = next(iter(predictors.values())).model.config

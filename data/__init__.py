@@ -3,17 +3,18 @@
 from data.augmentation import Augmentation
 from data.collate import Batch, Collate, InputCollate, Targets, make_loader, text_key
 from data.column_names import require_columns
-from data.columns import StringColumn
 from data.feature_store import FeatureStore
-from data.image_check import scan_images
+from data.image_check import verify_images
 from data.images import BadImageError, decode_image
 from data.label_format import LabelFormat
 from data.labels import UNKNOWN, NoLabelsError
+from data.loading import load_rows
 from data.prepare import PreparedData, prepare_data
-from data.rows import Example, Rows, load_rows
+from data.rows import Example, Rows
 from data.sampler import ImageBatchSampler
 from data.settings import TEXT_SLICES, DataSettings
 from data.stream import StreamedBatches, stream_loader
+from data.string_column import StringColumn
 
 __all__ = [
     "TEXT_SLICES",
@@ -39,7 +40,7 @@ __all__ = [
     "make_loader",
     "prepare_data",
     "require_columns",
-    "scan_images",
     "stream_loader",
     "text_key",
+    "verify_images",
 ]

@@ -1,4 +1,4 @@
-"""Other views of training images."""
+"""Random augmentation of training images."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,18 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 class Augmentation:
-    """Another view of each image of a batch, drawn for each by itself from torch's random state.
+    """Randomly transform each image of a batch, independently, with torch's global random state.
 
-    Turned by up to 10°, moved by up to a tenth of its side, scaled by 0.9 to 1.1, and brightness and contrast changed
-    by up to a fifth. Nothing that a text may ask about changes its answer: images are not mirrored, since left and
-    right would be exchanged, and keep their hue.
+    Rotation by up to 10°, translation by up to a tenth of the side, scaling by 0.9 to 1.1, and brightness and contrast
+    by up to 20 %. Images are not flipped and keep their hue, because a text may ask about left and right or about
+    colours.
 
     Args:
-        mean, std: what the images were normalised with, by channel.
+        mean, std: per-channel statistics that the images were normalized with.
 
     Shape:
-        - pixel_values: ``(I, 3, H, W)``, normalised; returns the same, in the same memory format
+        - pixel_values: ``(I, 3, H, W)``, normalized
+        - returns: the same shape and memory format
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -32,7 +33,7 @@ class Augmentation:
         )
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        views = torch.empty_like(pixel_values)
-        for view, image in zip(views, pixel_values, strict=True):
-            view.copy_(self.transform(image))
-        return views
+        augmented = torch.empty_like(pixel_values)
+        for target, image in zip(augmented, pixel_values, strict=True):
+            target.copy_(self.transform(image))
+        return augmented

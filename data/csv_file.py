@@ -1,4 +1,4 @@
-"""Tables in CSV and TSV files; every cell stays the text that is written."""
+"""Read CSV and TSV files. Every cell is a string."""
 
 import csv
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from data.errors import UserError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 LONGEST_CELL = 2**31 - 1
-"""Characters; the most that `csv` can be set to on every platform."""
+"""Characters; the largest limit that `csv` accepts on every platform."""
 
 
 def csv_columns(path: Path, separator: str) -> Features:
-    """The columns of a file, all of it checked.
+    """Check the whole file and return its columns.
 
     Raises:
-        UserError: names the place of what cannot be read.
+        UserError: the file cannot be read; names the place.
     """
     check_text(path)
     check_separator(path, separator)
@@ -35,16 +35,19 @@ def csv_columns(path: Path, separator: str) -> Features:
 
 
 def csv_rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
-    """The rows by name of the column; a row that is short lacks its last columns."""
+    """Rows as dictionaries; short rows lack their last columns."""
     lines = csv_lines(path, separator)
     names = distinct_names(next(lines, []))
     return (dict(zip(names, cells, strict=False)) for cells in lines)
 
 
 def csv_lines(path: Path, separator: str) -> Iterator[list[str]]:
-    """The cells of the header, then of each row; blank lines are skipped, empty cells beyond the header are cut off.
+    """Cells of the header, then of each row. Skips blank lines, and empty cells after the last column.
 
-    Quotes are read strictly: one that is not closed would make one cell of several rows.
+    Quotes are parsed strictly, because an unclosed quote would merge several rows into one cell.
+
+    Raises:
+        UserError: a row with more cells than the header, or unmatched quotes; names the line.
     """
     csv.field_size_limit(LONGEST_CELL)
     with open_text(path, newline="") as file:
@@ -63,26 +66,26 @@ def csv_lines(path: Path, separator: str) -> Iterator[list[str]]:
 
 
 def next_line(reader, path: Path) -> list[str] | None:
-    """The cells of the next line, or of several where quoted cells hold line ends; ``None`` at the end.
+    """Cells of the next row, which may span several lines; ``None`` at the end of the file.
 
     Raises:
-        UserError: quotes that do not match.
+        UserError: unmatched quotes; names the line.
     """
     start = reader.line_num + 1
     try:
         return next(reader, None)
     except csv.Error as error:
         raise UserError(
-            f"Line {start} of {path} has a cell whose double quotes do not match ({error}). A cell that begins with a "
-            'double quote ends with one; a double quote within such a cell is written twice, as in "a 5"" disk".'
+            f"Line {start} of {path} has a cell whose double quotes do not match ({error}). A cell that starts with a "
+            'double quote must end with one. Write a double quote inside such a cell twice, as in "a 5"" disk".'
         ) from error
 
 
 def check_separator(path: Path, separator: str) -> None:
-    """Refuse a file whose header is one column by this separator and several by another.
+    """Check that the header has several columns with this separator, if it has several with another one.
 
     Raises:
-        UserError: names the separator that was found.
+        UserError: names the separator of the file.
     """
     with open_text(path, newline="") as file:
         header = next((line for line in file if line.strip()), "")

@@ -1,8 +1,8 @@
-"""Errors that the user can put right."""
+"""Errors that a user can fix."""
 
 
 class UserError(ValueError):
-    """Bad input, settings or environment: the message says what was expected, what came and what to do.
+    """Invalid input, settings or environment. The message says what was expected, what was found, and how to fix it.
 
-    Command lines print the message alone and exit with code 2. Any other exception is a bug and keeps its traceback.
+    Command lines print only the message and exit with code 2. Any other exception is a bug and keeps its traceback.
     """

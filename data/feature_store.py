@@ -1,4 +1,4 @@
-"""Features of frozen encoders on disk: computed once, then read in place of pictures and texts."""
+"""Store outputs of frozen encoders on disk, so that they are computed once."""
 
 import json
 import os
@@ -15,14 +15,13 @@ from data.errors import UserError
 
 
 class FeatureStore:
-    """Features by the key of what they are of.
+    """A mapping from image or text keys to feature tensors.
 
-    They lie in safetensors files that are mapped into memory, so that the disk's cache holds them and not the
-    process. A file gets its name when it is whole, so several processes may add to a folder at once, and one that is
-    killed loses no more than the file it was writing.
+    Features are in memory-mapped safetensors files. Files are written atomically, so several processes can add to a
+    folder at the same time, and a killed process loses only the file it was writing.
 
     Args:
-        folder: of one encoder with its weights and preprocessing; made when the first features are added.
+        folder: for one encoder with its weights and preprocessing. It is created when features are added.
     """
 
     def __init__(self, folder: Path):
@@ -38,31 +37,31 @@ class FeatureStore:
         return self.features[key]
 
     def __getstate__(self) -> Path:
-        """Another process maps the files itself."""
+        """Pickle only the folder; another process maps the files itself."""
         return self.folder
 
     def __setstate__(self, folder: Path) -> None:
         self.__init__(folder)  # type: ignore[misc]
 
     def refresh(self) -> None:
-        """Open the files that have come since; one that is damaged is named and deleted, to be computed anew."""
+        """Open new files. Damaged files are printed and deleted, so that their features are computed again."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self.opened):
             try:
                 with safe_open(path, "pt") as file:
                     keys, lengths = (json.loads(file.metadata()[name]) for name in ("keys", "lengths"))
                     parts = file.get_tensor("features").split(lengths)
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
-                print(f"The features in {path} are damaged ({error}) and are computed anew.")
+                print(f"The features in {path} are damaged ({error}) and will be computed again.")
                 path.unlink()
                 continue
             self.features.update(zip(keys, parts, strict=True))
             self.opened.add(path)
 
     def add(self, features: Mapping[str, Tensor]) -> None:
-        """Write features of equal width: tensors that may differ in their first dimension alone.
+        """Write features. The tensors may differ only in their first dimension.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written to.
+            UserError: the disk is full, or the folder is not writable.
         """
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         new = path.with_suffix(".writing")
@@ -75,7 +74,7 @@ class FeatureStore:
         except (OSError, SafetensorError) as error:
             new.unlink(missing_ok=True)
             raise UserError(
-                f"Features could not be written to {self.folder}: {error}. Make room there, or compute them in every "
-                "epoch: --train.cache_features false."
+                f"Features could not be written to {self.folder}: {error}. Free some space, or compute them in every "
+                "epoch with --train.cache_features false."
             ) from error
         self.refresh()

@@ -1,4 +1,4 @@
-"""The one place where image bytes become pixels; training, evaluation and prediction all come here."""
+"""Decode images. Training, evaluation and prediction all use `decode_image`."""
 
 import errno
 import hashlib
@@ -29,33 +29,33 @@ FORMATS = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""What is read, by Pillow's name, and the endings of such files."""
+"""Supported formats by Pillow's name, with their file name endings."""
 IMAGE_ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
 BRANDS = {
     "AVIF": {b"avif", b"avis"},
     "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"},
 }
-"""By what a file says it is compatible with; AVIF comes first, since it may also name the general ``mif1``."""
+"""Compatible brands in the ``ftyp`` box. AVIF comes first, because AVIF files may also list the general ``mif1``."""
 PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif"}
-"""What lets Pillow read a format that it does not read by itself."""
+"""Packages for formats that Pillow cannot always read by itself."""
 MAX_PIXELS = 100_000_000
 MAX_PATH = 4096
-"""Characters of a path; common systems take no more."""
+"""Characters of a path, the limit of common systems."""
 ADDRESS = re.compile(r"(?i)(data:|[a-z][a-z0-9+.-]+://)")
-"""How an address begins; a drive of Windows has one letter."""
+"""Start of a URL or ``data:`` URI. A Windows drive has a single letter."""
 
 
 class BadImageError(UserError):
-    """An image that cannot be read; the message says why."""
+    """An image that cannot be read."""
 
 
 def is_address(path: str) -> bool:
-    """Whether it names something on the network, or holds the image itself, and is no path of a file."""
+    """Whether the string is a URL or a ``data:`` URI."""
     return ADDRESS.match(path) is not None
 
 
 def read_image(image: str | Path | bytes | dict) -> bytes:
-    """The encoded bytes of an image given as path, as bytes, or as the ``{"bytes", "path"}`` of `datasets`."""
+    """Encoded bytes of an image: a path, bytes, or the ``{"bytes", "path"}`` of `datasets`."""
     if isinstance(image, dict):
         return read_image(image["path"] if image.get("bytes") is None else image["bytes"])
     if isinstance(image, bytes):
@@ -63,23 +63,23 @@ def read_image(image: str | Path | bytes | dict) -> bytes:
     if not isinstance(image, str | Path):
         raise BadImageError(f"expected a file or its bytes, got {type(image).__name__}")
     try:
-        if not stat.S_ISREG(os.stat(image).st_mode):  # reading a pipe or a device may never end
+        if not stat.S_ISREG(os.stat(image).st_mode):  # reading a pipe or a device may block forever
             raise BadImageError("cannot open the file: it is a folder or a device")
         return Path(image).read_bytes()
     except BadImageError:
         raise
-    except (OSError, ValueError) as error:  # a path with a NUL character is a ValueError
+    except (OSError, ValueError) as error:  # a NUL character in a path raises ValueError
         raise BadImageError(f"cannot open the file: {explain_path(str(image), error)}") from error
 
 
 def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
-    """Why there is no such file, and what to do."""
+    """Why a path cannot be opened, and what to do."""
     if path.lower().startswith("data:"):
         return "it is a data: address; decode it, and give a file or its bytes"
     if is_address(path):
         return "it is an address, and nothing is downloaded; download the images and give their paths"
     if len(path) > MAX_PATH or getattr(error, "errno", None) == errno.ENAMETOOLONG:
-        return "it is too long; an image in base64 is to be decoded to a file or its bytes"
+        return "it is too long; if it is an image in base64, decode it to a file or to bytes"
     if not isinstance(error, OSError):
         return "it has characters that no path can have"
     reason = error.strerror or str(error)
@@ -89,14 +89,14 @@ def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
 def decode_image(
     image: str | Path | bytes | dict | Image.Image, max_pixels: int = MAX_PIXELS, *, value_range: ValueRange = None
 ) -> Image.Image:
-    """Decode to 8-bit RGB, upright, first frame; transparency on white.
+    """Decode to 8-bit RGB: the first frame, EXIF orientation applied, transparent pixels on white.
 
     Args:
-        image: a file, its bytes, the ``{"bytes", "path"}`` of `datasets`, or a picture of any mode.
-        max_pixels: most pixels of a file.
-        value_range: of pictures of more than 8 bits, the values that become black and white, as
-            ``ImageTextConfig.value_range`` has them; by default the usual range (8, 10, 12, 14 or 16 bits, 0 to 1, -1
-            to 1) that holds all values of the picture, or else its lowest and highest value.
+        image: a file, its bytes, the ``{"bytes", "path"}`` of `datasets`, or a Pillow image of any mode.
+        max_pixels: limit for encoded images.
+        value_range: values of images of more than 8 bits that become black and white. By default the narrowest usual
+            range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that contains all values of the image, or its lowest and
+            highest value, see `data.value_range.range_of`.
 
     Raises:
         BadImageError: missing, truncated, not one of `FORMATS`, without pixels, or larger than ``max_pixels``.
@@ -110,20 +110,20 @@ def decode_image(
 
 
 def decode_and_measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple]:
-    """As `decode_image` decodes bytes by default, and the `data.value_range.VALUES` of the picture."""
+    """Decode bytes as `decode_image` does by default, and return the `data.value_range.VALUE_STATS` of the image."""
     with explain_decoder_errors():
         image = open_image(data, max_pixels)
         return to_upright_rgb(image, None), measure(image)
 
 
 def to_upright_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
-    """As `decode_image` gives it."""
+    """Convert to 8-bit RGB, see `decode_image`."""
     if not (image.width and image.height):
         raise BadImageError(f"{image.width}×{image.height} has no pixels")
     image = ImageOps.exif_transpose(image)
     if kind_of(image):
         return to_eight_bit(image, value_range).convert("RGB")
-    if image.mode == "La":  # which Pillow converts to nothing else
+    if image.mode == "La":  # Pillow converts this mode only to LA
         image = image.convert("LA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -132,7 +132,7 @@ def to_upright_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Open and load the first frame. Format by content, size checked before a pixel is decoded."""
+    """Decode the first frame. The content decides the format; the size is checked before decoding."""
     image = read_header(data)
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
@@ -141,14 +141,14 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def read_header(data: bytes) -> Image.Image:
-    """The picture before its pixels are decoded; large ones are for the caller to refuse."""
+    """Open an image without decoding its pixels. The caller checks its size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(data), formats=formats_of(data))
 
 
 def count_pixels(image: str | Path | bytes) -> int:
-    """As its header says; 0 where it cannot be read."""
+    """Number of pixels according to the header; 0 if it cannot be read."""
     try:
         with explain_decoder_errors(), read_header(read_image(image)) as opened:
             return opened.width * opened.height
@@ -157,10 +157,12 @@ def count_pixels(image: str | Path | bytes) -> int:
 
 
 def formats_of(data: bytes) -> list[str]:
-    """The format that the first bytes name, if it is AVIF or HEIF, else all others; Pillow can read them afterwards.
+    """Formats that Pillow should try: AVIF or HEIF if the first bytes name it, all other formats otherwise.
+
+    Registers the package that reads AVIF or HEIF.
 
     Raises:
-        BadImageError: an AVIF or HEIF image, and the package that reads it is not installed.
+        BadImageError: an AVIF or HEIF image, and that package is not installed.
     """
     brands = {data[i : i + 4] for i in range(8, min(int.from_bytes(data[:4], "big"), 256), 4) if i != 12}
     named = next((name for name in BRANDS if data[4:8] == b"ftyp" and brands & BRANDS[name]), None)
@@ -178,7 +180,7 @@ def formats_of(data: bytes) -> list[str]:
 
 @contextmanager
 def explain_decoder_errors(what: str = f"not a readable {', '.join(FORMATS)} image") -> Iterator[None]:
-    """Turn what decoders raise, which may be anything, into a `BadImageError`."""
+    """Convert exceptions of decoders, which may be of any type, to `BadImageError`."""
     try:
         yield
     except BadImageError:
@@ -189,5 +191,5 @@ def explain_decoder_errors(what: str = f"not a readable {', '.join(FORMATS)} ima
 
 
 def content_key(data: bytes) -> str:
-    """What makes two images the same image, and two texts the same text: their bytes, whatever their names."""
+    """Hash of encoded bytes. Equal keys mean equal images or texts, whatever their names."""
     return hashlib.sha256(data).hexdigest()[:20]

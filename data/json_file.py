@@ -1,4 +1,4 @@
-"""Tables in JSON files: one object a line, or a list of objects."""
+"""Read JSON files: one object a line (JSON Lines), or a list of objects."""
 
 import json
 import re
@@ -14,18 +14,18 @@ from data.errors import UserError
 from data.messages import quote
 
 TYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
-"""Python type of all cells of a column → how it is stored."""
+"""Python type of the cells of a column → Arrow type."""
 NOT_SPACE = re.compile(r"\S")
 
 
 def json_columns(path: Path) -> Features:
-    """The columns of a file, all of it checked.
+    """Check the whole file and return its columns.
 
-    A column whose cells are all of one of `TYPES` has this type, one of several of them holds their texts (see
-    `data.cells.cell_text`), and one of lists and objects holds these.
+    A column has the type of its cells if that is one of `TYPES`. Mixed types of these become text, see
+    `data.cells.cell_text`. A column with lists or objects has type `Json`.
 
     Raises:
-        UserError: names the place of what cannot be read.
+        UserError: the file cannot be read; names the place.
     """
     check_text(path)
     types: dict[str, set[type]] = {}
@@ -45,7 +45,7 @@ def json_columns(path: Path) -> Features:
         )
     for name in types:
         if (repeated := name.rpartition(" (column ")[0]) in types:
-            raise UserError(f"{path} has objects that name {quote(repeated)} once, and others several times.")
+            raise UserError(f"{path} has objects with one key {quote(repeated)}, and objects with several.")
     return Features({name: column_type(found) for name, found in types.items()})
 
 
@@ -56,7 +56,7 @@ def column_type(found: set[type]) -> Value | Json:
 
 
 def json_rows(path: Path, columns: Features) -> Iterator[dict]:
-    """The rows by name of the column, cells as the column's type wants them; what a row lacks is missing."""
+    """Rows as dictionaries, with cells of the column's type and ``None`` for missing keys."""
     for row in json_objects(path):
         yield {name: to_column(row.get(name), column) for name, column in columns.items()}
 
@@ -65,15 +65,15 @@ def to_column(value, column: Value | Json):
     if value is None:
         return None
     if isinstance(column, Json):
-        return json.dumps(value)  # `Json` would take a text that reads as JSON, such as "1e5", for its value
+        return json.dumps(value)  # `Json` would parse a string such as "1e5" as a number
     return cell_text(value) if column.dtype == "string" else value
 
 
 def json_objects(path: Path) -> Iterator[dict]:
-    """The objects of a file in order, whether each has a line, they are a list, or written over several lines.
+    """The objects of a file in order: one a line, in a list, or spread over several lines.
 
     Raises:
-        UserError: text that is no JSON, values that are no objects, halves of surrogate pairs.
+        UserError: invalid JSON, values that are not objects, or lone surrogates; names the line.
     """
     with open_text(path) as file:
         first = next((line for line in file if line.strip()), "")
@@ -83,7 +83,7 @@ def json_objects(path: Path) -> Iterator[dict]:
         for line, text in texts:
             for value in parse_values(text, line, path):
                 if not isinstance(value, dict):
-                    raise UserError(f"{path} holds {quote(value)} where an object, one for each row, was expected.")
+                    raise UserError(f"{path} holds {quote(value)}; expected an object for each row.")
                 yield value
 
 
@@ -95,7 +95,7 @@ def is_object(text: str) -> bool:
 
 
 def parse_values(text: str, line: int, path: Path) -> Iterator:
-    """The values in a text that begins in this line of the file; those of a list one by one."""
+    """JSON values in a text that starts at this line of the file; items of a list one by one."""
     decoder = json.JSONDecoder(object_pairs_hook=to_row)
     has_surrogates = "\\ud" in text.lower()
     place = 0
@@ -106,8 +106,8 @@ def parse_values(text: str, line: int, path: Path) -> Iterator:
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{path} could not be read as {path.suffix}: from line {line} it has half of a surrogate pair "
-                f"({quote(error.object[error.start])}), which is no character."
+                f"{path} could not be read as {path.suffix}: line {line} or later holds half of a surrogate pair "
+                f"({quote(error.object[error.start])}), which is not a character."
             ) from error
         except (ValueError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError):
@@ -118,7 +118,7 @@ def parse_values(text: str, line: int, path: Path) -> Iterator:
 
 
 def to_row(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object with distinct names, see `distinct_names`."""
+    """A JSON object as a dictionary with unique keys, see `distinct_names`."""
     row = dict(pairs)
     if len(row) == len(pairs) and "" not in row:
         return row

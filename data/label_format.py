@@ -1,4 +1,4 @@
-"""What the label of a row may hold: one class, several, or what several annotators answered."""
+"""Label formats: one class a row, several classes, or the answers of several annotators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from data.labels import UNKNOWN
+from data.cells import cell_text, is_nested
+from data.errors import UserError
+from data.labels import UNKNOWN, normalize_label
+from data.messages import quote
 
 LabelType = Literal["single", "multi", "annotators"]
 
 
 class HasLabelFormat(Protocol):
-    """A data section or a model's configuration."""
+    """Data settings or a model configuration."""
 
     label_type: LabelType
     label_separator: str
@@ -27,9 +30,9 @@ class LabelFormat:
     """How a label is written and what it means.
 
     Args:
-        type: ``single``: one class; ``multi``: any number of classes, all of them right; ``annotators``: the answers of
-            several people, of whom some may disagree.
-        separator: between the names of one label.
+        type: ``single``: one class. ``multi``: any number of classes, all of them correct (multi-label).
+            ``annotators``: the answers of several people, who may disagree.
+        separator: separates the names in one label.
     """
 
     type: LabelType = "single"
@@ -39,23 +42,57 @@ class LabelFormat:
     def of(cls, settings: HasLabelFormat) -> LabelFormat:
         return cls(settings.label_type, settings.label_separator)
 
+    def parse(self, cell, class_names: list[str] | None, normalize: bool) -> str | None:
+        """Read a cell of the label column as one string; ``None`` if it is missing.
+
+        A ``multi`` label without classes is ``""``; tables write it as an empty list, or as the separator alone.
+
+        Args:
+            cell: a name, or a list of names.
+            class_names: names of the classes if the cell holds class indices, as `datasets.ClassLabel` does.
+            normalize: apply `normalize_label`.
+
+        Raises:
+            UserError: a type that is not a label, or a name that contains the separator.
+        """
+        if self.type == "single":
+            return parse_class_name(cell, class_names, normalize)
+        if isinstance(cell, str):
+            values = cell.split(self.separator) if cell.strip() else None
+        else:
+            values = list(cell) if isinstance(cell, list | tuple | np.ndarray) else cell if cell is None else [cell]
+        if values is None:
+            return None
+        found = [parse_class_name(value, class_names, normalize) for value in values]
+        if ambiguous := [name for name in found if name and self.separator in name]:
+            raise UserError(
+                f"The label {quote(ambiguous[0])} holds the separator {self.separator!r}; rename it, or train with "
+                "another --data.label_separator."
+            )
+        if self.type == "annotators" and not any(found):
+            return None
+        return self.join(name for name in found if name)
+
     def names(self, label: str) -> list[str]:
-        """The names a label holds; none for the empty label, which says that no class applies."""
+        """Names in a label; an empty list for the empty label, to which no class applies."""
         if self.type == "single":
             return [label]
         return [name for name in label.split(self.separator) if name]
 
     def join(self, names: Iterable[str]) -> str:
-        """A label of these names; classes in order and each once, annotators' answers as they came."""
+        """Write names as one label: sorted and unique for ``multi``, in the given order for ``annotators``."""
         return self.separator.join(sorted(set(names)) if self.type == "multi" else names)
 
     def count(self, labels: Iterable[str]) -> Counter[str]:
-        """How often each name stands in the labels."""
+        """Occurrences of each name in the labels."""
         return Counter(name for label in labels for name in self.names(label))
 
-    def main(self, label: str, known: Container[str] | None = None) -> list[str]:
-        """The names a label stands for, of those ``known`` where given: all of them, or the most frequent of the
-        annotators' answers."""
+    def main_names(self, label: str, known: Container[str] | None = None) -> list[str]:
+        """Names that a label stands for: all of them, or the most frequent answer of the annotators.
+
+        Args:
+            known: ignore other names.
+        """
         names = [name for name in self.names(label) if known is None or name in known]
         if self.type != "annotators" or not names:
             return names
@@ -64,8 +101,11 @@ class LabelFormat:
     def majority(
         self, labels: Iterable[str], known: Sequence[str], weights: Iterable[float] | None = None
     ) -> list[str]:
-        """The most frequent answer, of known names: the most frequent name, or for ``multi`` the most frequent set; by
-        what rows count where ``weights`` are given."""
+        """The most frequent known name, or for ``multi`` the most frequent set of known names.
+
+        Args:
+            weights: of the rows; 1 by default.
+        """
         totals: dict[tuple[str, ...], float] = defaultdict(float)
         for label, weight in zip(labels, repeat(1.0) if weights is None else weights, strict=False):
             names = self.names(label)
@@ -78,17 +118,17 @@ class LabelFormat:
         majority = max(candidates, key=lambda answer: totals[answer])
         return list(majority)
 
-    def known(self, label: str, names: set[str]) -> bool:
-        """Whether a label teaches anything about these classes."""
-        return not label or any(name in names for name in self.names(label))
+    def is_trainable(self, label: str, known: set[str]) -> bool:
+        """Whether a label holds a known name, or is empty."""
+        return not label or any(name in known for name in self.names(label))
 
     def encode(self, labels: Sequence[str], label2id: dict[str, int]) -> np.ndarray:
-        """Labels as numbers, for C known classes.
+        """Encode n labels for C known classes.
 
         Returns:
-            ``single``: class numbers ``(n,)``, `UNKNOWN` for others. ``multi``: ``(n, C + 1)``, 1 for each class that
-            applies, in the last column 1 where some are not known. ``annotators``: the score in [0, 1] that each class
-            would earn as an answer ``(n, C)``, see `annotator_score`.
+            ``single``: class indices ``(n,)``, `UNKNOWN` for unknown labels. ``multi``: multi-hot ``(n, C + 1)``; the
+            last column is 1 if the label holds unknown names. ``annotators``: `annotator_score` of each class
+            ``(n, C)``, in [0, 1].
         """
         if self.type == "single":
             return np.array([label2id.get(label, UNKNOWN) for label in labels], dtype=np.int64)
@@ -108,11 +148,28 @@ SINGLE = LabelFormat()
 """One class a row."""
 
 
-def annotator_score(count: int, annotators: int) -> float:
-    """What an answer earns that ``count`` of the annotators gave (Antol et al. 2015, section 5, VQA accuracy).
+def parse_class_name(value, class_names: list[str] | None, normalize: bool) -> str | None:
+    """Name of a class; ``None`` if it is null, empty, or the index -1, which `datasets` uses for "no label".
 
-    Whole where at least three of the others gave it too, averaged over who is left out; with fewer than four
-    annotators, where all the others did.
+    Raises:
+        UserError: a list, an object or bytes.
+    """
+    if class_names is not None and value is not None:
+        value = class_names[value] if value >= 0 else None
+    if is_nested(value):
+        raise UserError(
+            f"Labels must be strings, numbers or booleans, got {quote(value)}; write the names of the classes. For "
+            "lists of names train with --data.label_type multi or annotators."
+        )
+    label = cell_text(value) or ""
+    return (normalize_label(label) if normalize else label.strip()) or None
+
+
+def annotator_score(count: int, annotators: int) -> float:
+    """VQA accuracy of an answer that ``count`` of the annotators gave (Antol et al. 2015, section 5).
+
+    min(matches / 3, 1) against the other annotators, averaged over leaving each annotator out. With fewer than four
+    annotators, all others must agree for a score of 1.
     """
     if annotators == 1:
         return 1.0

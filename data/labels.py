@@ -1,4 +1,4 @@
-"""Labels as names: normalisation, the vocabulary built on training rows, and what it covers."""
+"""Label names: normalization and the vocabulary."""
 
 import re
 from collections import Counter
@@ -8,20 +8,20 @@ from data.errors import UserError
 from data.messages import enumerate_names
 
 UNKNOWN = -100
-"""Label id of a held-out row whose label the model does not know: no loss (torch's ``ignore_index``), always wrong."""
+"""Class index of a held-out label outside the vocabulary: no loss (torch's ``ignore_index``), always a wrong answer."""
 
 
 class NoLabelsError(UserError):
-    """Rows without a label, or a table without the column: they can be answered, but not learnt from or scored."""
+    """Missing labels, or no label column. Such rows can be predicted, but not trained on or scored."""
 
 
 def normalize_label(label: str) -> str:
-    """Lower case, no spaces at the ends, single spaces between words."""
+    """Fold case, strip spaces at the ends, and collapse spaces between words."""
     return re.sub(r"\s+", " ", label).strip().casefold()
 
 
 def build_vocabulary(counts: Counter[str], top_k: int | None = None) -> list[str]:
-    """Label names in order: numbers by value, other names by alphabet; with ``top_k`` the most frequent ones.
+    """Sorted label names, by value if all are integers; with ``top_k`` only the most frequent ones.
 
     Raises:
         UserError: fewer than two labels.
@@ -40,7 +40,7 @@ def build_vocabulary(counts: Counter[str], top_k: int | None = None) -> list[str
 
 
 def similar_labels(names: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that differ by case or spaces alone, most likely one class written in several ways."""
+    """Groups of labels that differ only by case or spaces, probably one class in several spellings."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(normalize_label(name), []).append(name)

@@ -1,4 +1,4 @@
-"""Tables in Parquet files, with the types that they are stored with."""
+"""Read Parquet files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,30 +12,30 @@ from data.column_names import distinct_names
 from data.messages import enumerate_names
 
 BATCH = 100
-"""Rows in memory at a time; they may hold images."""
+"""Rows in memory at a time. Rows may hold images."""
 
 
 def parquet_columns(path: Path) -> Features:
-    """The columns of a file, but for those of types that `datasets` does not have, which are printed."""
+    """Columns of a file. Columns with a type that `datasets` does not support are left out and printed."""
     schema = pq.read_schema(path)
     fields = [
         pa.field(name, plain_type(field.type)) for name, field in zip(distinct_names(schema.names), schema, strict=True)
     ]
-    known = [field for field in fields if is_known(field)]
-    if len(known) < len(fields):
-        left_out = enumerate_names(f"{field.name} ({field.type})" for field in fields if field not in known)
-        print(f"{path}: columns of types that datasets does not have are left out: {left_out}")
-    return Features.from_arrow_schema(pa.schema(known, metadata=schema.metadata))
+    supported = [field for field in fields if is_supported(field)]
+    if len(supported) < len(fields):
+        left_out = enumerate_names(f"{field.name} ({field.type})" for field in fields if field not in supported)
+        print(f"{path}: columns with types that datasets does not support are left out: {left_out}")
+    return Features.from_arrow_schema(pa.schema(supported, metadata=schema.metadata))
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values: of the categories, and float64 for narrower ones."""
+    """The value type of a dictionary type, and float64 for narrower floats."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     return pa.float64() if pa.types.is_float16(kind) or pa.types.is_float32(kind) else kind
 
 
-def is_known(field: pa.Field) -> bool:
+def is_supported(field: pa.Field) -> bool:
     try:
         Features.from_arrow_schema(pa.schema([field]))
     except (ValueError, NotImplementedError):
@@ -44,7 +44,7 @@ def is_known(field: pa.Field) -> bool:
 
 
 def parquet_rows(path: Path, columns: Features) -> Iterator[dict]:
-    """The rows by name of the column."""
+    """Rows as dictionaries."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH):
             names = distinct_names(batch.schema.names)
@@ -56,7 +56,7 @@ def parquet_rows(path: Path, columns: Features) -> Iterator[dict]:
 
 
 def to_list(column: pa.Array) -> list:
-    """Values in Python; a narrow float becomes the number with its shortest decimals, 0.1 and not 0.10000000149."""
+    """Python values. A narrow float becomes its shortest decimal, 0.1 rather than 0.10000000149."""
     if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
         column = pc.cast(pc.cast(column, pa.string()), pa.float64())
     return column.to_pylist()

@@ -1,17 +1,18 @@
-"""Paths as users write them."""
+"""Expand ``~`` in paths from the command line and from configurations."""
 
 import os
 from pathlib import Path
 
 
 def expand_home(path: str) -> str:
-    """A path with ``~`` or ``~user`` at its start replaced by that home folder.
+    """Replace a leading ``~`` or ``~user`` by that home folder.
 
-    One of a file that exists by the very name stays, as does what is no path: Hub ids, ``shapes:N``.
+    An existing file whose name starts with ``~`` is kept. Strings that are not paths stay as they are, such as Hub ids
+    and ``shapes:N``.
     """
     return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
 def user_path(path: str) -> Path:
-    """A path of the command line, see `expand_home`."""
+    """A path from a user, with the home folder expanded, see `expand_home`."""
     return Path(expand_home(path))

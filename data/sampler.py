@@ -1,4 +1,4 @@
-"""Which rows form a batch: all texts of an image travel together."""
+"""Batches of row indices in which all texts of an image are together."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,23 +12,23 @@ from data.errors import UserError
 
 
 class ImageBatchSampler(Sampler[list[int]]):
-    """Batches of ``batch_size`` images, each with all its texts.
+    """Sample batches of ``batch_size`` images, each with all its texts.
 
-    The order depends on seed and epoch alone, not on what ran before, so any epoch can be made again. With several
-    processes each takes every n-th batch. For training batches are full (an epoch leaves out up to a batch of images,
-    others each time; small batches would upset batch norm) and every process gets as many; otherwise no image is left
-    out, and batches are as equal as can be.
+    The order depends only on seed and epoch, so any epoch can be reproduced. With several processes each takes every
+    n-th batch.
 
     Args:
-        image_keys: image of each row; rows without one (``None``) stand for themselves.
-        batch_size: images a batch.
-        shuffle: a new order each epoch; otherwise the order of the rows.
-        weights: of each row; where given, an epoch's images are drawn with replacement, each as often as its rows weigh
-            on average.
-        drop_last: full batches only; what ``shuffle`` is where not given.
+        image_keys: image of each row; a row without an image (``None``) counts as an image of its own.
+        batch_size: images in a batch.
+        shuffle: draw a new order each epoch; otherwise keep the order of the rows.
+        weights: sampling weight of each row. An epoch then draws images with replacement, in proportion to the mean
+            weight of their rows.
+        drop_last: only use full batches, and the same number on every process. Each epoch then leaves out up to a batch
+            of images a process, other ones each time. Otherwise every row is used, and batch sizes differ by at most
+            one. The default is ``shuffle``, because small batches disturb batch normalization.
         seed: of the order.
-        max_texts_per_image: images with more texts travel as several.
-        num_processes, process_index: this process's share.
+        max_texts_per_image: images with more texts are divided into several units.
+        num_processes, process_index: select the batches of this process.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ImageBatchSampler(Sampler[list[int]]):
             [numbers.setdefault(row if key is None else key, len(numbers)) for row, key in enumerate(image_keys)],
             dtype=np.int64,
         )
-        self.rows = np.argsort(image_of_row, kind="stable")  # those of each image beside each other
+        self.rows = np.argsort(image_of_row, kind="stable")  # sorted by image
         self.ends = np.cumsum(np.bincount(image_of_row))
         self.weights: torch.Tensor | None = None
         if weights is not None:
@@ -64,11 +64,11 @@ class ImageBatchSampler(Sampler[list[int]]):
         self.process_index = process_index
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
+        """Set the epoch of the next iteration, and the index of its first batch."""
         self.epoch, self.start = epoch, start
 
     def units(self) -> Iterator[list[int]]:
-        """Rows of one image, in pieces of at most ``max_texts_per_image``, in this epoch's order."""
+        """Rows of one image, at most ``max_texts_per_image`` at a time, in the order of this epoch."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         for image in self.order(generator):
             group = self.rows[self.ends[image - 1] if image else 0 : self.ends[image]]
@@ -78,7 +78,7 @@ class ImageBatchSampler(Sampler[list[int]]):
                 yield group[start : start + self.max_texts_per_image].tolist()
 
     def order(self, generator: torch.Generator) -> Iterable[int]:
-        """Numbers of the images of an epoch; drawn ones are at least as many units as there are."""
+        """Image numbers in the order of this epoch. With weights, at least ``num_units`` images are drawn."""
         number = len(self.ends)
         if self.weights is not None:
             return torch.multinomial(self.weights, self.num_units, replacement=True, generator=generator).numpy()
@@ -98,22 +98,22 @@ class ImageBatchSampler(Sampler[list[int]]):
 
     @property
     def num_left_out(self) -> int:
-        """Images, or pieces of one, that an epoch leaves out on all processes together."""
+        """Units that an epoch leaves out, over all processes."""
         return max(0, self.num_units - self.num_batches * self.batch_size)
 
     @property
-    def pieces(self) -> np.ndarray:
-        """In how many pieces each image travels."""
+    def units_per_image(self) -> np.ndarray:
+        """Number of units of each image."""
         return np.ceil(np.diff(self.ends, prepend=0) / self.max_texts_per_image).astype(np.int64)
 
     @property
     def num_units(self) -> int:
-        """Images, and pieces of one, on all processes together."""
-        return int(self.pieces.sum())
+        """Images over all processes; one with many texts counts as several."""
+        return int(self.units_per_image.sum())
 
     @property
     def num_batches(self) -> int:
-        """Batches of all processes together."""
+        """Batches over all processes."""
         num_units = self.num_units
         if not self.drop_last:
             return math.ceil(num_units / self.batch_size)

@@ -1,6 +1,6 @@
-"""Built-in data: pictures of coloured shapes with questions that need both the picture and the text.
+"""Built-in data: images of coloured shapes, with questions that need both the image and the text.
 
-``python -m data.shapes FOLDER --images 100`` writes it as PNG files and a CSV, as an example of one's own data.
+``python -m data.shapes FOLDER --images 100`` writes it as PNG files and a CSV file.
 """
 
 import argparse
@@ -34,23 +34,23 @@ QUESTIONS = {
     ("place", "shape"): ["where is the {}?", "in which corner is the {}?"],
     ("place", "color"): ["where is the {} shape?", "in which corner is the {} one?"],
 }
-"""(what is asked, what it is known by) → ways to ask."""
+"""(asked attribute, given attribute) → templates of the question."""
 SEEDS = {"train": 0, "validation": 1, "test": 2}
 Scene = dict[str, tuple[str, str]]
-"""Place → (colour, shape) of what stands there; no two are alike in either, so that "the circle" is one thing."""
+"""Place → (colour, shape). All colours and all shapes differ, so that "the circle" is unambiguous."""
 
 
 def make_shapes(num_images: int, split: str) -> Dataset:
-    """Draw ``num_images`` pictures with 7 to 15 questions each; the same split always gives the same rows.
+    """Draw ``num_images`` images with 7 to 15 questions each. The same split always gives the same rows.
 
-    Existence (yes / no), number, and of colour, shape and place one by another ("what color is the circle?").
-    Within each kind of question every answer is equally likely whatever the words, and the answer to a picture
-    depends on which question is asked: neither text nor image alone does better than guessing within the kind.
+    Questions ask for existence (yes or no), for the number of shapes, and for one of colour, shape and place, given
+    another ("what color is the circle?"). Within each kind of question all answers are equally likely, whatever the
+    words. Neither the text nor the image alone predicts the answer better than chance within the kind.
     """
     features = Features(
         {"image": Image(decode=False), "text": Value("string"), "label": Value("string"), "kind": Value("string")}
     )
-    # Not from_generator: its cache is keyed by this function alone, and would outlive a change of what it calls.
+    # Not from_generator: its cache key does not cover the functions that generate_rows calls.
     return Dataset.from_list(list(generate_rows(num_images, SEEDS[split])), features=features)
 
 
@@ -73,7 +73,7 @@ def draw_scene(rng: random.Random) -> Scene:
 
 
 def paint(scene: Scene, rng: random.Random) -> PILImage.Image:
-    """The picture: grey noise behind, each shape of a random size somewhere in its quarter."""
+    """Draw a scene: a light background, and each shape with random size, colour shift and position in its quarter."""
     background = tuple(rng.randint(225, 250) for _ in range(3))
     image = PILImage.new("RGB", (SIZE, SIZE), background)
     draw = ImageDraw.Draw(image)
@@ -100,7 +100,7 @@ def draw_shape(draw: ImageDraw.ImageDraw, shape: str, left: int, top: int, side:
 
 
 def ask(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
-    """Questions about one scene as (kind, text, answer): four on each shape, three on the whole."""
+    """Questions about a scene as (kind, text, answer): four for each shape, and three for the whole scene."""
     questions = [("number", rng.choice(["how many shapes are there?", "count the shapes."]), NUMBERS[len(scene) - 1])]
     for place, (color, shape) in scene.items():
         known = {"color": color, "shape": shape, "place": place}
@@ -116,7 +116,7 @@ def ask(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
 
 
 def write_shapes(folder: Path, num_images: int, split: str) -> Path:
-    """Write the data as ``images/*.png`` and ``<split>.csv`` with columns image, text, label and kind."""
+    """Write ``images/<split>/*.png`` and ``<split>.csv`` with columns image, text, label and kind."""
     images = folder / "images" / split
     images.mkdir(parents=True, exist_ok=True)
     table = folder / f"{split}.csv"
@@ -133,7 +133,7 @@ def write_shapes(folder: Path, num_images: int, split: str) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=1000, help="pictures; each has 7 to 15 questions")
+    parser.add_argument("--images", type=int, default=1000, help="number of images; each has 7 to 15 questions")
     parser.add_argument("--split", choices=list(SEEDS), default="train")
     args = parser.parse_args()
     print(f"wrote {write_shapes(args.folder, args.images, args.split)}")

@@ -1,4 +1,4 @@
-"""Rows from wherever they are: every source becomes a `datasets` table with the user's own columns."""
+"""Open a source as a `datasets` table with its own columns: a file, a folder, a Hub id or built-in data."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
 
 METADATA = "metadata"
-"""Name, but for its ending, of the tables of an image folder."""
+"""Name of the tables in an image folder, without ending."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
 
@@ -26,24 +26,25 @@ def load_source(
 ) -> tuple[Dataset | IterableDataset, Path | None]:
     """Open a source.
 
-    A file or folder of that very name comes first; no part of a name is a pattern, and none chooses a split.
+    An existing file or folder with exactly this name comes first. Names are never patterns, and a name such as
+    ``train.csv`` does not select a split.
 
     Args:
-        source: a table, a folder, a Hub id or ``shapes:N``, as `DataSettings.train` says.
-        split: ``train``, ``validation`` or ``test``; the default split of a Hub id, and the seed of ``shapes``.
-        streaming: read it as a stream.
-        cache_dir: where `datasets` keeps a local table as it read it; its own place where not given.
+        source: a table, a folder, a Hub id or ``shapes:N``, see `DataSettings.train`.
+        split: ``train``, ``validation`` or ``test``: the default split of a Hub id, and the seed of ``shapes``.
+        streaming: open it as a stream.
+        cache_dir: cache folder for local tables; that of `datasets` by default.
 
     Returns:
-        The rows, images undecoded, and the folder that image paths are relative to.
+        The table with undecoded images, and the folder of relative image paths.
 
     Raises:
-        UserError: nothing there, an unknown kind, or a file that cannot be parsed.
+        UserError: the source does not exist, has an unknown type, or cannot be parsed.
     """
     if not isinstance(source, str):
         raise UserError(
-            f"A source is named by a string, so that a run can find it again; got {type(source).__name__}. Write its "
-            "rows to a file first: frame.to_parquet('rows.parquet') or dataset.save_to_disk('rows')."
+            f"A source must be a string, so that a run can find it again; got {type(source).__name__}. Write its rows "
+            "to a file first: frame.to_parquet('rows.parquet') or dataset.save_to_disk('rows')."
         )
     source = expand_home(source)
     path = Path(source)
@@ -56,7 +57,7 @@ def load_source(
     else:
         raise UserError(
             f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}), a folder, a Hub "
-            "id (owner/name) or shapes:N." + (" Download it, and give the file." if "://" in source else "")
+            "id (owner/name) or shapes:N." + (" Download it first, and give the file." if "://" in source else "")
         )
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, Image):
@@ -84,16 +85,16 @@ def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tup
 
 
 def load_saved(folder: Path) -> Dataset:
-    """A folder that `Dataset.save_to_disk` wrote; `load_from_disk` takes "::" in its path for a chain of addresses."""
+    """Load a folder written by `Dataset.save_to_disk`. (`load_from_disk` misreads "::" in a path as chained URLs.)"""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return concatenate_datasets([Dataset.from_file(str(folder / file["filename"])) for file in state["_data_files"]])
 
 
 def metadata_files(folder: Path) -> list[TableFile]:
-    """The tables of an image folder and of the folders in it, but for hidden ones; all their rows are its rows.
+    """The metadata tables of an image folder and its subfolders, hidden ones excluded.
 
     Raises:
-        UserError: none, several in one folder, one that cannot be read, or has no column of file names.
+        UserError: no table, several in one folder, or one that cannot be read or has no column ``file_name``.
     """
     paths = sorted(
         path
@@ -120,7 +121,7 @@ def metadata_files(folder: Path) -> list[TableFile]:
 
 @contextmanager
 def explain_parser_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a parser raises into a ``ValueError`` that names the file; one that names it stays as it is."""
+    """Convert exceptions of parsers, which may be of any type, to a `UserError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -137,6 +138,6 @@ def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableData
         return load_dataset(name, split=chosen or split, streaming=streaming)
     except (OSError, DatasetNotFoundError, ValueError) as error:
         raise UserError(
-            f"{source!r} is no file here, and as a data set of the HuggingFace Hub it could not be loaded: {error}. "
-            "Offline, download it elsewhere with `hf download --repo-type dataset` and give the file."
+            f"{source!r} is not a local file, and could not be loaded as a data set of the HuggingFace Hub: {error}. "
+            "Without a network, copy it here with `hf download --repo-type dataset` and give the file."
         ) from error

@@ -1,4 +1,4 @@
-"""Cut validation rows from training rows: stratified by label, and never through a group."""
+"""Split training rows: stratified by label, with groups kept together."""
 
 import math
 import warnings
@@ -14,16 +14,18 @@ from sklearn.model_selection import StratifiedGroupKFold
 from data.errors import UserError
 from data.messages import quote
 
-MOST = 2.5
-"""How many times the wished share of validation rows may be, where rows are too few to cut it exactly."""
-FOLDS = 50
-"""Folds that rows are dealt into at most."""
+MAX_EXCESS = 2.5
+"""If there are few rows, the validation share may be this many times the requested one."""
+MAX_FOLDS = 50
 
 
 def connect_groups(*keys: Sequence[str | None]) -> np.ndarray:
-    """Group number of each row when rows that share any key belong together.
+    """Group number of each row; rows that share any key, directly or through other rows, are in one group.
 
-    Two patients who share one image, say, become one group. A key of ``None`` connects a row to nothing.
+    For example, two patients who share an image form one group. A key of ``None`` does not connect rows.
+
+    Args:
+        keys: sequences of one key for each row, such as image keys and patients.
     """
     num_rows = len(keys[0])
     rows, nodes = [], []
@@ -38,68 +40,69 @@ def connect_groups(*keys: Sequence[str | None]) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:num_rows]
 
 
-def cut_validation(
+def split_validation(
     labels: Sequence[str], groups: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of train and validation, about ``fraction`` of the rows in the second.
+    """Indices of train and validation rows, with about ``fraction`` of the rows in validation.
 
-    The rows are dealt into folds, as many as the fraction and the rarity of groups and labels allow, and whole folds
-    are taken.
+    Divides the rows into folds and takes whole folds. The number of folds depends on the fraction, and on the number of
+    groups and of rows of the most frequent label.
 
     Raises:
-        UserError: too few groups or rows of a label to cut, or too small a share.
+        UserError: too few groups or labels, or too small a fraction.
     """
-    if MOST * fraction < 1 / FOLDS:
-        raise UserError(f"data.validation_fraction must be at least {1 / FOLDS / MOST:g}, got {fraction:g}.")
-    needed = max(2, math.ceil(1 / (MOST * fraction)))
+    if MAX_EXCESS * fraction < 1 / MAX_FOLDS:
+        raise UserError(f"data.validation_fraction must be at least {1 / MAX_FOLDS / MAX_EXCESS:g}, got {fraction:g}.")
+    needed = max(2, math.ceil(1 / (MAX_EXCESS * fraction)))
     most, obstacles = most_folds(labels, groups, needed)
     if most < needed:
         raise UserError(
-            f"Cannot cut {fraction:.0%} of the rows for validation: {obstacles}; {needed} are needed. Give "
+            f"Cannot split off {fraction:.0%} of the rows for validation: {obstacles}; {needed} are needed. Give "
             f"data.validation, or {'a larger data.validation_fraction or ' if needed > 2 else ''}more rows."
         )
-    share = Fraction(min(max(fraction, 1 / FOLDS), 1 - 1 / FOLDS)).limit_denominator(FOLDS)
+    share = Fraction(min(max(fraction, 1 / MAX_FOLDS), 1 - 1 / MAX_FOLDS)).limit_denominator(MAX_FOLDS)
     num_folds = min(share.denominator, most)
     wanted = min(max(1, round(fraction * num_folds)), num_folds - 1)
-    validation = np.sort(np.concatenate(deal(labels, groups, num_folds, seed)[:wanted]))
+    validation = np.sort(np.concatenate(make_folds(labels, groups, num_folds, seed)[:wanted]))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
-def cut_fold(
+def split_fold(
     labels: Sequence[str], groups: np.ndarray, num_folds: int, fold: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of all folds but one, and of that one.
+    """Indices of the rows outside and inside one fold.
 
     Raises:
-        UserError: fewer groups or rows of the most frequent label than folds, fewer than two folds, or no such fold.
+        UserError: fewer than two folds, more folds than groups or than rows of the most frequent label, or no such
+            fold.
     """
     most, obstacles = most_folds(labels, groups, max(2, num_folds))
     if most < 2:
-        raise UserError(f"The rows cannot be dealt into folds: {obstacles}; 2 are needed.")
+        raise UserError(f"Cannot split the rows into folds: {obstacles}; 2 are needed.")
     if not 2 <= num_folds <= most:
         because = f": {obstacles}" if obstacles else ""
         raise UserError(f"data.folds must be 2 to {most}, got {num_folds}{because}.")
     if fold >= num_folds:
         raise UserError(f"data.fold must be below data.folds, {num_folds}, got {fold}.")
-    held_out = deal(labels, groups, num_folds, seed)[fold]
+    held_out = make_folds(labels, groups, num_folds, seed)[fold]
     return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
 
 
 def most_folds(labels: Sequence[str], groups: np.ndarray, wanted: int) -> tuple[int, str]:
-    """Into how many folds rows can be dealt, and in words all that does not allow ``wanted``, the tightest first."""
+    """The largest possible number of folds, and in words what limits it below ``wanted``, strictest limit first."""
     counts, num_groups = Counter(labels), len(np.unique(groups))
     common, rows = max(counts.items(), key=lambda item: item[1])
     limits = [
         (rows, f"the most frequent of the {len(counts)} labels, {quote(common)}, has only {rows} rows"),
         (num_groups, f"the {len(labels)} rows form only {num_groups} groups (images, or values of data.group)"),
     ]
-    limits.sort(key=lambda limit: limit[0])
-    return limits[0][0], " and ".join(told for most, told in limits if most < wanted)
+    limits.sort(key=lambda item: item[0])
+    return limits[0][0], " and ".join(reason for limit, reason in limits if limit < wanted)
 
 
-def deal(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of each fold; groups stay whole, labels are spread evenly."""
+def make_folds(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
+    """Row indices of each fold, by stratified group k-fold."""
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # classes rarer than the folds are expected: they stay whole on one side
+    with warnings.catch_warnings():  # labels with fewer rows than folds are expected
         warnings.simplefilter("ignore", UserWarning)
         return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]

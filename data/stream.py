@@ -1,4 +1,4 @@
-"""Batches from training rows that are a stream, read in order once an epoch; images are never all in memory."""
+"""Batches from a stream of training rows, which is read in order once an epoch."""
 
 import math
 import random
@@ -13,18 +13,18 @@ from data.rows import Example, Rows
 
 
 class StreamedBatches(IterableDataset[list[Example]]):
-    """Batches of ``batch_size`` images with their texts, shuffled within a buffer.
+    """Batches of ``batch_size`` images with their texts, shuffled with a buffer.
 
-    Rows of one image travel together where they follow each other in the stream. The order depends on seed and
-    epoch alone. With several processes each takes every n-th batch, all as many.
+    Consecutive rows with the same image stay together. The order depends only on seed and epoch. With several processes
+    each takes every n-th batch, and all take the same number.
 
     Args:
         rows: rows whose table is a stream.
-        batch_size: images a batch.
-        buffer_size: rows among which the order is random.
+        batch_size: images in a batch.
+        buffer_size: rows in the shuffle buffer.
         seed: of the order.
-        max_texts_per_image: longer runs of rows with one image travel as several.
-        num_processes, process_index: this process's share.
+        max_texts_per_image: longer runs of rows with the same image are divided into several units.
+        num_processes, process_index: select the batches of this process.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class StreamedBatches(IterableDataset[list[Example]]):
         self.process_index = process_index
         self.max_texts_per_image = max_texts_per_image
         runs = groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0])
-        self.pieces = [math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs]  # of each run
-        self.num_units = sum(self.pieces)
+        self.units_per_image = [math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs]
+        self.num_units = sum(self.units_per_image)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch whose order the next iteration gives, and the number of the batch it starts with."""
+        """Set the epoch of the next iteration, and the index of its first batch."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
@@ -58,18 +58,18 @@ class StreamedBatches(IterableDataset[list[Example]]):
 
     @property
     def num_left_out(self) -> int:
-        """Runs of rows, and pieces of one, that an epoch leaves out on all processes together."""
+        """Units that an epoch leaves out, over all processes."""
         return max(0, self.num_units - len(self) * self.num_processes * self.batch_size)
 
     def units(self) -> Iterator[list[Example]]:
-        """Runs of rows with one image, or pieces of them, drawn at random from a buffer that the stream keeps full."""
+        """Consecutive rows with the same image, drawn at random from the shuffle buffer."""
         generator = random.Random(self.seed * 100_003 + self.epoch)
         buffer: list[list[Example]] = []
         held = 0
         for _, run in groupby(self.rows, key=lambda example: example.image_key or example.row):
-            while piece := list(islice(run, self.max_texts_per_image)):
-                buffer.append(piece)
-                held += len(piece)
+            while unit := list(islice(run, self.max_texts_per_image)):
+                buffer.append(unit)
+                held += len(unit)
                 while held > self.buffer_size:
                     held -= len(buffer[swap := generator.randrange(len(buffer))])
                     buffer[swap], buffer[-1] = buffer[-1], buffer[swap]
@@ -92,6 +92,9 @@ class StreamedBatches(IterableDataset[list[Example]]):
 
 
 def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> DataLoader:
-    """Collated batches, read ahead by one process that is made anew each epoch, so that it knows the epoch."""
-    generator = torch.Generator().manual_seed(0)  # its own, so that the global random state is left alone
+    """Load batches in one worker process, which starts anew each epoch with the current epoch.
+
+    The loader leaves the global random state unchanged.
+    """
+    generator = torch.Generator().manual_seed(0)
     return DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=1, generator=generator)

@@ -1,4 +1,4 @@
-"""Rows of table files, whatever their format: the same table gives the same rows."""
+"""Read table files. The same table gives the same rows in every format."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from data.parquet_file import parquet_columns, parquet_rows
 
 @dataclass(frozen=True)
 class Reader:
-    """How a format is read: its columns, all of the file checked; and its rows, by name of the column."""
+    """Functions that read a format: ``columns`` checks the whole file, ``rows`` yields a dictionary for each row."""
 
     columns: Callable[[Path], Features]
     rows: Callable[[Path, Features], Iterator[dict]]
@@ -35,18 +35,18 @@ READERS = {
     ".jsonl": Reader(json_columns, json_rows),
     ".parquet": Reader(parquet_columns, parquet_rows),
 }
-"""Ending → format."""
+"""File name ending → reader."""
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file with rows.
+    """A table file.
 
     Args:
         path: of the file.
-        columns: as they are in the file.
-        folder: of the metadata of an image folder, where it lies in the image folder. Its column ``file_name`` is the
-            column ``image``, as `datasets` has it, and ``…_file_name`` is ``…``.
+        columns: columns in the file.
+        folder: for the metadata of an image folder, the table's folder relative to the image folder. Then column
+            ``file_name`` is renamed to ``image``, as in `datasets`, and ``X_file_name`` to ``X``.
     """
 
     path: Path
@@ -55,26 +55,26 @@ class TableFile:
 
     @classmethod
     def open(cls, path: Path, folder: Path | None = None) -> "TableFile":
-        """Read the columns, and check the rows of a text file.
+        """Read the columns and check the file.
 
         Raises:
-            UserError: a file that cannot be read, with the place.
+            UserError: the file cannot be read; names the place.
         """
         return cls(path, READERS[path.suffix.lower()].columns(path), folder)
 
     def names(self) -> dict[str, str]:
-        """Name in the file → name of the column."""
+        """Column name in the file → column name in the table."""
         if self.folder is None:
             return {name: name for name in self.columns}
         called = ["image" if name == "file_name" else name.removesuffix("_file_name") for name in self.columns]
         return dict(zip(self.columns, distinct_names(called), strict=True))
 
     def holds_paths(self, name: str) -> bool:
-        """Whether a column of the file names images of an image folder."""
+        """Whether a column holds file names of an image folder."""
         return self.folder is not None and (name == "file_name" or name.endswith("_file_name"))
 
     def features(self) -> Features:
-        """The columns by their names."""
+        """Columns by their name in the table."""
         return Features(
             {
                 called: Value("string") if self.holds_paths(name) else self.columns[name]
@@ -83,7 +83,7 @@ class TableFile:
         )
 
     def rows(self) -> Iterator[dict]:
-        """The rows by name of the column, paths of images as from the image folder."""
+        """Rows with the column names of the table, and image paths relative to the image folder."""
         names = self.names()
         for row in READERS[self.path.suffix.lower()].rows(self.path, self.columns):
             yield {
@@ -92,16 +92,16 @@ class TableFile:
             }
 
     def image_path(self, cell) -> str | None:
-        """The path of an image from the image folder; ``None`` where the cell is blank."""
+        """Path of an image relative to the image folder; ``None`` for a blank cell."""
         name = cell_text(cell)
         return str(self.folder / name) if self.folder and name and name.strip() else None
 
 
 def read_table(files: list[TableFile], streaming: bool, cache_dir: str | Path | None) -> Dataset | IterableDataset:
-    """The rows of the files one after the other, as a stream or kept by `datasets` on the disk.
+    """Concatenate the rows of files, as a stream or in the cache of `datasets`.
 
-    Columns that have another type in another file hold texts. What is kept belongs to the content of the files, and to
-    the code that read them.
+    Columns with different types in different files are read as text. The cache key is a hash of the files' content and
+    of the code of this package.
     """
     features = join_features([file.features() for file in files])
     rows = {"files": tuple(files), "features": features}
@@ -119,7 +119,7 @@ def read_table(files: list[TableFile], streaming: bool, cache_dir: str | Path | 
 
 
 def join_features(parts: list[Features]) -> Features:
-    """All columns; those of several types as text."""
+    """Columns of all files; those with different types become text."""
     joined = Features()
     for features in parts:
         for name, feature in features.items():
@@ -128,7 +128,7 @@ def join_features(parts: list[Features]) -> Features:
 
 
 def read_rows(files: tuple[TableFile, ...], features: Features) -> Iterator[dict]:
-    """The rows of all files with all columns; those a file lacks are missing."""
+    """Rows of all files; columns that a file does not have are missing values."""
     for file in files:
         as_text = {name for name, feature in file.features().items() if features[name] != feature}
         for row in file.rows():
@@ -136,9 +136,9 @@ def read_rows(files: tuple[TableFile, ...], features: Features) -> Iterator[dict
 
 
 def hash_file(path: Path) -> str:
-    """A hash of the content; reads it a piece at a time."""
+    """SHA-256 of the content, read in chunks."""
     found = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
     return found.hexdigest()

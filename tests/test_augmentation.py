@@ -13,7 +13,7 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def test_each_image_of_a_batch_gets_a_view_of_its_own_every_time():
+def test_each_image_of_a_batch_is_augmented_independently_every_time():
     batch = normalised(torch.rand(1, 3, 32, 32).expand(3, -1, -1, -1))
     views = Augmentation(MEAN, STD)(batch)
     assert views.shape == batch.shape
@@ -23,7 +23,7 @@ def test_each_image_of_a_batch_gets_a_view_of_its_own_every_time():
     assert (Augmentation(MEAN, STD)(batch) - views).abs().max() > 0.1
 
 
-def test_views_come_from_the_random_state_that_checkpoints_hold():
+def test_augmentation_uses_the_global_random_state():
     batch, augment = normalised(torch.rand(2, 3, 32, 32)), Augmentation(MEAN, STD)
     state = torch.get_rng_state()
     first = augment(batch)
@@ -31,7 +31,7 @@ def test_views_come_from_the_random_state_that_checkpoints_hold():
     assert torch.equal(augment(batch), first)
 
 
-def test_left_stays_left_and_red_stays_red():
+def test_augmentation_keeps_sides_and_hues():
     images = torch.zeros(64, 3, 32, 32)
     images[:, 0, 8:24, 2:10] = 0.8  # a red bar at the left
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]

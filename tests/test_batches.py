@@ -12,10 +12,10 @@ from data import (
     Rows,
     load_rows,
     make_loader,
-    scan_images,
+    verify_images,
 )
-from data.columns import write_columns
-from data.image_check import Look, look_at_all
+from data.image_check import ImageInfo, inspect_images
+from data.string_column import write_columns
 
 image_keys = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
 
@@ -36,14 +36,14 @@ def test_unshuffled_batches_hold_every_row_once_over_all_processes(keys, size, m
 
 @settings(max_examples=50, deadline=None)
 @given(keys=image_keys, size=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_texts_of_an_image_travel_together(keys, size, seed):
+def test_all_texts_of_an_image_are_in_one_batch(keys, size, seed):
     sampler = ImageBatchSampler(keys, size, shuffle=True, seed=seed)
     place = {row: number for number, batch in enumerate(sampler) for row in batch}
     for key in set(keys) - {None}:
         assert len({place.get(row) for row, k in enumerate(keys) if k == key}) == 1
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_the_order_depends_only_on_seed_and_epoch():
     keys = [str(i // 3) for i in range(90)]
 
     def order(seed: int, epoch: int) -> list:
@@ -57,7 +57,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(0, 3) != order(1, 3)
 
 
-def test_shuffled_batches_are_full_and_as_many_on_every_process():
+def test_shuffled_batches_are_full_and_every_process_has_the_same_number():
     keys = [str(i) for i in range(50)]
     samplers = [ImageBatchSampler(keys, 8, shuffle=True, num_processes=2, process_index=process) for process in (0, 1)]
     batches = [list(sampler) for sampler in samplers]
@@ -66,23 +66,23 @@ def test_shuffled_batches_are_full_and_as_many_on_every_process():
     assert not {r for b in batches[0] for r in b} & {r for b in batches[1] for r in b}
 
 
-def test_fewer_images_than_a_batch_still_make_one():
+def test_fewer_images_than_the_batch_size_make_one_batch():
     assert list(ImageBatchSampler(["a", "b"], 8, shuffle=False)) == [[0, 1]]
     assert len(list(ImageBatchSampler(["a", "b"], 8, shuffle=True))) == 1
 
 
-def test_too_few_images_for_all_processes_say_so():
+def test_too_few_images_for_all_processes_are_an_error():
     with pytest.raises(ValueError, match=r"2 images make no batch of 8 for each of 2 processes"):
         len(ImageBatchSampler(["a", "b"], 8, shuffle=True, num_processes=2))
 
 
-def test_an_image_with_very_many_texts_travels_in_pieces():
+def test_an_image_with_many_texts_is_divided_into_several_units():
     batches = list(ImageBatchSampler(["a"] * 10, 1, shuffle=False, max_texts_per_image=4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_an_epoch_goes_on_at_any_of_its_batches(process):
+def test_an_epoch_can_resume_at_any_batch(process):
     keys = [str(i // 3) for i in range(60)]
     sampler = ImageBatchSampler(keys, 3, shuffle=True, seed=4, num_processes=2, process_index=process)
     sampler.set_epoch(7)
@@ -92,9 +92,9 @@ def test_an_epoch_goes_on_at_any_of_its_batches(process):
         assert list(sampler) == whole[start:]
 
 
-def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_folder, processor):
+def test_a_batch_holds_each_image_and_each_text_once_with_an_index_for_each_row(shapes_folder, processor):
     given = DataSettings()
-    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     collate = Collate(InputCollate(processor), {name: i for i, name in enumerate(sorted(set(rows.labels) - {"red"}))})
     batch, targets = next(iter(make_loader(rows, ImageBatchSampler(rows.image_keys, 4, shuffle=True), collate, 0)))
     assert batch["pixel_values"].shape == (4, 3, 32, 32)
@@ -111,9 +111,9 @@ def test_a_batch_holds_each_image_and_each_text_once_and_points_at_them(shapes_f
     assert len(batch["input_ids"]) == len({rows.texts[row] for row in indices}) < len(indices)
 
 
-def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, monkeypatch):
+def test_a_shared_image_is_read_once_for_a_batch(shapes_folder, processor, monkeypatch):
     given = DataSettings()
-    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     one_by_one = [rows[i] for i in range(12)]
     read = []
     monkeypatch.setattr(Rows, "read_image", lambda self, number: read.append(number) or one_by_one[number].image)
@@ -124,15 +124,17 @@ def test_a_batch_reads_the_image_that_rows_share_once(shapes_folder, processor, 
     assert len(read) == len({one.image_key for one in one_by_one}) + 2, "rows without a key stand for themselves"
 
 
-def test_each_file_is_looked_at_once_and_the_others_each(shapes_folder, monkeypatch):
-    looked = []
-    monkeypatch.setattr("data.image_check.look_at", lambda image, settings: looked.append(image) or Look(str(image)))
+def test_each_file_is_inspected_once_and_each_embedded_image_separately(shapes_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "data.image_check.inspect_image", lambda image, settings: seen.append(image) or ImageInfo(str(image))
+    )
     images = ["a", "b", {"bytes": b"1"}, "a", None] * 30
-    assert [look.name for look in look_at_all(iter(images), DataSettings())] == [str(image) for image in images]
-    assert sorted(map(str, looked)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])
+    assert [info.name for info in inspect_images(iter(images), DataSettings())] == [str(image) for image in images]
+    assert sorted(map(str, seen)) == sorted(["a", "b", *["{'bytes': b'1'}", "None"] * 30])
 
 
-def test_rows_without_image_or_text_are_marked_for_the_learned_tokens(processor):
+def test_missing_images_and_texts_have_index_minus_1(processor):
     batch, targets = Collate(InputCollate(processor), {"a": 0})(
         [Example(0, None, "red", "a"), Example(1, None, None, "b")]
     )

@@ -8,13 +8,13 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.columns import BLOCK, write_columns
+from data.string_column import BLOCK, write_columns
 
 STRINGS = st.lists(st.tuples(st.none() | st.text(st.characters(exclude_categories=["Cs"])), st.text("ab")), max_size=9)
 
 
 @given(STRINGS, st.data())
-def test_columns_read_as_lists_whole_in_part_and_in_any_order(rows, data):
+def test_columns_behave_as_lists(rows, data):
     for column, expected in zip(write_columns(rows, 2), (list(c) for c in zip(*rows, strict=True)), strict=False):
         assert list(column) == expected
         assert [column[i] for i in range(len(column))] == expected
@@ -25,20 +25,20 @@ def test_columns_read_as_lists_whole_in_part_and_in_any_order(rows, data):
         assert list(twice) == [expected[i] for i in chosen][::-1]
 
 
-def test_a_column_longer_than_a_block_is_whole():
+def test_a_column_may_be_longer_than_a_block():
     (column,) = write_columns(((str(i),) for i in range(2 * BLOCK + 1)), 1)
     assert list(column) == list(map(str, range(2 * BLOCK + 1)))
     assert column[-1] == column[2 * BLOCK] == str(2 * BLOCK)
 
 
-def test_a_column_can_go_to_another_process():
+def test_a_column_can_be_pickled():
     (column,) = write_columns([("a",), (None,)], 1)
     assert list(pickle.loads(pickle.dumps(column))) == ["a", None]
     with get_context("spawn").Pool(1) as pool:
         assert pool.apply(list, (column,)) == ["a", None]
 
 
-def test_the_file_of_columns_has_no_name_to_be_opened_by_and_is_not_held_in_memory(tmp_path, monkeypatch):
+def test_columns_use_a_nameless_file_and_little_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names = []
 

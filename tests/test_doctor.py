@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from app.__main__ import main as app
 from app.studies.doctor import check_images, contradictions
 from app.studies.duplicates import near_duplicates, thumbnail
-from data import DataSettings, LabelFormat, load_rows, prepare_data, scan_images
+from data import DataSettings, LabelFormat, load_rows, prepare_data, verify_images
 
 TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
 
@@ -63,7 +63,7 @@ def test_every_fault_is_found_and_named(sick, capsys):
         "test row 5 3_again.jpg and train row 3 3.png",
         "1 of the 6 rows of test have an image and text of train",
         "values of patient of test also occur in train: patient 19",
-        "labels that differ by case or spaces alone: [['Yes', 'yes']]",
+        "differ only by case or spaces: [['Yes', 'yes']]",
         "pairs of an image and a text have several labels: rows 5, 20: no / yes",
         "perhaps",
         "always “",
@@ -181,5 +181,5 @@ def test_near_duplicates_are_pictures_that_differ_by_size_and_compression_alone(
 
 def test_contradictions_are_rows_of_one_image_and_text_with_several_labels(sick):
     settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
-    rows, _ = scan_images(load_rows(settings.train, "train", settings), settings)
+    rows, _ = verify_images(load_rows(settings.train, "train", settings), settings)
     assert contradictions(rows, LabelFormat()) == [([5, 20], ["no", "yes"])]

@@ -11,7 +11,7 @@ from tiny import arguments
 
 import train
 from app.training.feature_cache import FeatureCache
-from data import DataSettings, FeatureStore, InputCollate, load_rows, scan_images
+from data import DataSettings, FeatureStore, InputCollate, load_rows, verify_images
 from models import ImageTextClassifier
 from models.vgg import VGG16Encoder
 
@@ -93,7 +93,7 @@ def prepared(folder):
 
 def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> FeatureStore:
     given = DataSettings()
-    rows, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
+    rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
     cache = FeatureCache(tmp_path, model, processor, Accelerator(cpu=True, **accelerator), batch_size=8)
     return cache.images([rows], InputCollate(processor), 5)
 

@@ -68,7 +68,7 @@ BLACK, WHITE, RED, BLUE = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255)
         "animated",
     ],
 )
-def test_every_kind_of_picture_becomes_the_right_rgb(data, expected):
+def test_every_kind_of_image_becomes_the_right_rgb(data, expected):
     image = decode_image(data)
     assert image.mode == "RGB"
     assert corners(image) == expected
@@ -85,7 +85,7 @@ def test_lab_becomes_rgb():
     assert min(light) > 250
 
 
-def test_a_palette_with_a_transparent_colour_is_laid_on_white():
+def test_a_transparent_palette_colour_becomes_white():
     image = left_right(RED, BLUE).quantize(4)
     transparent = image.getpixel((SIDE - 1, 0))
     assert corners(decode_image(encode(image, transparency=transparent))) == (RED, WHITE)
@@ -135,7 +135,7 @@ NAN, INF = np.nan, np.inf
         ("uint16", [257, 257, 257, 257], [1, 1, 1, 1]),
     ],
 )
-def test_the_values_of_a_picture_of_more_than_eight_bits_decide_what_is_black_and_white(dtype, values, expected):
+def test_the_pixel_values_decide_the_range_of_an_image_of_more_than_eight_bits(dtype, values, expected):
     image = grey(values, dtype)
     assert levels(image) == expected
     assert levels(encode(image, "TIFF")) == expected, "a file is read as the picture is"
@@ -144,25 +144,25 @@ def test_the_values_of_a_picture_of_more_than_eight_bits_decide_what_is_black_an
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
-def test_a_given_range_is_the_same_for_every_picture_and_clips_what_is_beyond(dtype):
+def test_a_given_range_applies_to_every_image_and_clips(dtype):
     image = grey([-2000, -160, 40, 240, 3000], dtype)
     assert levels(image, value_range=(-160, 240)) == levels(encode(image, "TIFF"), value_range=(-160, 240))
     assert levels(image, value_range=(-160, 240)) == [0, 0, 128, 255, 255]
     assert levels(image, value_range={"float": (-160, 240), "integer": (-160, 240)}) == [0, 0, 128, 255, 255]
 
 
-def test_a_range_leaves_pictures_of_eight_bits_and_of_the_other_kind_alone():
+def test_a_range_does_not_change_images_of_eight_bits_or_of_the_other_kind():
     assert corners(decode_image(left_right(RED, BLUE), value_range=(0, 10))) == (RED, BLUE)
     assert levels(grey([0, 1], "float32"), value_range={"integer": (0, 4095)}) == [0, 255]
 
 
-def test_what_is_transparent_in_sixteen_bits_is_white():
+def test_transparent_pixels_of_sixteen_bits_become_white():
     assert levels(encode(grey([0, 13107, 65535, 0], "uint16"), transparency=0)) == [255, 51, 255, 255]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B"])
 @pytest.mark.parametrize("mode_with_alpha", ["LA", "La", "PA", "RGBA", "RGBa"])
-def test_a_picture_of_any_mode_and_shape_becomes_rgb(mode, mode_with_alpha):
+def test_an_image_of_any_mode_and_shape_becomes_rgb(mode, mode_with_alpha):
     for size in ((1, 1), (1, 20_000), (20_000, 1)):
         for picture in (Image.new(mode, size), Image.new(mode_with_alpha, size)):
             image = decode_image(picture)
@@ -170,12 +170,12 @@ def test_a_picture_of_any_mode_and_shape_becomes_rgb(mode, mode_with_alpha):
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
-def test_a_picture_without_pixels_is_refused(size):
+def test_an_image_without_pixels_is_refused(size):
     with pytest.raises(BadImageError, match=f"{size[0]}×{size[1]} has no pixels"):
         decode_image(Image.new("RGB", size))
 
 
-def test_what_pillow_cannot_convert_is_a_fault_of_the_picture():
+def test_a_failed_conversion_is_a_bad_image():
     image = Image.new("L", (4, 4))
     image.info["transparency"] = b"\0\1"
     with pytest.raises(BadImageError, match="cannot convert a picture of mode L"):
@@ -186,7 +186,7 @@ def test_what_pillow_cannot_convert_is_a_fault_of_the_picture():
         decode_image(closed)
 
 
-def test_a_photograph_turned_by_its_exif_stands_upright():
+def test_the_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 3
     image = decode_image(encode(left_right(RED, BLUE), exif=exif))
@@ -222,13 +222,13 @@ def bomb_text() -> bytes:
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "pdf", "eps", "text bomb"],
 )
-def test_what_is_no_whole_picture_is_refused(data, message):
+def test_an_invalid_or_truncated_image_is_refused(data, message):
     with pytest.raises(BadImageError, match=message):
         decode_image(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_what_breaks_while_its_exif_is_read_is_a_fault_of_the_picture(kind):
+def test_invalid_exif_is_a_bad_image(kind):
     data = encode(left_right(RED, BLUE), kind, exif=b"Exif\0\0no tiff header")
     with pytest.raises(BadImageError, match="not a readable"):
         decode_image(data)
@@ -273,7 +273,7 @@ def test_heic_is_read_where_its_library_is_installed(monkeypatch):
     assert len(registered) == 1
 
 
-def test_a_film_is_no_image():
+def test_a_video_is_not_an_image():
     with pytest.raises(BadImageError, match="not a readable"):
         decode_image(b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + b"\0" * 100)
 
@@ -285,27 +285,27 @@ def test_a_film_is_no_image():
         ("gs://bucket/a.png", "it is an address"),
         ("file:///tmp/a.png", "it is an address"),
         ("data:image/png;base64," + "A" * 5000, "it is a data: address; decode it"),
-        ("iVBOR" + "A" * 5000, "it is too long; an image in base64 is to be decoded"),
+        ("iVBOR" + "A" * 5000, "it is too long; if it is an image in base64"),
         ("a\0b.png", "it has characters that no path can have"),
         ("C:\\images\\a.png", "No such file or directory; write / where the path has"),
         ("/", "it is a folder or a device"),
         ("/dev/zero", "it is a folder or a device"),
     ],
 )
-def test_what_is_no_path_of_a_file_says_what_it_is(path, message):
+def test_an_invalid_path_says_what_is_wrong(path, message):
     with pytest.raises(BadImageError, match=f"cannot open the file: {message}") as caught:
         decode_image(path)
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(BadImageError, match="a folder or a device"):
         decode_image(tmp_path / "pipe.png")
 
 
-def test_a_missing_file_is_refused_with_the_reason():
+def test_a_missing_file_is_refused():
     with pytest.raises(BadImageError, match="No such file"):
         decode_image("/nowhere/x.png")
 

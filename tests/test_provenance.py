@@ -20,8 +20,8 @@ import train
 from app.__main__ import main as app_main
 from app.training.provenance import Provenance, row_changes, row_table
 from app.training.run_folder import RunDir
-from data.columns import write_columns
 from data.rows import Rows
+from data.string_column import write_columns
 
 
 class Killed(BaseException):

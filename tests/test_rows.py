@@ -7,9 +7,11 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from data import DataSettings, load_rows, prepare_data, scan_images
-from data.cells import make_text, resolve_image
+from data import DataSettings, load_rows, prepare_data, verify_images
+from data.errors import UserError
+from data.image_cells import resolve_image
 from data.images import content_key
+from data.text_template import make_text
 
 
 def png(color: str = "red") -> bytes:
@@ -49,7 +51,7 @@ def write(folder: Path, kind: str, rows: list[dict] = ROWS) -> Path:
 
 def read(source, **settings):
     settings = DataSettings(**settings)
-    return scan_images(load_rows(str(source), "train", settings), settings)[0]
+    return verify_images(load_rows(str(source), "train", settings), settings)[0]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -61,7 +63,7 @@ def test_every_kind_of_table_gives_the_same_rows(folder, kind):
     assert rows[0].image == str(folder / "img" / "red.png")
 
 
-def test_an_arrow_folder_with_embedded_images_and_class_labels(tmp_path):
+def test_a_saved_data_set_with_embedded_images_and_class_labels_is_read(tmp_path):
     features = Features({"image": Image(), "text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     table = Dataset.from_dict(
         {"image": [{"bytes": png()}, {"bytes": png()}], "text": ["a", "b"], "label": [1, 0]}, features=features
@@ -72,7 +74,7 @@ def test_an_arrow_folder_with_embedded_images_and_class_labels(tmp_path):
     assert len(set(rows.image_keys)) == 1
 
 
-def test_an_image_folder_with_metadata(folder):
+def test_an_image_folder_with_metadata_is_read(folder):
     frame = pd.DataFrame({"file_name": ["img/red.png", "img/blue.png"], "text": ["a", "b"], "label": ["x", "y"]})
     frame.to_csv(folder / "metadata.csv", index=False)
     rows = read(folder)
@@ -80,17 +82,17 @@ def test_an_image_folder_with_metadata(folder):
     assert len(set(rows.image_keys)) == 2
 
 
-def test_a_hub_id_while_offline_names_the_way_out():
+def test_a_hub_id_without_network_is_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match=r"(?s)HuggingFace Hub.*Offline.*hf download --repo-type dataset"):
         load_rows("someone/some-data", "train", DataSettings())
 
 
-def test_cells_of_a_csv_stay_the_strings_they_are(folder):
+def test_cells_of_a_csv_stay_strings(folder):
     rows = [r | {"label": label} for r, label in zip(ROWS, ["NA", "None", "01"], strict=True)]
     assert list(read(write(folder, "csv", rows)).labels) == ["NA", "None", "01"]
 
 
-def test_integer_labels_become_their_names(folder):
+def test_class_indices_become_class_names(folder):
     rows = [r | {"label": number} for r, number in zip(ROWS, [2, 10, 2], strict=True)]
     path = str(write(folder, "jsonl", rows))
     data = prepare_data(DataSettings(train=path, validation=path), seed=0)
@@ -104,12 +106,12 @@ def test_a_template_joins_columns():
     assert make_text(row, "{empty}") is None
 
 
-def test_labels_are_folded_by_option(folder):
+def test_labels_are_normalized_by_option(folder):
     rows = [r | {"label": label} for r, label in zip(ROWS, ["Yes", " yes ", "YES  sir"], strict=True)]
     assert list(read(write(folder, "csv", rows), normalize_labels=True).labels) == ["yes", "yes", "yes sir"]
 
 
-def test_other_column_names_are_given_never_guessed(folder):
+def test_column_names_are_never_guessed(folder):
     rows = [{"picture": r["image"], "question": r["text"], "answer": r["label"]} for r in ROWS]
     path = write(folder, "csv", rows)
     assert list(read(path, image="picture", text="question", label="answer").labels) == ["red", "blue", "yes"]
@@ -119,9 +121,11 @@ def test_other_column_names_are_given_never_guessed(folder):
         read(path)
 
 
-def test_a_misspelt_column_is_told_the_nearest_name(folder):
-    with pytest.raises(ValueError, match=r"no column 'labell'.*Did you mean 'label'\?"):
+def test_a_missing_column_is_a_users_error_with_the_most_similar_name(folder):
+    with pytest.raises(UserError, match=r"no column 'labell'.*Did you mean 'label'\?"):
         read(write(folder, "csv"), label="labell")
+    with pytest.raises(UserError, match=r"no column 'textt'.*Did you mean 'text'\?"):
+        read(write(folder, "csv"), text="textt")
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,13 @@ def test_a_misspelt_column_is_told_the_nearest_name(folder):
         ({"image": "img\\nope.png"}, r"nope.png: cannot open the file: No such file or directory; write / where"),
     ],
 )
-def test_a_bad_row_is_named_before_training(folder, change, message):
+def test_a_bad_row_is_named(folder, change, message):
     rows = [ROWS[0], ROWS[1] | change, ROWS[2]]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         read(write(folder, "jsonl", rows))
 
 
-def test_corrupt_images_stop_with_their_names_or_are_skipped_and_counted(folder, capsys):
+def test_corrupt_images_are_an_error_or_are_skipped_and_named(folder, capsys):
     (folder / "img" / "blue.png").write_bytes(png("blue")[:40])
     path = write(folder, "csv")
     with pytest.raises(ValueError, match=r"(?s)1 rows of .* cannot be read:\n  .*blue.png: not a readable"):
@@ -170,7 +174,7 @@ def test_corrupt_images_stop_with_their_names_or_are_skipped_and_counted(folder,
     assert "blue.png" in capsys.readouterr().out
 
 
-def test_missing_text_and_image_pass_where_they_are_allowed(folder):
+def test_missing_texts_and_images_are_accepted_by_option(folder):
     rows = read(
         write(folder, "jsonl", [ROWS[0], ROWS[1] | {"text": ""}, ROWS[2] | {"image": None}]), allow_missing=True
     )
@@ -190,7 +194,7 @@ def test_missing_text_and_image_pass_where_they_are_allowed(folder):
         (b"x" * (1 << 20) + b"\xff", r"not UTF-8: byte 0xff at offset 1048576"),
     ],
 )
-def test_a_table_that_is_none_says_why(tmp_path, content, message):
+def test_an_invalid_table_says_why(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "t.csv")
@@ -201,24 +205,24 @@ def test_a_text_with_commas_in_quotes_is_one_cell(folder):
     assert read(path).texts[0] == "red, blue,\n or green?"
 
 
-def test_a_folder_of_several_splits_asks_for_one(tmp_path):
+def test_a_folder_with_several_splits_asks_for_one(tmp_path):
     DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "d")
     with pytest.raises(ValueError, match=r"holds several splits, \['test', 'train'\]; name one of them"):
         read(tmp_path / "d")
 
 
-def test_the_ending_of_a_file_may_be_in_capitals(folder):
+def test_the_ending_of_a_file_may_be_upper_case(folder):
     path = write(folder, "csv")
     assert len(read(path.rename(folder / "TRAIN.CSV"))) == 3
 
 
 @pytest.mark.parametrize("label", [["yes"], {"name": "yes"}])
-def test_labels_are_one_value_each(folder, label):
+def test_a_nested_label_is_an_error(folder, label):
     with pytest.raises(ValueError, match=r"Labels must be strings, numbers or booleans, got .*'yes'"):
         read(write(folder, "json", [row | {"label": label} for row in ROWS]))
 
 
-def test_a_path_leads_where_it_leads_now(tmp_path, monkeypatch):
+def test_a_relative_path_follows_the_current_folder(tmp_path, monkeypatch):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         PILImage.new("RGB", (4, 4)).save(tmp_path / name / "x.png")
@@ -227,12 +231,12 @@ def test_a_path_leads_where_it_leads_now(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", [pd.DataFrame({"a": [1]}), Dataset.from_dict({"a": [1]}), None])
-def test_rows_in_memory_are_sent_to_a_file(source):
+def test_a_source_that_is_not_a_string_is_an_error(source):
     with pytest.raises(ValueError, match=rf"got {type(source).__name__}\. Write .*to_parquet.*save_to_disk"):
         load_rows(source, "train", DataSettings())
 
 
-def test_an_image_cell_of_another_kind_is_told(folder):
+def test_an_image_cell_of_another_type_is_an_error(folder):
     with pytest.raises(ValueError, match=r"image column holds 7; expected the path of a file"):
         read(write(folder, "json", [row | {"image": 7} for row in ROWS]))
 
@@ -247,7 +251,7 @@ def elsewhere(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("way", ["a link to the folder", "a link to each file", "..", "an absolute path"])
-def test_the_owner_of_a_table_may_keep_the_images_elsewhere(tmp_path, elsewhere, way):
+def test_images_may_be_outside_the_folder_of_the_table(tmp_path, elsewhere, way):
     names = {row["image"].removeprefix("img/") for row in ROWS}
     if way == "a link to the folder":
         (tmp_path / "img").symlink_to(elsewhere)
@@ -267,13 +271,13 @@ def test_the_owner_of_a_table_may_keep_the_images_elsewhere(tmp_path, elsewhere,
         read(path, confine_images=True)
 
 
-def test_a_confined_table_uses_links_that_stay_in_its_folder(folder):
+def test_a_confined_table_may_use_links_inside_its_folder(folder):
     (folder / "link").symlink_to(folder / "img")
     path = write(folder, "csv", [row | {"image": row["image"].replace("img", "link")} for row in ROWS])
     assert len(read(path, confine_images=True)) == 3
 
 
-def test_paths_of_windows_and_of_the_users_folder_are_understood(folder, monkeypatch):
+def test_windows_paths_and_home_folders_are_found(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     images = ["img\\red.png", "~/img/blue.png", "./img/../img/red.png"]
     rows = [row | {"image": image} for row, image in zip(ROWS, images, strict=True)]
@@ -282,7 +286,7 @@ def test_paths_of_windows_and_of_the_users_folder_are_understood(folder, monkeyp
     assert len(read(write(folder, "csv"), image_root="~")) == 3
 
 
-def test_a_path_that_exists_is_that_path_with_any_character_in_it(tmp_path):
+def test_an_existing_path_may_hold_any_character(tmp_path):
     names = ["a\\red.png", "~red.png", "http:red.png"]
     for name in names:
         (tmp_path / name).write_bytes(png("red"))
@@ -339,13 +343,13 @@ def test_a_message_shows_at_most_80_characters_of_a_cell(folder, cell):
         assert str(cell)[-81:] not in message
 
 
-def test_bytes_that_are_no_image_are_named_by_row(folder):
+def test_bytes_that_are_not_an_image_are_named_by_row(folder):
     with pytest.raises(ValueError, match=r"row 0, embedded image: not a readable") as caught:
         read(write(folder, "parquet", [row | {"image": BIG} for row in ROWS]))
     assert len(str(caught.value)) < 1000
 
 
-def test_rows_with_cells_that_name_no_image_can_be_left_out(folder, capsys):
+def test_rows_with_invalid_image_cells_can_be_skipped(folder, capsys):
     rows = [ROWS[0], ROWS[1] | {"image": "ftp://example.org/x.png"}, ROWS[2]]
     assert list(read(write(folder, "csv", rows), on_bad_image="skip").labels) == ["red", "yes"]
     assert (
@@ -353,7 +357,7 @@ def test_rows_with_cells_that_name_no_image_can_be_left_out(folder, capsys):
     )
 
 
-def test_embedded_images_that_cannot_be_read_are_told_by_row(tmp_path):
+def test_unreadable_embedded_images_are_named_by_row(tmp_path):
     broken = {"bytes": png()[:40], "path": None}
     rows = [{"image": {"bytes": png(), "path": None}}, {"image": broken}, {"image": broken}]
     features = Features({"image": Image(decode=False), "text": Value("string"), "label": Value("string")})
@@ -363,19 +367,19 @@ def test_embedded_images_that_cannot_be_read_are_told_by_row(tmp_path):
         read(tmp_path / "d")
 
 
-def test_a_byte_order_mark_is_not_part_of_the_first_name(folder):
+def test_a_byte_order_mark_is_not_part_of_the_first_column_name(folder):
     path = write(folder, "csv")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read(path)) == 3
 
 
 @pytest.mark.parametrize(("source", "message"), [("nope.csv", "no file or folder 'nope.csv'"), ("x.doc", "no file")])
-def test_a_source_that_is_not_there_lists_what_a_source_can_be(source, message):
+def test_a_missing_source_lists_what_a_source_can_be(source, message):
     with pytest.raises(ValueError, match=rf"{message}.*shapes:N"):
         read(source)
 
 
-def test_a_file_of_an_unknown_kind_lists_the_known_ones(tmp_path):
+def test_an_unknown_file_ending_lists_the_known_ones(tmp_path):
     (tmp_path / "x.doc").touch()
     with pytest.raises(ValueError, match=r"unknown ending.*\.csv"):
         read(tmp_path / "x.doc")
@@ -387,7 +391,7 @@ def test_a_broken_json_names_the_file(tmp_path):
         read(tmp_path / "x.jsonl")
 
 
-def test_one_class_only_is_nothing_to_learn(folder):
+def test_a_single_class_is_an_error(folder):
     rows = [r | {"label": "same"} for r in ROWS]
     with pytest.raises(ValueError, match=r"only one class, \['same'\]"):
         prepare_data(DataSettings(train=str(write(folder, "csv", rows)), validation_fraction=0.5), seed=0)

@@ -8,7 +8,7 @@ from data import decode_image
 from data.shapes import COLORS, NUMBERS, PLACES, SHAPES, generate_rows, make_shapes
 
 
-def test_the_same_split_gives_the_same_rows_and_another_split_others():
+def test_a_split_always_gives_the_same_rows_and_splits_differ():
     assert list(generate_rows(5, 0)) == list(generate_rows(5, 0))
     assert list(generate_rows(5, 0)) != list(generate_rows(5, 2))
     assert make_shapes(3, "train")[0]["text"] == make_shapes(3, "train")[0]["text"]
@@ -20,7 +20,7 @@ def test_about_twenty_answers_over_questions_of_every_kind():
     assert {row["kind"] for row in rows} == {"color", "shape", "place", "number", "existence"}
 
 
-def test_words_alone_answer_no_better_than_guessing_within_the_kind_of_question():
+def test_the_text_alone_predicts_no_better_than_chance_within_a_kind_of_question():
     train, test = list(generate_rows(1500, 0)), list(generate_rows(500, 2))
     words = CountVectorizer(ngram_range=(1, 3)).fit([row["text"] for row in train])
     guesser = LogisticRegression(max_iter=300).fit(
@@ -31,14 +31,14 @@ def test_words_alone_answer_no_better_than_guessing_within_the_kind_of_question(
     assert right.mean() < np.mean([odds[row["kind"]] for row in test]) + 0.03
 
 
-def test_the_picture_alone_does_not_say_which_answer_is_asked_for():
+def test_the_image_alone_does_not_determine_the_answer():
     answers = defaultdict(set)
     for row in generate_rows(200, 0):
         answers[row["image"]["path"]].add(row["label"])
     assert np.mean([len(a) for a in answers.values()]) >= 5
 
 
-def test_the_answers_are_true_of_the_pictures():
+def test_the_answers_match_the_images():
     names = {color: np.array(rgb) for color, rgb in COLORS.items()}
     checked = Counter()
     for row in generate_rows(60, 0):

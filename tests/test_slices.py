@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import eval as evaluation
 from app.evaluation.slices import MAX_NAMES, tell_apart
 from data import DataSettings, load_rows
-from data.rows import scored_split
+from data.loading import scored_split
 
 
 @example([1.0, 1.0000001, 2.0])

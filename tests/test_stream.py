@@ -5,18 +5,18 @@ from collections import Counter
 
 import pytest
 
-from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, scan_images, stream_loader
+from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, stream_loader, verify_images
 
 
 @pytest.fixture
 def streamed(shapes_folder):
     settings = DataSettings(streaming=True)
-    return scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)[0]
+    return verify_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)[0]
 
 
-def test_a_stream_holds_the_rows_that_the_table_holds(streamed, shapes_folder):
+def test_a_stream_has_the_rows_of_the_table(streamed, shapes_folder):
     settings = DataSettings()
-    table, _ = scan_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)
+    table, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", settings), settings)
     assert streamed.is_stream
     assert not table.is_stream
     assert list(streamed) == [table[i] for i in range(len(table))]
@@ -34,7 +34,7 @@ def test_batches_hold_whole_images_and_no_row_twice(streamed, buffer):
         assert len(batch) == sum(streamed.image_keys.count(key) for key in keys), "an image brings all its texts"
 
 
-def test_many_texts_of_an_image_travel_in_pieces(streamed):
+def test_an_image_with_many_texts_is_divided_into_several_units(streamed):
     batches = StreamedBatches(streamed, 5, 40, seed=0, max_texts_per_image=3)
     batched = list(batches)
     pieces = sum(math.ceil(number / 3) for number in Counter(streamed.image_keys).values())
@@ -44,7 +44,7 @@ def test_many_texts_of_an_image_travel_in_pieces(streamed):
     assert len(rows) == len(set(rows)) >= len(streamed) - 15
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(streamed):
+def test_the_order_depends_only_on_seed_and_epoch(streamed):
     def order(seed: int, epoch: int) -> list[int]:
         batches = StreamedBatches(streamed, 4, 60, seed)
         batches.set_epoch(epoch)
@@ -70,7 +70,7 @@ def test_processes_share_the_stream_without_overlap(streamed):
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_stream_goes_on_at_any_of_its_batches(streamed, process):
+def test_a_stream_can_resume_at_any_batch(streamed, process):
     batches = StreamedBatches(streamed, 4, 60, 0, num_processes=2, process_index=process)
     batches.set_epoch(3)
     whole = list(batches)
@@ -89,6 +89,6 @@ def test_a_loader_gives_tensors_and_follows_the_epoch(streamed, processor):
     assert first != second
 
 
-def test_a_stream_wants_its_validation_rows_given(shapes_folder):
-    with pytest.raises(ValueError, match=r"A stream cannot be cut.*--data.validation FILE"):
+def test_a_stream_without_validation_rows_is_an_error(shapes_folder):
+    with pytest.raises(ValueError, match=r"A stream cannot be split.*--data.validation FILE"):
         prepare_data(DataSettings(train=str(shapes_folder / "train.csv"), streaming=True), seed=0)

@@ -20,9 +20,10 @@ from app.evaluation.compare import parse_args as compare_args
 from app.inference.batch_predict import answer_table
 from app.inference.load import find_model
 from app.settings import Settings, parse_settings
-from data import DataSettings, load_rows, prepare_data, scan_images
-from data.cells import cell_text, make_text, text_columns
+from data import DataSettings, load_rows, prepare_data, verify_images
+from data.cells import cell_text
 from data.shapes import write_shapes
+from data.text_template import make_text, text_columns
 
 FORMATS = ["csv", "tsv", "json", "jsonl", "parquet"]
 NAMES = [
@@ -62,7 +63,7 @@ def labels_of(source: Path | str, **options) -> list[str]:
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_is_read_by_its_very_name(tmp_path, name, kind, streaming):
+def test_a_file_name_is_not_a_pattern(tmp_path, name, kind, streaming):
     for decoy in ("train1", "aXb", "what!", "a", "b", "x", "HOME"):
         write(tmp_path / f"{decoy}.{kind}", rows_of("decoy"))
     write(tmp_path / f"{name}.{kind}", rows_of("right", "rows"))
@@ -70,7 +71,7 @@ def test_a_file_is_read_by_its_very_name(tmp_path, name, kind, streaming):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_is_read_by_its_very_name(tmp_path, name):
+def test_a_folder_name_is_not_a_pattern(tmp_path, name):
     folder = tmp_path / name
     write(folder / "rows.csv", rows_of("table"))
     write(folder / "pictures/metadata.csv", rows_of("pictures").rename(columns={"image": "file_name"}))
@@ -81,7 +82,7 @@ def test_a_folder_is_read_by_its_very_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["shapes:3", "owner/name", "hf:/x.csv", "#1.csv", "null", "~", "[a].csv", "~x.csv"])
-def test_a_relative_path_that_exists_is_that_path(tmp_path, monkeypatch, name):
+def test_an_existing_relative_path_comes_first(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     table = write(tmp_path / "t.csv", rows_of("right"))
     if name.endswith(".csv"):
@@ -96,7 +97,7 @@ def test_a_relative_path_that_exists_is_that_path(tmp_path, monkeypatch, name):
     assert labels_of(name.replace("hf:/", "hf://")) == ["right"]
 
 
-def test_two_files_of_one_name_after_the_other_are_two_tables(tmp_path):
+def test_a_changed_file_is_read_again(tmp_path):
     table = write(tmp_path / "t.csv", rows_of("a", "b"))
     assert labels_of(table) == ["a", "b"]
     stamp = table.stat()
@@ -109,7 +110,7 @@ WORDS = ("train", "test", "val", "validation", "dev", "eval", "testing")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_names_of_files_and_folders_choose_no_split(tmp_path, kind):
+def test_file_and_folder_names_do_not_select_a_split(tmp_path, kind):
     files = [f"{word}_{i}.png" for i, word in enumerate(WORDS)] + [f"{word}/0.png" for word in WORDS]
     frame = pd.DataFrame({"file_name": files, "text": files, "label": files})
     folder = write(tmp_path / "train" / f"metadata.{kind}", frame).parent
@@ -122,7 +123,7 @@ def test_names_of_files_and_folders_choose_no_split(tmp_path, kind):
     assert list(rows.images()) == [str(folder / file) for file in files]
 
 
-def test_all_metadata_of_a_folder_are_its_rows(tmp_path, capsys):
+def test_all_metadata_files_of_a_folder_are_read(tmp_path, capsys):
     for part in ("train", "test/deep", ".ipynb_checkpoints"):
         write(
             tmp_path / part / "metadata.csv", pd.DataFrame({"file_name": ["1.png"], "text": ["q"], "label": [part[:4]]})
@@ -150,7 +151,7 @@ def test_metadata_files_may_differ_in_columns_and_types(tmp_path):
         ({"metadata.csv": 'file_name\n"1'}, r"Line 2 of .*metadata.csv has a cell whose double quotes do not match"),
     ],
 )
-def test_a_folder_that_is_no_image_folder_says_why(tmp_path, files, message):
+def test_an_invalid_image_folder_says_why(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -164,7 +165,7 @@ def tables(folder: Path, frame: pd.DataFrame):
         yield write(folder / kind / f"metadata.{kind}", frame.rename(columns={"image": "file_name"})).parent
 
 
-def test_codes_stay_what_is_written_in_every_format(tmp_path):
+def test_codes_stay_strings_in_every_format(tmp_path):
     frame = rows_of(*CODES).assign(text=CODES[::-1])
     for source in tables(tmp_path, frame.assign(image=CODES)):
         rows = load_rows(str(source), "train", DataSettings())
@@ -184,13 +185,13 @@ def test_codes_stay_what_is_written_in_every_format(tmp_path):
     ],
     ids=["int", "bool", "float", "categories", "nullable"],
 )
-def test_numbers_and_booleans_have_one_written_form_in_every_format(tmp_path, values, labels):
+def test_numbers_and_booleans_have_the_same_text_in_every_format(tmp_path, values, labels):
     for source in tables(tmp_path, rows_of("", "", "").assign(label=values, text=values)):
         rows = load_rows(str(source), "train", DataSettings(text="{text}"))
         assert list(rows.labels) == list(rows.texts) == labels, source
 
 
-def test_a_narrow_float_has_the_decimals_that_it_has_in_a_csv(tmp_path):
+def test_a_narrow_float_has_the_same_decimals_as_in_a_csv(tmp_path):
     frame = rows_of("", "").assign(label=pd.array([0.1, 2.5], dtype="float32"))
     for kind in ("csv", "parquet"):
         assert labels_of(write(tmp_path / f"t.{kind}", frame)) == ["0.1", "2.5"], kind
@@ -224,7 +225,7 @@ def test_any_text_is_the_same_in_every_format(tmp_path, texts):
         assert (list(rows.texts), list(rows.labels)) == (wanted, wanted), kind
 
 
-def test_a_json_column_of_several_types_holds_what_is_written(tmp_path):
+def test_a_json_column_with_several_types_becomes_text(tmp_path):
     labels = [7, "007", 1.5, True, "1e5", 2**70, "null"]
     lines = [{"image": "a", "text": "q", "label": label, "nested": {"a": [label]}} for label in labels]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -232,14 +233,14 @@ def test_a_json_column_of_several_types_holds_what_is_written(tmp_path):
     assert labels_of(tmp_path / "t.jsonl") == wanted
 
 
-def test_lists_of_labels_may_mix_with_single_ones(tmp_path):
+def test_a_column_may_mix_lists_of_labels_and_single_labels(tmp_path):
     lines = [{"image": "a", "text": "q", "label": label} for label in (["a", "b"], "c", [], ["1e5", 7])]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert labels_of(tmp_path / "t.jsonl", label_type="multi") == ["a|b", "c", "", "1e5|7"]
 
 
 @pytest.mark.parametrize("text", ['{"image": 1,\n "text": 2, "label": 3}\n{"image": 1, "text": 2, "label": "b"}', "[]"])
-def test_json_over_several_lines(tmp_path, text):
+def test_json_may_span_several_lines(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     if text == "[]":
         with pytest.raises(ValueError, match="has no rows"):
@@ -249,7 +250,7 @@ def test_json_over_several_lines(tmp_path, text):
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
-def test_not_a_number_is_no_label_and_no_text(tmp_path, missing):
+def test_nan_is_a_missing_label_and_a_missing_text(tmp_path, missing):
     assert cell_text(missing) is None
     for kind in ("csv", "jsonl", "parquet"):
         source = write(tmp_path / f"t.{kind}", rows_of("", "").assign(label=[1.0, missing]))
@@ -275,7 +276,7 @@ HARMLESS = {
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", ["csv", "tsv", "metadata"])
 @pytest.mark.parametrize("content", HARMLESS.values(), ids=list(HARMLESS))
-def test_surplus_columns_and_lines_do_no_harm(tmp_path, content, kind, streaming):
+def test_extra_columns_and_blank_lines_are_ignored(tmp_path, content, kind, streaming):
     if kind == "metadata":
         source, path = tmp_path, tmp_path / "metadata.csv"
         content = content.replace("image", "file_name")
@@ -288,13 +289,13 @@ def test_surplus_columns_and_lines_do_no_harm(tmp_path, content, kind, streaming
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
-def test_a_byte_order_mark_names_the_encoding(tmp_path, encoding):
+def test_a_byte_order_mark_sets_the_encoding(tmp_path, encoding):
     mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
     (tmp_path / "t.csv").write_bytes(mark + "image,text,label\na,é,ß\n".encode(encoding))
     assert labels_of(tmp_path / "t.csv") == ["ß"]
 
 
-def test_surplus_names_that_repeat_do_no_harm_in_json_and_parquet(tmp_path):
+def test_repeated_names_of_unused_columns_are_accepted_in_json_and_parquet(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"image": "a", "": 1, "n": 1, "n": 2, "text": "q", "label": "x"}\n')
     columns = [pa.array([value]) for value in ("a", 1, 2, "q", "x", 3)]
     pq.write_table(pa.table(columns, names=["image", "n", "n", "text", "label", ""]), tmp_path / "t.parquet")
@@ -308,26 +309,26 @@ def test_surplus_names_that_repeat_do_no_harm_in_json_and_parquet(tmp_path):
     ("setting", "options"),
     [("text", {}), ("weight", {"weight": "text"}), ("group", {"group": "text"}), ("text", {"text": "{text} {label}"})],
 )
-def test_a_repeated_name_that_a_setting_names_is_refused(tmp_path, setting, options):
+def test_a_repeated_column_name_in_a_setting_is_an_error(tmp_path, setting, options):
     options = {"text": "label"} | options if setting != "text" else options
     (tmp_path / "t.csv").write_text("image,text,text,label\na,1,2,x\nb,3,4,y\n")
     with pytest.raises(ValueError, match=rf"same name: \['text'\].*--data.{setting} with 'text \(column 2\)' or"):
         labels_of(tmp_path / "t.csv", **options)
 
 
-def test_a_repeated_name_can_be_chosen_by_its_place(tmp_path):
+def test_a_repeated_column_name_can_be_chosen_by_its_position(tmp_path):
     (tmp_path / "t.csv").write_text("image,text,text,\na,1,2,x\nb,3,4,y\n")
     rows = load_rows(str(tmp_path / "t.csv"), "train", DataSettings(text="text (column 3)", label="column 4"))
     assert list(zip(rows.texts, rows.labels, strict=True)) == [("2", "x"), ("4", "y")]
 
 
-def test_predict_refuses_a_repeated_name_too(run_dir, tmp_path):
+def test_predict_refuses_a_repeated_column_name(run_dir, tmp_path):
     (tmp_path / "t.csv").write_text("image,text,text\na,1,2\n")
     with pytest.raises(ValueError, match=r"columns of the same name: \['text'\]"):
         answer_table(Predictor.from_pretrained(run_dir, precision="no"), tmp_path / "t.csv")
 
 
-def test_a_parquet_column_of_a_type_that_cannot_be_kept_is_left_out(tmp_path, capsys):
+def test_a_parquet_column_of_an_unsupported_type_is_left_out_and_named(tmp_path, capsys):
     table = pa.Table.from_pandas(rows_of("x")).append_column("odd", pa.array([[("a", 1)]], pa.map_("string", "int8")))
     pq.write_table(table, tmp_path / "t.parquet")
     assert labels_of(tmp_path / "t.parquet") == ["x"]
@@ -345,7 +346,7 @@ def test_a_cell_may_be_long(tmp_path, kind):
     "name",
     ["Q.1", "a[0]", "wow!", "wow!r", "a:b", "size:>10", "with space", " x ", "0", "a.b[c]!d:e", "%s", "é", "self"],
 )
-def test_a_template_takes_any_column_name(tmp_path, name):
+def test_a_template_accepts_any_column_name(tmp_path, name):
     frame = rows_of("x", "y").drop(columns="text")
     frame[name] = ["{1}", "two"]
     rows = load_rows(str(write(tmp_path / "t.csv", frame)), "train", DataSettings(text=f"is it {{{name}}}? {{{{}}}}"))
@@ -361,7 +362,7 @@ def test_a_template_takes_any_column_name(tmp_path, name):
         max_size=6,
     )
 )
-def test_a_template_of_anything_is_the_text_with_the_cells_in_it(parts):
+def test_a_template_is_its_text_with_the_cells_filled_in(parts):
     if not any(is_column for is_column, _ in parts):
         return
     template = "".join(f"{{{s}}}" if is_column else s.replace("{", "{{").replace("}", "}}") for is_column, s in parts)
@@ -381,7 +382,7 @@ def test_a_template_of_anything_is_the_text_with_the_cells_in_it(parts):
         ("{" + "a" * 500, "a{70}…"),
     ],
 )
-def test_a_template_that_cannot_be_filled_says_why(tmp_path, text, message):
+def test_an_invalid_template_says_why(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         labels_of(write(tmp_path / "t.csv", rows_of("x")), text=text)
 
@@ -397,7 +398,7 @@ def test_a_template_that_cannot_be_filled_says_why(tmp_path, text, message):
         ("t.tsv", "image,text,label\na,q,x\n", r"separated by commas, but a .tsv .* tabs. Name it .csv"),
         ("t.csv", 'image,text,label\na,"q,x\nb,r,y\n', r"Line 2 of .* whose double quotes do not match"),
         ("t.csv", 'image,text,label\na,"5 in,x\nb,"6 in,y\n', r"Line 2 of .* whose double quotes do not match"),
-        ("t.csv", 'image,text,label\na,"say \\"hi\\"",x\n', r"Line 2 of .* written twice"),
+        ("t.csv", 'image,text,label\na,"say \\"hi\\"",x\n', r"Line 2 of .* inside such a cell twice"),
         ("t.csv", "image,text,label\na,q\0,x\n", r"Line 2 of .* holds a NUL character"),
         ("t.csv", "image,text,label\na,q,x,y\n", r"Line 2 of .* has 4 cells, but the header names 3 columns"),
         ("t.csv", "\n \n", "is empty"),
@@ -405,8 +406,8 @@ def test_a_template_that_cannot_be_filled_says_why(tmp_path, text, message):
         ("t.csv", b"image,text\na,\xc3", "is not UTF-8: byte 0xc3 at offset 13"),
         ("t.csv", b"PK\x03\x04\x14\0\0\0", "NUL character"),
         ("t.jsonl", '{"image": 1}\n{"image', r"t.jsonl could not be read as .jsonl, line 2: Unterminated"),
-        ("t.jsonl", "[1, 2]", r"holds 1 where an object"),
-        ("t.jsonl", '"' + "a" * 500 + '"', r"holds 'a{70,79}… where an object"),
+        ("t.jsonl", "[1, 2]", r"holds 1; expected an object"),
+        ("t.jsonl", '"' + "a" * 500 + '"', r"holds 'a{70,79}…; expected an object"),
         ("t.jsonl", '{"image": "a", "text": "\\ud800", "label": "x"}', "half of a surrogate pair"),
         ("t.json", '{"image": ["a"], "text": ["q"], "label": ["x"]}', r"one object of columns"),
         ("t.json", "[" * 100_000, "could not be read as .json"),
@@ -427,23 +428,23 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message, s
     assert "a" * 81 not in str(error.value)
 
 
-def test_an_address_is_told_to_be_downloaded():
+def test_a_url_is_an_error_that_says_to_download_it():
     with pytest.raises(ValueError, match=r"no file or folder 'https://x.org/t.csv'.*Download it"):
         labels_of("https://x.org/t.csv")
 
 
-def test_long_labels_are_shortened_in_what_is_told(tmp_path):
+def test_long_labels_are_shortened_in_messages(tmp_path):
     train = write_shapes(tmp_path, 12, "train")
     frame = pd.read_csv(train)
     frame["label"] = frame["label"].where(frame["label"] != "yes", "a" * 1000)
     frame.to_csv(train, index=False)
     test = write(tmp_path / "t.csv", frame.assign(label="b" * 1000))
     data = prepare_data(DataSettings(train=str(train), validation=str(train), test=str(test)), seed=0)
-    assert any("a" * 79 + "…" in line for line in data.decisions)
-    assert not any("a" * 81 in line or "b" * 81 in line for line in data.decisions)
+    assert any("a" * 79 + "…" in line for line in data.notes)
+    assert not any("a" * 81 in line or "b" * 81 in line for line in data.notes)
 
 
-def test_paths_of_a_home_folder_are_expanded(tmp_path, monkeypatch):
+def test_home_folders_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "t.csv", rows_of("x"))
     (tmp_path / "c.yaml").write_text("data: {train: ~/t.csv, image_root: ~/pictures}\nmodel: {text_encoder: ~/bert}\n")
@@ -465,16 +466,16 @@ def test_paths_of_a_home_folder_are_expanded(tmp_path, monkeypatch):
         find_model("~/none/here")
 
 
-def test_a_path_that_begins_with_a_tilde_and_exists_stays(tmp_path, monkeypatch):
+def test_an_existing_path_that_starts_with_a_tilde_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "~" / "t.csv", rows_of("here"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert labels_of("~/t.csv") == ["here"]
 
 
-def test_images_of_an_image_folder_are_found_and_keyed(tmp_path):
+def test_images_of_an_image_folder_are_found(tmp_path):
     write_shapes(tmp_path, 4, "test")
     frame = pd.read_csv(tmp_path / "test.csv").rename(columns={"image": "file_name"})
     frame.to_csv(tmp_path / "metadata.csv", index=False)
-    rows, _ = scan_images(load_rows(str(tmp_path), "train", DataSettings()), DataSettings())
+    rows, _ = verify_images(load_rows(str(tmp_path), "train", DataSettings()), DataSettings())
     assert len(set(rows.image_keys)) == 4

@@ -17,6 +17,7 @@ from app.training.loss import RowLoss, build_loss
 from app.training.run_folder import RunDir
 from app.training.step import penalty, train_epoch
 from app.training.trainer import Training, learning_rate_scales
+from data import Batch, Targets
 from data.label_format import SINGLE
 from models import ImageTextClassifier, ImageTextOutput
 from models.gate import GatedFusion
@@ -41,12 +42,7 @@ def training(numbers: list[float]) -> Training:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     loader = [
-        {
-            "number": torch.tensor([number]),
-            "labels": torch.tensor([0]),
-            "weights": torch.ones(1),
-            "rows": torch.tensor([0]),
-        }
+        Batch({"number": torch.tensor([number])}, Targets(torch.tensor([0]), torch.ones(1), torch.tensor([0])))
         for number in numbers
     ]
     return Training(model, optimizer, schedule, RowLoss(), None, None, None, loader, len(loader))
@@ -92,13 +88,9 @@ def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
     def learnt(*batches: list[float]) -> torch.Tensor:
         made = training([])
         made.loader = [
-            {
-                "number": torch.tensor(numbers),
-                "labels": torch.arange(len(numbers)) % 2,
-                "weights": torch.ones(len(numbers)),
-                "rows": torch.arange(len(numbers)),
-            }
+            Batch({"number": torch.tensor(numbers)}, Targets(rows % 2, torch.ones(len(numbers)), rows))
             for numbers in batches
+            for rows in [torch.arange(len(numbers))]
         ]
         made.loss_function = build_loss(
             TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "b"], SINGLE
@@ -114,8 +106,9 @@ def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
 
 def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
     made = training([float("nan")] * 4)
-    made.loader[2]["rows"] = torch.tensor([17])
-    made.loader[0]["number"] = made.loader[1]["number"] = made.loader[3]["number"] = torch.tensor([1.0])
+    made.loader[2] = made.loader[2]._replace(targets=Targets(torch.tensor([0]), torch.ones(1), torch.tensor([17])))
+    for place in (0, 1, 3):
+        made.loader[place].inputs["number"] = torch.tensor([1.0])
     with pytest.raises(FloatingPointError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
         list(train_epoch(made, Accelerator(cpu=True), TrainSettings(), Progress()))
     assert made.model.scores.isfinite().all(), "the step was not made"

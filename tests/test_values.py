@@ -13,7 +13,7 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from data import DataSettings, decode_image, prepare_data
-from data.value_range import VALUES, check_range, choose_ranges, range_of
+from data.value_range import VALUE_STATS, check_range, choose_ranges, range_of
 
 
 def save_as(shapes_folder, folder, scale, dtype, splits=("train", "test")) -> None:
@@ -63,18 +63,18 @@ def test_the_range_is_the_narrowest_usual_one_or_that_of_the_values(kind, low, h
 
 
 def test_each_kind_has_a_range_of_its_own():
-    values = np.array([(1, 0, 0.5, True), (0, 5, 4000, True), (0, 0, 9, True), (-1, np.nan, np.nan, True)], VALUES)
+    values = np.array([(1, 0, 0.5, True), (0, 5, 4000, True), (0, 0, 9, True), (-1, np.nan, np.nan, True)], VALUE_STATS)
     assert choose_ranges(values) == {"integer": [0, 4095], "float": [0, 1]}
     assert choose_ranges(values[3:]) is None
 
 
 @pytest.mark.parametrize("setting", [(5, 1), (3, 3), (float("nan"), 1), (0, float("inf")), (1,), "wide"])
-def test_a_range_is_two_numbers_the_lower_first(setting):
+def test_a_range_must_be_two_ascending_numbers(setting):
     with pytest.raises(ValueError, match=r"data.value_range must be auto or \[LOW, HIGH\], the values"):
         check_range(setting)
 
 
-def test_all_pictures_are_read_in_the_range_of_the_training_pictures(shapes_folder, tmp_path):
+def test_all_images_are_read_in_the_range_of_the_training_images(shapes_folder, tmp_path):
     """A picture that is dark by itself stays dark: the range is not its own."""
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * (16 if number else 2), "uint16")
     data = prepare(tmp_path)
@@ -85,46 +85,46 @@ def test_all_pictures_are_read_in_the_range_of_the_training_pictures(shapes_fold
         assert np.asarray(rows.picture(place)).max() == round(255 * brightest / 4095)
 
 
-def test_the_ranges_of_a_table_are_told_and_different_ones_are_warned_of(shapes_folder, tmp_path):
+def test_the_ranges_of_a_table_are_reported_with_a_warning_if_they_differ(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey / (1 if number % 4 else 255), "float32")
-    told = "\n".join(prepare(tmp_path, validation_fraction=0.25).decisions)
+    told = "\n".join(prepare(tmp_path, validation_fraction=0.25).notes)
     assert (
         "test: 8 images hold floating-point values (6 within 0 to 255, 2 within 0 to 1); 0 is read as black, 255"
         in told
     )
     assert "warning: test: 2 images (row 0, " in told
-    assert "span less than an eighth of this range and become almost one grey; store all images on one scale" in told
+    assert "span less than an eighth of this range" in told
 
 
 def test_ct_values_are_read_from_the_lowest_to_the_highest_or_in_a_window(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 16 - 1024, "int32", ["train"])
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 18 - (1024 if number else 0), "int32", ["test"])
     data = prepare(tmp_path)
-    told, ranges = "\n".join(data.decisions), data.splits["test"].value_range
+    told, ranges = "\n".join(data.notes), data.splits["test"].value_range
     low, high = ranges["integer"]
     assert low == -1024
-    assert f"{low:g} is read as black, {high:g} as white; --data.value_range [LOW, HIGH] gives a narrower" in told
-    assert "have values beyond this range, which become black or white" in told
-    assert "warning: test: 1 images (row 0) have no negative value and others have" in told
+    assert f"{low:g} is read as black, {high:g} as white; train with a narrower --data.value_range" in told
+    assert "have values outside this range" in told
+    assert "warning: test: 1 images (row 0) have no negative values" in told
     data = prepare(tmp_path, value_range=(-160, 240))
     assert data.splits["train"].value_range == [-160, 240]
-    assert "beyond this range" not in "\n".join(data.decisions)
-    assert "-160 is read as black, 240 as white" in "\n".join(data.decisions)
+    assert "outside this range" not in "\n".join(data.notes)
+    assert "-160 is read as black, 240 as white" in "\n".join(data.notes)
 
 
-def test_pictures_of_eight_bits_are_not_spoken_of(shapes_folder):
+def test_images_of_eight_bits_are_not_reported(shapes_folder):
     data = prepare(shapes_folder)
     assert data.splits["train"].value_range is None
-    assert not any("hold" in line for line in data.decisions)
+    assert not any("hold" in line for line in data.notes)
 
 
-def test_values_that_are_not_numbers_are_counted(shapes_folder, tmp_path):
+def test_images_with_nan_or_infinite_values_are_counted(shapes_folder, tmp_path):
     def scale(grey, number):
         grey[0, 0] = np.nan
         return grey if number else grey * np.inf
 
     save_as(shapes_folder, tmp_path, scale, "float32")
-    told = "\n".join(prepare(tmp_path).decisions)
+    told = "\n".join(prepare(tmp_path).notes)
     assert "warning: test: 8 images (row 0, " in told
     assert "hold NaN or infinite values; NaN becomes black" in told
 
@@ -146,13 +146,15 @@ def float_run(shapes_folder, tmp_path_factory):
     return run, ranges
 
 
-def test_training_calibration_and_evaluation_read_in_one_range(float_run):
+def test_training_calibration_and_evaluation_use_the_same_range(float_run):
     _, ranges = float_run
     assert len(ranges) >= 24
     assert all(value_range == {"float": [0, 255]} for value_range in ranges)
 
 
-def test_the_range_is_kept_with_the_model_and_told_by_evaluation_and_report(float_run, shapes_folder, tmp_path, capsys):
+def test_the_range_is_saved_with_the_model_and_shown_by_evaluation_and_report(
+    float_run, shapes_folder, tmp_path, capsys
+):
     run, _ = float_run
     assert json.loads((run / "model/config.json").read_text())["value_range"] == {"float": [0, 255]}
     description = "8 images hold floating-point values (8 within 0 to 255); 0 is read as black, 255 as white"
@@ -167,7 +169,7 @@ def test_the_range_is_kept_with_the_model_and_told_by_evaluation_and_report(floa
     assert "warning: 8 images" in capsys.readouterr().out
 
 
-def test_every_way_to_ask_reads_a_picture_as_training_did(float_run, tmp_path):
+def test_every_interface_reads_an_image_as_in_training(float_run, tmp_path):
     run, _ = float_run
     predictor = Predictor.from_pretrained(run, precision="no")
     dark = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
@@ -183,7 +185,7 @@ def test_every_way_to_ask_reads_a_picture_as_training_did(float_run, tmp_path):
     assert answer["probability"][0] == pytest.approx(black["probability"], abs=0.02)
 
 
-def test_the_doctor_tells_ranges(shapes_folder, tmp_path, capsys):
+def test_the_doctor_reports_ranges(shapes_folder, tmp_path, capsys):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * (16 if number % 2 else 1 / 255), "float32")
     tables = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
     app(["doctor", *tables, "--", *arguments(tmp_path, tmp_path / "run")[4:]])

@@ -34,7 +34,7 @@ class Truth:
     ) -> Truth:
         most_given = None
         if form.type == "annotators":
-            most = [form.main(label, label2id) for label in labels]
+            most = [form.main_names(label, label2id) for label in labels]
             most_given = np.array([label2id[name[0]] if name else UNKNOWN for name in most], dtype=np.int64)
         return cls(form.type, form.encode(labels, label2id), most_given, weights)
 

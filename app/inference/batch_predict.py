@@ -15,12 +15,14 @@ from datasets import Dataset
 
 from app.inference.predictor import Prediction, Predictor
 from data import Example, require_columns
-from data.cells import is_blank, is_clean, make_text, resolve_image, text_columns
+from data.cells import is_blank, is_clean
 from data.column_names import refuse_repeated
 from data.errors import UserError
+from data.image_cells import resolve_image
 from data.images import IMAGE_ENDINGS
 from data.messages import enumerate_names, excerpt_path, quote
 from data.sources import load_source
+from data.text_template import make_text, text_columns
 
 
 @dataclass(frozen=True)

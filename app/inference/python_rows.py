@@ -8,9 +8,9 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Image, IterableDataset
 
 from app.inference.python_inputs import ImageInput
-from data.cells import make_text, text_columns
 from data.errors import UserError
 from data.messages import excerpt, quote
+from data.text_template import make_text, text_columns
 from models.processor import is_missing
 
 Table = pd.DataFrame | Dataset | IterableDataset

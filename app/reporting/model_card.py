@@ -58,7 +58,7 @@ def model_card(
             name=name,
             labels=list(model.config.id2label.values()),
             parts=describe_model(model),
-            decisions=data.decisions,
+            decisions=data.notes,
             changed={
                 k: Path(str(v)).name if k in PATHS else v
                 for k, v in flat(settings).items()

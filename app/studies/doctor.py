@@ -26,7 +26,7 @@ from app.training.trainer import Training, build, learning_rate_scales
 from data import LabelFormat, PreparedData, Rows, prepare_data
 from data.errors import UserError
 from data.messages import excerpt, name_rows
-from data.prepare import group_names, pairs_of
+from data.prepare import group_names, split_pairs
 
 SHOWN = 5
 """Examples of a finding that are named; all are counted."""
@@ -75,7 +75,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
 def check_rows(data: PreparedData) -> list[Finding]:
     """What was decided while reading, rows whose image cannot be read, and rows that stand twice."""
     found = [
-        ("warning" if line.startswith("warning") else "note", line.removeprefix("warning: ")) for line in data.decisions
+        ("warning" if line.startswith("warning") else "note", line.removeprefix("warning: ")) for line in data.notes
     ]
     found += [
         (
@@ -208,7 +208,7 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
             names[split] = {name for name in group_names(rows, group) if name is not None}
         elif group:
             found.append(("warning", f"{split} has no column {group}: whether others have the same was not checked"))
-    for other, split in pairs_of(data.splits):
+    for other, split in split_pairs(data.splits):
         seen = set(pairs[other])
         if same := sum(pair in seen for pair in pairs[split]):
             of = f"{same:,} of the {len(pairs[split]):,} rows of {split}"

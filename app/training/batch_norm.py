@@ -21,7 +21,7 @@ def check_batch_norm(model: ImageTextClassifier, sampler: ImageBatchSampler | St
         UserError: names the settings that change it.
     """
     size = model.config.image_size
-    has_one_image = max(sampler.pieces) >= min(sampler.batch_size, sampler.num_units)
+    has_one_image = max(sampler.units_per_image) >= min(sampler.batch_size, sampler.num_units)
     if has_one_image and model.image_encoder.side(size) == 1:
         raise UserError(
             f"A training batch can hold a single image, of whose {size}×{size} pixels the encoder makes a map of 1×1: "

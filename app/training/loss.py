@@ -78,6 +78,6 @@ def balancing_weights(labels: Sequence[str], label2id: dict[str, int], form: Lab
     most = max(counts.values())
 
     def weigh(label: str) -> float:
-        return 1 / min((counts[name] for name in form.main(label) if name in label2id), default=most)
+        return 1 / min((counts[name] for name in form.main_names(label) if name in label2id), default=most)
 
     return np.array([weigh(label) for label in labels])

@@ -13,7 +13,7 @@ from app.reporting.example_grid import spread
 from app.run_paths import MODEL_FOLDER, find_data
 from app.serving.ui.uploads import make_upload_folder
 from app.settings import load_settings
-from data import Rows, load_rows, scan_images
+from data import Rows, load_rows, verify_images
 from data.errors import UserError
 from models import ImageTextConfig
 
@@ -43,7 +43,7 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
         rows = replace(rows, value_range=ImageTextConfig.from_pretrained(run / MODEL_FOLDER).value_range)
         with_text = np.flatnonzero([bool(text) for text in rows.texts])
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
-        rows, _ = scan_images(rows.select(chosen), data)
+        rows, _ = verify_images(rows.select(chosen), data)
         folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
         return [write_example(rows, i, folder) for i in spread(rows, NUM_EXAMPLES)]
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Columns of strings that stay on the disk, so that the memory does not grow with the rows."""
+"""Lists of strings on disk, so that memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pyarrow as pa
 
 T = TypeVar("T", str, str | None)
 BLOCK = 10_000
-"""Strings that are written, or read on a pass over all, at a time."""
+"""Strings that are written at a time, or read at a time in a pass over all."""
 
 
 class StringColumn(Sequence[T]):
-    """A read-only list of strings, ``None`` where one is missing, of an Arrow file that is mapped into memory.
+    """A read-only list of strings in a memory-mapped Arrow file; missing strings are ``None``.
 
     Args:
         strings: the column of the file.
-        positions: those of its strings that the list consists of, in order; all where not given.
+        positions: indices of the strings in the list, in order; all of them by default.
     """
 
     def __init__(self, strings: pa.ChunkedArray, positions: np.ndarray | None = None):
@@ -44,28 +44,28 @@ class StringColumn(Sequence[T]):
         return f"StringColumn of {len(self):,}: {self[:3]} …"
 
     def select(self, indices: Iterable[int] | np.ndarray) -> StringColumn[T]:
-        """The strings at these positions, of the same file."""
+        """The strings at these indices, without copying them."""
         return StringColumn(self.strings, self.positions[np.asarray(indices, dtype=np.int64)])
 
     def present(self) -> StringColumn[str]:
-        """Those that are not missing."""
+        """The strings that are not missing."""
         return StringColumn(self.strings, self.positions[np.fromiter((string is not None for string in self), bool)])
 
 
-def write_columns(rows: Iterable[Sequence[str | None]], number: int) -> list[StringColumn[Any]]:
-    """Put a number of columns, a row at a time, in a temporary file, which goes when the last of them does.
+def write_columns(rows: Iterable[Sequence[str | None]], num_columns: int) -> list[StringColumn[Any]]:
+    """Write columns to a temporary file, row by row. The file is deleted with the last of its columns.
 
-    The file is written and mapped through one handle: a temporary file has no name on Linux, and on Windows it cannot
-    be opened a second time.
+    The file is written and mapped through one handle: on Linux a temporary file has no name, and on Windows it cannot
+    be opened twice.
     """
-    schema = pa.schema([(str(place), pa.large_string()) for place in range(number)])
+    schema = pa.schema([(str(number), pa.large_string()) for number in range(num_columns)])
     rows = iter(rows)
     with tempfile.TemporaryFile() as file:
         with pa.ipc.new_file(file, schema) as writer:
             while block := list(islice(rows, BLOCK)):
-                columns = [pa.array([row[place] for row in block], pa.large_string()) for place in range(number)]
+                columns = [pa.array([row[i] for row in block], pa.large_string()) for i in range(num_columns)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
         file.flush()
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # holds the file after it is closed
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # keeps the file alive after it is closed
     table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
-    return [StringColumn(table.column(place)) for place in range(number)]
+    return [StringColumn(table.column(number)) for number in range(num_columns)]
