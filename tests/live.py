@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -41,8 +42,16 @@ def live(app) -> Iterator[str]:
         thread.join(10)
 
 
+def copy_image(folder: Path) -> Path:
+    """Copy the folders that the Docker image contains; returns where they are."""
+    copied = re.findall(r"^COPY --chown=\S+ (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name in copied:
+        shutil.copytree(ROOT / name, folder / "image" / name, dirs_exist_ok=True)
+    return folder / "image"
+
+
 class Command:
-    """``python -m app serve`` on a free port.
+    """``python -m app serve`` on a free port, with no other files than the Docker image has.
 
     Attributes:
         address: address of the server, once it listens.
@@ -53,8 +62,9 @@ class Command:
         self.log = folder / "server.log"
         command = [sys.executable, "-m", "app", "serve", str(run_dir), "--port", "0", *options]
         environment = os.environ | {"TMPDIR": str(folder)}
+        image = copy_image(folder)
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(command, cwd=image, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     @property
     def output(self) -> str:
