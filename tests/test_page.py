@@ -50,6 +50,13 @@ def client(address):
     return gradio_client.Client(address, verbose=False)
 
 
+@pytest.fixture(scope="module")
+def chrome():
+    """One browser window for tests that open the page anew."""
+    with browser(1000) as chrome:
+        yield chrome
+
+
 def wait_for(chrome, condition):
     return WebDriverWait(chrome, 30).until(condition)
 
@@ -128,26 +135,23 @@ def test_an_example_is_answered_and_the_heat_map_follows_the_word(address, width
         assert errors(chrome) == []
 
 
-def test_a_text_without_a_picture_is_answered(address):
-    with browser(1000) as chrome:
-        open_page(chrome, address)
-        find(chrome, "#text textarea").send_keys("is there a red circle?")
-        assert "without a picture" in press(chrome, "#ask", shown(".answer")).text
-        assert not chrome.find_elements(By.CSS_SELECTOR, ".heat-map")
+def test_a_text_without_a_picture_is_answered(chrome, address):
+    open_page(chrome, address)
+    find(chrome, "#text textarea").send_keys("is there a red circle?")
+    assert "without a picture" in press(chrome, "#ask", shown(".answer")).text
+    assert not chrome.find_elements(By.CSS_SELECTOR, ".heat-map")
 
 
-def test_an_empty_question_gets_an_error_message(address):
-    with browser(1000) as chrome:
-        open_page(chrome, address)
-        assert "image" in press(chrome, "#ask", shown(".toast-body")).text
+def test_an_empty_question_gets_an_error_message(chrome, address):
+    open_page(chrome, address)
+    assert "image" in press(chrome, "#ask", shown(".toast-body")).text
 
 
-def test_markup_in_a_text_stays_text(address):
-    with browser(1000) as chrome:
-        open_page(chrome, address)
-        find(chrome, "#text textarea").send_keys("<img src=x onerror=\"document.title='owned'\"> red?")
-        press(chrome, "#ask", shown(".answer .best"))
-        assert chrome.title != "owned"
+def test_markup_in_a_text_stays_text(chrome, address):
+    open_page(chrome, address)
+    find(chrome, "#text textarea").send_keys("<img src=x onerror=\"document.title='owned'\"> red?")
+    press(chrome, "#ask", shown(".answer .best"))
+    assert chrome.title != "owned"
 
 
 def tab(chrome, name):

@@ -38,10 +38,14 @@ class MediaTypeRoute(APIRoute):
 
 
 class JsonRoute(MediaTypeRoute):
+    """A route for JSON bodies."""
+
     media_type = JSON
 
 
 class FormRoute(MediaTypeRoute):
+    """A route for forms."""
+
     media_type = FORM
 
 
