@@ -1,4 +1,4 @@
-# A trained model as a page and an API, on CPUs. Build it beside a run folder and name that:
+# Page and API of a trained model, on CPU. Build it from the root of the repository:
 #   docker build --build-arg RUN=runs/quickstart -t classifier .
 #   docker run --rm -p 7860:7860 -e API_KEY=secret classifier
 FROM python:3.12-slim

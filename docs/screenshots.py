@@ -75,8 +75,8 @@ def photograph_page(chrome: webdriver.Chrome, address: str, example: int, questi
     text.clear()
     text.send_keys(question)
     press("#ask", shown(".answer .best"))
-    WebDriverWait(chrome, 60).until(shown(".words .word"))
-    next(w for w in chrome.find_elements(By.CSS_SELECTOR, ".words .word") if w.text == word).click()
+    WebDriverWait(chrome, 60).until(shown(".heat-map .word"))
+    next(w for w in chrome.find_elements(By.CSS_SELECTOR, ".heat-map .word") if w.text == word).click()
     time.sleep(1)  # for the page's transitions to end
     chrome.execute_script("window.scrollTo(0, 0)")
     save(chrome, "page.png")

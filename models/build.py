@@ -43,14 +43,13 @@ def build_model(
         )
     tokenizer, text = build_text(settings, texts)
     image = () if is_vgg else (settings.image_encoder, settings.image_revision)
-    config = ImageTextConfig(
-        **text,
-        **{field.name: getattr(settings, field.name) for field in fields(Architecture)},
-        image_config=backbone_config(*image) if image else None,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
-        **reading,
-    )
+    labels: dict[str, dict] = {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+    encoders = text | {"image_config": backbone_config(*image) if image else None}
+    architecture = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
+    config = ImageTextConfig(**encoders, **architecture, **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     assert model.text_encoder is not None
     if text_is_pretrained(settings):

@@ -22,6 +22,7 @@ def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
 
 def describe_image_encoder(config: ImageTextConfig) -> str:
     if config.image_config is not None:
+        assert not isinstance(config.image_config, dict)
         return config.image_config.model_type
     return "VGG16 with batch norm" if config.batch_norm else "VGG16"
 
@@ -29,4 +30,8 @@ def describe_image_encoder(config: ImageTextConfig) -> str:
 def describe_text_encoder(config: ImageTextConfig) -> str:
     if config.context_hidden_size:
         return f"none (context features of width {config.context_hidden_size})"
-    return config.custom_text_encoder or config.text_config.model_type
+    if config.custom_text_encoder:
+        return config.custom_text_encoder
+    assert config.text_config is not None
+    assert not isinstance(config.text_config, dict)
+    return config.text_config.model_type

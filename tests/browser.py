@@ -1,4 +1,4 @@
-"""A real browser for pages: Debian's chromium, headless."""
+"""A headless browser: Debian's chromium."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MISSING = "no chromium: apt-get install chromium chromium-driver"
 
 @contextmanager
 def browser(width: int, dark: bool = False) -> Iterator[webdriver.Chrome]:
-    """A window of some width; the test is skipped where there is no chromium."""
+    """Open a window of a given width in pixels. Skips the test if chromium is not installed."""
     driver = shutil.which("chromedriver")
     if driver is None or shutil.which("chromium") is None:
         pytest.skip(MISSING)
@@ -33,13 +33,13 @@ def browser(width: int, dark: bool = False) -> Iterator[webdriver.Chrome]:
 
 
 def luminance(color: str) -> float:
-    """Of a computed colour, ``rgb(r, g, b)`` (WCAG 2.2, relative luminance)."""
+    """Relative luminance (WCAG 2.2) of a computed colour ``rgb(r, g, b)``."""
     channels = [int(c) / 255 for c in color[color.index("(") + 1 : -1].split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def contrast(one: str, two: str) -> float:
-    """Contrast ratio of two computed colours, 1 to 21 (WCAG 2.2)."""
+    """Contrast ratio (WCAG 2.2) of two computed colours, from 1 to 21."""
     low, high = sorted((luminance(one), luminance(two)))
     return (high + 0.05) / (low + 0.05)

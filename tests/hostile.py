@@ -1,4 +1,4 @@
-"""Odd and hostile inputs, made by code: images of every kind and ruin, texts, and bodies that are no requests."""
+"""Unusual and hostile inputs, generated: images of all formats, damaged images, texts, and invalid bodies."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with a few bytes of data."""
+    """A PNG whose header announces a size, with a few bytes of data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -55,7 +55,7 @@ GOOD_IMAGES = {
     "jpeg progressive": encode(picture(), "JPEG", progressive=True),
     "jpeg cmyk": encode(picture("CMYK"), "JPEG"),
     "jpeg grey": encode(picture("L"), "JPEG"),
-    "jpeg on its side": rotated(),
+    "jpeg rotated by EXIF": rotated(),
     "png": PNG,
     "png 1 bit": encode(picture("1"), "PNG"),
     "png palette": encode(picture("P"), "PNG"),
@@ -65,7 +65,6 @@ GOOD_IMAGES = {
     "png 16 bit": encode(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), "PNG"),
     "png one pixel": encode(picture(size=(1, 1)), "PNG"),
     "png a line": encode(picture(size=(3000, 1)), "PNG"),
-    "png with text in it": PNG[:33] + b"\x00\x00\x00\x05tEXta\0bcd" + struct.pack(">I", 0) + PNG[33:],
     "webp": WEBP,
     "webp with alpha": encode(picture("RGBA"), "WEBP"),
     "gif": GIF,
@@ -79,7 +78,6 @@ GOOD_IMAGES = {
     "ppm": encode(picture(), "PPM"),
     "jpeg and a script": JPEG + b"<script>alert(1)</script>",
 }
-del GOOD_IMAGES["png with text in it"]  # its check sum is wrong
 
 BAD_IMAGES = {
     "nothing": b"",
@@ -103,7 +101,7 @@ BAD_IMAGES = {
     "png header alone": PNG[:33],
     "png half": PNG[: len(PNG) // 2],
     "png without its end": PNG[:60],
-    "png with a wrong sum": PNG[:40] + bytes([PNG[40] ^ 255]) + PNG[41:],
+    "png with a wrong checksum": PNG[:40] + bytes([PNG[40] ^ 255]) + PNG[41:],
     "jpeg header alone": JPEG[:4],
     "jpeg half": JPEG[: len(JPEG) // 3],
     "webp half": WEBP[: len(WEBP) // 2],
@@ -119,7 +117,7 @@ BAD_IMAGES = {
 GOOD_TEXTS = {
     "plain": "is there a red circle?",
     "long": "word " * 3999,
-    "one word without end": "a" * 20_000,
+    "one long word": "a" * 20_000,
     "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308?",
     "right to left": "\u202e\u0645\u0631\u062d\u0628\u0627",
     "combining": "Z" + "\u0301" * 500,

@@ -1,8 +1,8 @@
-"""The server on loopback: an application in a thread, or the command in a process of its own."""
+"""A server on loopback: an application in a thread, or the command in a process."""
 
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = 60) -> T:
-    """What the condition gives once that is true; it is tried again and again."""
+    """Wait for a condition and return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
@@ -29,15 +29,8 @@ def until(condition: Callable[[], T], what: str, seconds: float = 60) -> T:
 
 @contextmanager
 def live(app) -> Iterator[str]:
-    """The address of the application, once it answers."""
-    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="error", timeout_graceful_shutdown=1)
-    with running(uvicorn.Server(config)) as address:
-        yield address
-
-
-@contextmanager
-def running(server: uvicorn.Server) -> Iterator[str]:
-    """The address of a server that runs in a thread."""
+    """Serve an application in a thread; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive(), "the server has started")
@@ -49,20 +42,29 @@ def running(server: uvicorn.Server) -> Iterator[str]:
         thread.join(10)
 
 
+def copy_image(folder: Path) -> Path:
+    """Copy the folders that the Docker image contains; returns where they are."""
+    copied = re.findall(r"^COPY --chown=\S+ (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name in copied:
+        shutil.copytree(ROOT / name, folder / "image" / name, dirs_exist_ok=True)
+    return folder / "image"
+
+
 class Command:
-    """``python -m app serve``, on any port that is free.
+    """``python -m app serve`` on a free port, with no other files than the Docker image has.
 
     Attributes:
-        address: where it answers.
-        output: all that it wrote so far.
+        address: address of the server, once it listens.
+        output: everything that the command has printed.
     """
 
     def __init__(self, run_dir: Path, folder: Path, *options: str):
         self.log = folder / "server.log"
         command = [sys.executable, "-m", "app", "serve", str(run_dir), "--port", "0", *options]
         environment = os.environ | {"TMPDIR": str(folder)}
+        image = copy_image(folder)
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(command, cwd=image, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     @property
     def output(self) -> str:
@@ -70,23 +72,16 @@ class Command:
 
     @property
     def address(self) -> str:
-        return until(self.find_address, "the server says where it is", 120)
+        return until(self.find_address, "the server prints its address", 120)
 
     def find_address(self) -> str | None:
         assert self.process.poll() is None, self.output
         return (found := re.search(r"API: (\S+)/openapi.json[\s\S]*Stop with", self.output)) and found[1]
 
-    def stop(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def wait(self, seconds: float) -> int:
-        """Its exit code; it must end in that time."""
-        return self.process.wait(seconds)
-
 
 @contextmanager
 def command(run_dir: Path, folder: Path, *options: str) -> Iterator[Command]:
-    """The command in a process, its temporary files and its output in a folder."""
+    """Run the command in a process, with its temporary files and its output in a folder."""
     served = Command(run_dir, folder, *options)
     try:
         yield served

@@ -1,4 +1,4 @@
-"""A small proxy that shows a server below a path, as nginx does: bodies are passed on as they come."""
+"""A reverse proxy that publishes a server under a path, as nginx does. Bodies are streamed."""
 
 import threading
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "host", "content-
 
 @contextmanager
 def proxied(target: str, path: str, strips: bool, **headers: str) -> Iterator[str]:
-    """The address below which the proxy shows the server.
+    """Run the proxy; yields the public address.
 
     Args:
         target: address of the server.
-        path: below which it is shown, as ``/clf``; nothing is at any other path.
-        strips: whether the server is asked without that path.
-        headers: more of them for the server, ``_`` for ``-``; ``Host`` is the server's own address, unless given here.
+        path: path under which the server is published, for example ``/clf``.
+        strips: whether the proxy removes the path from requests.
+        headers: additional headers for the server, with ``_`` for ``-``. ``Host`` is the server's address by default.
     """
     client = httpx.Client(timeout=60, follow_redirects=False)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def pass_on(self) -> None:
+        def forward(self) -> None:
             if not self.path.startswith(f"{path}/") and self.path != path:
-                self.send_error(404, "nothing is here")
+                self.send_error(404, "not found")
                 return
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            asked = self.path.removeprefix(path) if strips else self.path
+            forwarded = self.path.removeprefix(path) if strips else self.path
             own = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
             own |= {"X-Forwarded-Host": self.headers["host"], "X-Forwarded-Proto": "http"}
             own |= {name.replace("_", "-"): value for name, value in headers.items()}
-            request = client.build_request(self.command, f"{target}{asked or '/'}", headers=own, content=body)
+            request = client.build_request(self.command, f"{target}{forwarded or '/'}", headers=own, content=body)
             try:
                 reply = client.send(request, stream=True)
             except httpx.HTTPError:
@@ -47,19 +47,19 @@ def proxied(target: str, path: str, strips: bool, **headers: str) -> Iterator[st
                         self.send_header(name, value)
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
-                for piece in reply.iter_raw():
-                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                for chunk in reply.iter_raw():
+                    self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
                     self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")
-            except (OSError, httpx.HTTPError):  # the browser has left, or the server has stopped
+            except (OSError, httpx.HTTPError):  # the client has disconnected or the server has stopped
                 self.close_connection = True
             finally:
                 reply.close()
 
-        do_GET = do_HEAD = do_POST = pass_on  # noqa: N815
+        do_GET = do_HEAD = do_POST = forward  # noqa: N815
 
         def log_message(self, *_) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.daemon_threads = True

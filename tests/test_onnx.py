@@ -175,7 +175,8 @@ def test_what_an_export_does_not_know_or_have_is_said(exported, capsys, options,
 
 
 def test_an_export_is_served_and_described_without_heat(exported):
-    with TestClient(build_app(str(exported), ServeSettings(page=False))[0], "http://localhost") as client:
+    app, _ = build_app(Predictor.from_pretrained(exported), exported, ServeSettings(page=False))
+    with TestClient(app, "http://localhost") as client:
         assert client.post("/v1/predict", json={"inputs": [{"text": "x"}]}).status_code == 200
         assert "million" in client.get("/v1/model").json()["parts"]["parameters"]
 

@@ -186,8 +186,8 @@ def test_an_archive_is_answered_with_its_pictures(predictor, archive):
         ({"/etc/rows.csv": b"text\nx\n"}, "outside itself"),
         ({"a.csv": b"text\nx\n", "b.csv": b"text\nx\n"}, "found 2"),
         ({"a.png": b""}, "found 0"),
-        ({f"{i}.png": b"" for i in range(21)}, "holds 21 files; 20 are"),
-        ({"rows.csv": b"text\n" + b"x" * 20_000}, "more than is allowed"),
+        ({f"{i}.png": b"" for i in range(21)}, r"21 files.*20"),
+        ({"rows.csv": b"text\n" + b"x" * 20_000}, "larger than allowed"),
     ],
 )
 def test_a_hostile_archive_is_refused(archive, files, message):

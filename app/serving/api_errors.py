@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.serving.refusal import RefusedError, error_body
-from app.serving.request_body import FORM, JSON, media_type
+from app.serving.request_body import FORM, JSON, media_type_of
 
 
 def add_error_handlers(api: FastAPI) -> None:
@@ -29,7 +29,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        unreadable = {JSON: "invalid_json", FORM: "invalid_form"}.get(media_type(request.headers), "http_error")
+        unreadable = {JSON: "invalid_json", FORM: "invalid_form"}.get(media_type_of(request.headers), "http_error")
         code = unreadable if error.status_code == 400 else "http_error"
         return reply(error.status_code, code, str(error.detail), error.headers)
 

@@ -21,24 +21,30 @@ MAX_FORM_FIELD = 80_000
 """Maximum size of a form field, in bytes: the longest text allowed, at four bytes per character."""
 
 
-def media_type(headers: Mapping[str, str]) -> str:
+def media_type_of(headers: Mapping[str, str]) -> str:
     """Media type of a body, without parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-class JsonRoute(APIRoute):
-    """A route for requests with a JSON body. With `FormRoute`, one path has a typed route for each media type."""
+class MediaTypeRoute(APIRoute):
+    """A route for bodies of one media type, so that one path can have a typed route for each."""
 
-    media_type = JSON
+    media_type: str
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and media_type(Request(scope).headers) != self.media_type:
+        if scope["type"] == "http" and media_type_of(Request(scope).headers) != self.media_type:
             return Match.NONE, {}
         return super().matches(scope)
 
 
-class FormRoute(JsonRoute):
-    """A route for requests with a form as body."""
+class JsonRoute(MediaTypeRoute):
+    """A route for JSON bodies."""
+
+    media_type = JSON
+
+
+class FormRoute(MediaTypeRoute):
+    """A route for forms."""
 
     media_type = FORM
 

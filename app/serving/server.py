@@ -144,17 +144,11 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def build_app(
-    run: str, settings: ServeSettings, api_key: str | None = None, trust_custom_encoder: bool = False
-) -> tuple[Guard, Engine]:
-    """Build the application and its engine.
-
-    Args:
-        run: a run folder, a model folder or a Hub id.
-        api_key: key that the API requires and password of the page.
+def check_settings(settings: ServeSettings) -> None:
+    """Check the settings before the model is loaded.
 
     Raises:
-        UserError: there is no model, or a setting is invalid.
+        UserError: a setting is invalid.
     """
     if settings.linger <= 0:
         raise UserError(f"linger must be above 0, got {settings.linger:g}.")
@@ -165,15 +159,42 @@ def build_app(
         )
     if not re.fullmatch(r"(https?://[\w.:-]+)?", settings.embed_in):
         raise UserError(f"embed_in is {settings.embed_in!r}; expected an origin, for example https://huggingface.co.")
-    root = RootPath.parse(settings.root_path)
+    RootPath.parse(settings.root_path)
+
+
+def load_predictor(run: str, settings: ServeSettings, trust_custom_encoder: bool = False) -> Predictor:
+    """Load a model with the precision and the limits of the server.
+
+    Args:
+        run: a run folder, a model folder or a Hub id.
+
+    Raises:
+        UserError: there is no model.
+    """
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
-    predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
+    return Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
+
+
+def build_app(
+    predictor: Predictor, run: Path, settings: ServeSettings, api_key: str | None = None
+) -> tuple[Guard, Engine]:
+    """Build the ASGI application and its engine.
+
+    Args:
+        run: the run folder, for the report, the curves and the examples on the page; its name is that of the model.
+        api_key: key that the API requires and password of the page.
+
+    Raises:
+        UserError: a setting is invalid.
+    """
+    check_settings(settings)
+    root = RootPath.parse(settings.root_path)
     engine = Engine(predictor, settings.batch_size, settings.linger, settings.max_waiting, settings.timeout)
-    app = build_api(engine, Path(run).name, load_metrics(Path(run)), api_key is not None)
+    app = build_api(engine, run.name, load_metrics(run), api_key is not None)
     if settings.page:
         from app.serving.ui.page import mount_page  # gradio takes seconds to import
 
-        app = mount_page(app, engine, Path(run), api_key, root.path)
+        app = mount_page(app, engine, run, api_key, root.path)
     guard = Guard(
         app,
         settings.max_bytes,
@@ -193,6 +214,7 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
 
     The key is read from the environment, since command lines are visible to other users.
     """
+    check_settings(settings)
     api_key = os.environ.get(KEY_VARIABLE) or None
     if settings.host not in LOOPBACK and api_key is None:
         print(
@@ -203,7 +225,8 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
     with tempfile.TemporaryDirectory(prefix="uploads-") as folder:
         signals = StopSignals(folder)
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # deleted on exit
-        guard, engine = build_app(run, settings, api_key, trust_custom_encoder)
+        predictor = load_predictor(run, settings, trust_custom_encoder)
+        guard, engine = build_app(predictor, Path(run), settings, api_key)
         config = uvicorn.Config(guard, settings.host, settings.port, log_level="warning", server_header=False)
         signals.server = Server(config, guard, engine, partial(greet, run, settings))
         signals.server.run()
