@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,7 +44,7 @@ def build_model(
         )
     tokenizer, text = build_text(settings, texts)
     image = () if is_vgg else (settings.image_encoder, settings.image_revision)
-    labels: dict[str, dict] = {
+    labels: dict[str, Any] = {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
