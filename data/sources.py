@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
@@ -18,6 +19,8 @@ from data.table_file import READERS, TableFile, read_table
 
 METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
+PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
+"""What parsers raise for files that they cannot read. Any other exception is a bug and keeps its traceback."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
 
@@ -121,11 +124,13 @@ def metadata_files(folder: Path) -> list[TableFile]:
 
 @contextmanager
 def explain_parser_errors(path: Path, kind: str) -> Iterator[None]:
-    """Convert exceptions of parsers, which may be of any type, to a `UserError` that names the file."""
+    """Convert `PARSER_ERRORS`, also those that `datasets` wraps, to a `UserError` that names the file."""
     try:
         yield
-    except Exception as error:
+    except (*PARSER_ERRORS, DatasetGenerationError) as error:
         cause = error.__cause__ or error
+        if isinstance(error, DatasetGenerationError) and not isinstance(cause, PARSER_ERRORS):
+            raise
         for fault in (error, cause):
             if isinstance(fault, ValueError) and str(path) in str(fault):
                 raise UserError(str(fault)) from error

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, disable_progress_bars
+from datasets.exceptions import DatasetGenerationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from app.settings import Settings, parse_settings
 from data import DataSettings, load_rows, prepare_data, verify_images
 from data.cells import cell_text
 from data.shapes import write_shapes
+from data.table_file import READERS, Reader
 from data.text_template import make_text, text_columns
 
 FORMATS = ["csv", "tsv", "json", "jsonl", "parquet"]
@@ -426,6 +428,16 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message, s
     with pytest.raises(ValueError, match=message) as error:
         labels_of(tmp_path / name, streaming=streaming)
     assert "a" * 81 not in str(error.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_bug_in_a_reader_is_not_reported_as_a_fault_of_the_file(tmp_path, monkeypatch, streaming):
+    def broken(path, columns):
+        raise TypeError("a bug")
+
+    monkeypatch.setitem(READERS, ".csv", Reader(READERS[".csv"].columns, broken))
+    with pytest.raises((TypeError, DatasetGenerationError)):
+        labels_of(write(tmp_path / "t.csv", rows_of("never cached", str(tmp_path))), streaming=streaming)
 
 
 def test_a_url_is_an_error_that_says_to_download_it():
