@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's content."""
+    """SHA-256 hash of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

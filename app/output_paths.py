@@ -1,4 +1,4 @@
-"""Where results go: checked before the work, so that nothing is computed that cannot be written."""
+"""Checks that results can be written, before they are computed."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from data.errors import UserError
 
 
 def ready_file(path: Path, endings: Sequence[str] = ()) -> Path:
-    """A file that can be written; its folder is made. What the file holds stays.
+    """Check that a file can be written, and create its folder; the content of an existing file is kept.
 
     Args:
-        endings: those the file may have; any where there are none.
+        endings: allowed file endings; empty for any.
 
     Raises:
-        UserError: another ending, a folder, or a place that cannot be written to.
+        UserError: a wrong ending, a folder, or a place without write permission.
     """
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"--output must end in {', '.join(endings[:-1])} or {endings[-1]}, got {path}.")
@@ -30,10 +30,10 @@ def ready_file(path: Path, endings: Sequence[str] = ()) -> Path:
 
 
 def ready_folder(path: Path) -> Path:
-    """A folder in which files can be written; it is made where there is none.
+    """Check that files can be written in a folder, and create it if it does not exist.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""What this machine has: arithmetic it computes fast, experiment trackers."""
+"""The floating-point precision that a machine computes fast."""
 
 import torch
 
 
 def choose_precision(wanted: str) -> str:
-    """``auto`` becomes ``bf16`` where the processor multiplies bf16 natively, else ``no`` (float32)."""
+    """Resolve ``auto`` to ``bf16`` if the device computes it natively, otherwise to ``no`` (float32)."""
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Paths in the settings of a run, found again from any folder, also after the run was moved together with its data."""
+"""Resolve the paths in the settings of a run from any folder, also after run and data were moved together."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 RECORD = "provenance.parquet"
-"""File of a run folder with the rows it was trained on (`app.training.provenance`) and, as metadata, its paths."""
+"""File of a run folder with its training rows (`app.training.provenance`); its metadata holds the paths."""
 PATHS = (
     *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
     *(f"model.{name}" for name in ("text_encoder", "image_encoder", "image_weights")),
 )
-"""Settings that may name a file or a folder."""
+"""Settings that can name a file or a folder."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A path as it was written in the settings, and what it was: absolute, and for a file the hash of its content."""
+    """A path as written in the settings, the absolute path at training time, and for a file the hash of its content."""
 
     written: str
     path: str
@@ -46,14 +46,14 @@ def absolute(path: str) -> str:
 
 
 def split_path(name: str, value: str) -> tuple[str, str]:
-    """The path in a setting, and what follows it: ``:ClassName`` of a custom encoder. ``""`` where it names none."""
+    """Split a setting into its path (``""`` if it is none) and a suffix: ``:ClassName`` of a custom encoder."""
     if name == "model.text_encoder" and (match := re.fullmatch(r"(.+\.py)(:\w+)", value)):
         return match[1], match[2]
     return ("", value) if is_built_in(name, value) else (value, "")
 
 
 def is_built_in(name: str, value: str) -> bool:
-    """Whether a value stands for something that comes along, and not for a path or a Hub id."""
+    """Whether a value names something built in, not a path or a Hub id."""
     if name == "model.image_encoder":
         return value == VGG16 or is_backbone_type(value)
     if name.startswith("model."):
@@ -62,7 +62,7 @@ def is_built_in(name: str, value: str) -> bool:
 
 
 def places_of(settings: Settings) -> dict[str, Place]:
-    """Where the paths of these settings lie now, by the name of the setting; of the run folder too."""
+    """The places of all existing paths in the settings, and of the run folder, by the name of the setting."""
     found = {"run_dir": Place(settings.run_dir, os.path.realpath(settings.run_dir))}
     for name in PATHS:
         path, _ = split_path(name, attrgetter(name)(settings) or "")
@@ -72,7 +72,7 @@ def places_of(settings: Settings) -> dict[str, Place]:
 
 
 def read_places(run_dir: str | Path) -> dict[str, Place]:
-    """What `places_of` gave when the run was trained; nothing where the folder has no record that can be read."""
+    """The places at training time, as `places_of` returned them; empty if the folder has no readable record."""
     try:
         metadata = pq.read_schema(Path(run_dir) / RECORD).metadata
         return {name: Place(*values) for name, values in json.loads(metadata[b"places"]).items()}
@@ -81,18 +81,18 @@ def read_places(run_dir: str | Path) -> dict[str, Place]:
 
 
 def find_path(run_dir: str | Path, places: dict[str, Place], name: str, written: str) -> str:
-    """A path of a run's settings, wherever it lies now.
+    """Find a path of a run's settings.
 
-    It is looked for where it lay from the run folder, which finds data that were moved with the run, then where it was
-    when the run was trained, then from the current folder. Of several files that are there the one with the content
-    of the training is chosen.
+    Candidates are, in this order: its place relative to the run folder, for data that were moved with the run; its
+    absolute path at training time; its path relative to the current folder. Among several existing files, one with the
+    content of the training is preferred.
 
     Returns:
-        The path as it is written where that leads to the same place, otherwise an absolute one. What is no path
-        (a Hub id, ``shapes:N``), or is not the one that the run remembers, comes back as it is.
+        The path as written if it leads to the same place, otherwise an absolute path. Values that are not paths (a Hub
+        id, ``shapes:N``) or differ from the recorded ones are returned unchanged.
 
     Raises:
-        UserError: there is none any more; the message names the places.
+        UserError: no candidate exists; the message lists them.
     """
     path, rest = split_path(name, written)
     place = places.get(name)
@@ -108,9 +108,10 @@ def find_path(run_dir: str | Path, places: dict[str, Place], name: str, written:
     if not there:
         tried = "; ".join(dict.fromkeys(candidates))
         raise UserError(
-            f"{name} of the run in {run_dir} is {path!r}, and it is gone. It was looked for as it lay from the run "
-            f"folder, where it was at training, and from the current folder: {tried}. Put it back in one of these "
-            f"places, or name another: --{name} for train.py, --data.test or --data.image_root for eval.py."
+            f"{name} of the run in {run_dir} is {path!r}, which does not exist. The places that were searched are "
+            f"relative to the run folder, the path at training time, and relative to the current folder: {tried}. Put "
+            f"it back in one of these places, or name another: --{name} for train.py, --data.test or "
+            "--data.image_root for eval.py."
         )
     if len(there) > 1 and place.sha256:
         there.sort(key=lambda candidate: not os.path.isfile(candidate) or sha256(Path(candidate)) != place.sha256)
@@ -118,10 +119,10 @@ def find_path(run_dir: str | Path, places: dict[str, Place], name: str, written:
 
 
 def find_data(run_dir: str | Path, settings: DataSettings, names: Iterable[str]) -> DataSettings:
-    """The data settings of a run with these of its paths as `find_path` finds them.
+    """The data settings of a run with the named paths resolved by `find_path`.
 
     Raises:
-        UserError: one is gone.
+        UserError: a path does not exist any more.
     """
     places = read_places(run_dir)
     found: dict[str, Any] = {}
@@ -132,10 +133,10 @@ def find_data(run_dir: str | Path, settings: DataSettings, names: Iterable[str])
 
 
 def find_all(run_dir: str | Path, settings: Settings) -> Settings:
-    """The settings of a run, read from its own ``config.yaml``, with all paths, and the run folder, as found now.
+    """The settings of a run, read from its own ``config.yaml``, with all paths and the run folder resolved.
 
     Raises:
-        UserError: one is gone.
+        UserError: a path does not exist any more.
     """
     places = read_places(run_dir)
     found: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
@@ -154,4 +155,4 @@ def find_all(run_dir: str | Path, settings: Settings) -> Settings:
 
 
 MODEL_FOLDER = "model"
-"""Where a run folder keeps its best model."""
+"""Subfolder of a run folder with the best model."""

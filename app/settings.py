@@ -1,4 +1,4 @@
-"""The configuration of a training run: typed, read from YAML and the command line, checked before any work."""
+"""The settings of a training run: typed, read from YAML and the command line, and checked on construction."""
 
 import difflib
 import json
@@ -38,14 +38,14 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 @dataclass
 class LearningRateScales:
-    """What the learning rate is multiplied by in each part; 0 freezes the part."""
+    """Factors of the learning rate for the parts of the model; 0 freezes a part."""
 
     image_encoder: NonNegativeFloat | None = None
-    """The image encoder; when not given 0.3 from scratch, 0.1 where they are pretrained."""
+    """The image encoder. Default: 0.3 from scratch, 0.1 if pretrained."""
     text_encoder: NonNegativeFloat | None = None
-    """The text encoder; when not given 1 from scratch or with LoRA, 0.1 where it is pretrained."""
+    """The text encoder. Default: 1 from scratch or with LoRA, 0.1 if pretrained."""
     fusion: NonNegativeFloat = 1.0
-    """Context grid, cross-attention and the tokens for missing inputs."""
+    """Context grid, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0
     """The classifier."""
 
@@ -55,73 +55,72 @@ class TrainSettings:
     """How the model is trained."""
 
     epochs: PositiveInt = 20
-    """Passes over the training rows; with the schedule constant or step a run goes on where it is raised."""
+    """Passes over the training rows. With the schedules constant and step, a finished run resumes with more epochs."""
     batch_size: PositiveInt = 32
-    """Images in a batch of one process, each with all its texts."""
+    """Images per batch and process, each with all its texts."""
     gradient_accumulation_steps: PositiveInt = 1
-    """Batches whose gradients are added up before a step."""
+    """Batches whose gradients are accumulated for one optimizer step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (Loshchilov & Hutter 2019) or SGD with momentum 0.9."""
     learning_rate: PositiveFloat = 1e-3
-    """Highest learning rate; parts may scale it."""
+    """Peak learning rate, before the scales of the parts."""
     scales: LearningRateScales = field(default_factory=LearningRateScales)
-    """Learning rate of each part, as a multiple."""
+    """Factors of the learning rate for the parts of the model."""
     frozen_blocks: FrozenBlocks = 0
-    """How many of VGG16's five blocks, from the first, keep their weights."""
+    """Number of frozen VGG16 blocks (of 5), counted from the first."""
     cache_features: bool = True
-    """Compute what frozen encoders make of an image or a text once, and keep it in .features beside the run folder."""
+    """Compute the features of frozen encoders once and store them in the folder .features beside the run folder."""
     lora_rank: NonNegativeInt = 0
-    """Rank of the LoRA matrices by which alone a pretrained text encoder learns; 0 trains its own weights."""
+    """Rank of the LoRA adapters of a pretrained text encoder, whose own weights are then frozen; 0 disables LoRA."""
     gradient_checkpointing: bool = False
-    """Keep fewer activations for the backward pass and compute them again: less memory, slower steps."""
+    """Recompute activations in the backward pass instead of storing them: less memory, slower steps."""
     weight_decay: NonNegativeFloat = 0.05
-    """Of weights; norms, biases and single vectors have none."""
+    """Weight decay; norms, biases and single vectors have none."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine (to 0), step (times step_gamma every step_epochs) or constant; each after the warm-up."""
+    """Learning rate after the warm-up: cosine decay to 0, step (times step_gamma every step_epochs) or constant."""
     warmup: ClosedUnitInterval = 0.1
-    """Share of the steps in which the rate rises from 0."""
+    """Share of the steps in which the learning rate rises linearly."""
     step_epochs: PositiveInt = 5
-    """Epochs between two falls of the step schedule."""
+    """Epochs between two decays of the step schedule."""
     step_gamma: ClosedUnitInterval = 0.1
-    """Factor of each fall of the step schedule."""
+    """Factor of each decay of the step schedule."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
+    """Maximum norm of the gradient; larger gradients are clipped."""
     label_smoothing: ClosedUnitInterval = 0.0
-    """Share of the target that is spread over all classes."""
+    """Label smoothing: share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced weighs each class by the inverse of its frequency; where several may apply, the rows to which one does
-    by how many more there are to which it does not."""
+    """balanced: inverse class frequency; for multi-label, positives are weighted by negatives / positives."""
     augment: bool = False
-    """Show each image a little turned, moved, scaled and changed in brightness every time, never mirrored: for few
+    """Augment images with random rotation, translation, scale and brightness, but no mirroring; useful with few
     images."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
-    """shuffle takes every image once an epoch; balanced draws as many images, those with rare labels more often."""
+    """shuffle uses each image once per epoch; balanced draws the same number of images, rare labels more often."""
     attention_penalty: NonNegativeFloat = 0.0
-    """Weight in the loss of the mean squared length of the attention weights of a position, from 1/49 where they are
-    spread over all slots to 1 where they are on one; with --model.fusion cross."""
+    """Weight in the loss of the mean squared L2 norm of the attention weights of a position: 1/49 for uniform
+    attention, 1 for attention to a single slot. Needs --model.fusion cross."""
     gate_cost: NonNegativeFloat = 0.0
-    """Weight in the loss of the share of the work behind gates that is done, with --model.gated true."""
+    """Weight in the loss of the share of gated work that is done. Needs --model.gated true."""
     gate_warmup: ClosedUnitInterval = 0.5
-    """Share of the epochs, the first, in which gates are held open, so that all else learns before gates do; they learn
-    in one at least, and the best epoch is one of these."""
+    """Share of the epochs at the start in which gates are held open. Gates train for at least one epoch, and only those
+    epochs can be chosen as best."""
     early_stopping: NonNegativeInt = 0
-    """Stop after this many epochs without a better validation accuracy; 0 never does."""
+    """Stop after this many epochs without a better validation accuracy; 0 disables early stopping."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto is bf16 where the processor computes it natively, else float32."""
+    """auto is bf16 if the device computes it natively, otherwise float32."""
     target_risk: ClosedUnitInterval = 0.05
-    """Share of wrong answers allowed among the sure ones: chooses on the validation rows, after training, the
-    probability below which the model is not sure."""
+    """Allowed share of wrong answers above the confidence threshold. The threshold is chosen on the validation rows
+    after training; answers below it are marked as not sure."""
     seed: NonNegativeInt = 0
-    """Seed of weights, order, dropout and the validation cut."""
+    """Random seed of weights, order, dropout and validation split."""
     pictures: NonNegativeInt = 8
-    """Held-out examples in where_it_looked.png."""
+    """Number of held-out examples in where_it_looked.png."""
     checkpoint_steps: NonNegativeInt = 200
-    """Steps between two checkpoints within an epoch, from which the run goes on after an interruption; 0 writes one at
-    the end of each epoch only."""
+    """Steps between two checkpoints, from which an interrupted run resumes. One more is written after each epoch; 0
+    writes only these."""
     keep_checkpoints: PositiveInt = 2
-    """How many checkpoints are kept, the newest."""
+    """Number of checkpoints to keep; older ones are deleted."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Experiment trackers known to accelerate: tensorboard, wandb, mlflow, …; [] for none."""
+    """Experiment trackers that accelerate supports: tensorboard, wandb, mlflow, …; [] for none."""
 
 
 PATHS = (
@@ -134,9 +133,9 @@ PATHS = (
     "model.image_encoder",
     "model.image_weights",
 )
-"""Settings that are, or may be, paths."""
+"""Settings that can be paths."""
 NOTHING = re.compile(r"(?s)#.*|~|null|Null|NULL")
-"""What YAML reads as no value."""
+"""Strings that YAML reads as no value."""
 
 
 @dataclass
@@ -144,15 +143,15 @@ class Settings:
     """Everything a run depends on."""
 
     data: DataSettings = field(default_factory=DataSettings)
-    """What to read."""
+    """The data."""
     model: ModelSettings = field(default_factory=ModelSettings)
-    """What the classifier is made of."""
+    """The classifier."""
     train: TrainSettings = field(default_factory=TrainSettings)
-    """How it is trained."""
+    """The training."""
     run_dir: str = ""
-    """Folder of the run; runs/<name of the configuration file> when not given."""
+    """Folder of the run. Default: runs/<name of the configuration file>."""
     overwrite: bool = False
-    """Delete the run in the folder first; otherwise an unfinished one of the same settings and data goes on."""
+    """Delete the run in the folder first. Otherwise an unfinished run with the same settings and data is resumed."""
 
     def __post_init__(self):
         """Paths may begin with ``~``."""
@@ -172,7 +171,7 @@ INCIDENTAL = {
     "train.checkpoint_steps",
     "train.keep_checkpoints",
 }
-"""Settings that do not change what a run computes."""
+"""Settings that do not change the result of a run."""
 LATER = {
     "train.epochs",
     "train.warmup",
@@ -181,7 +180,7 @@ LATER = {
     "train.target_risk",
     "data.slice_by",
 }
-"""Settings that an unfinished run may change where all that it did so far would have been the same."""
+"""Settings that may change when a run is resumed, if all its steps so far would have been the same."""
 BY_CONTENT = {
     "data.train",
     "data.validation",
@@ -193,11 +192,11 @@ BY_CONTENT = {
     "model.image_revision",
     "model.image_weights",
 }
-"""Settings that name training data; their content counts, not the name (`app.training.provenance`)."""
+"""Settings that name training data; resuming compares their content, not the name (`app.training.provenance`)."""
 
 
 class SettingsParser(ArgumentParser):
-    """A parser whose errors name the nearest valid key."""
+    """A parser whose errors suggest the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
@@ -210,7 +209,7 @@ class SettingsParser(ArgumentParser):
 
 
 def suggest(unknown: str) -> str:
-    """A sentence with the valid key that is nearest to an unknown one: as a whole, or by its last word."""
+    """A sentence that suggests the valid key nearest to an unknown one, by its last word or as a whole."""
     valid = setting_names(Settings)
     by_last_word = {key.rpartition(".")[2]: key for key in valid}
     last_word = difflib.get_close_matches(unknown.rpartition(".")[2], by_last_word, n=1)
@@ -219,7 +218,7 @@ def suggest(unknown: str) -> str:
 
 
 def setting_names(settings: type, prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
+    """Dotted names of all settings, in order."""
     names: list[str] = []
     for f in fields(settings):
         nested = isinstance(f.type, type) and is_dataclass(f.type)
@@ -231,18 +230,21 @@ def settings_parser() -> SettingsParser:
     parser = SettingsParser(
         prog="train.py",
         usage="python train.py [CONFIG.yaml] [--section.key value ...]",
-        description="Fine-tune an image+text classifier. Start from configs/quickstart.yaml, or name your own table: "
+        description="Fine-tune an image+text classifier. Start with configs/quickstart.yaml, or with your own table: "
         "python train.py --data.train train.csv --data.test test.csv",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file; may also stand first without --config")
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file; --config may be omitted before it")
     parser.add_class_arguments(Settings)
     return parser
 
 
 def parse_settings(argv: list[str]) -> Settings:
-    """Read ``[CONFIG.yaml] [--section.key value …]``; later values win. Exits with code 2 on a fault.
+    """Parse ``[CONFIG.yaml] [--section.key value …]``; later values override earlier ones.
 
-    The paths in the ``config.yaml`` of a run folder are found from any folder, see `app.run_paths`.
+    Paths in the ``config.yaml`` of a run folder are resolved from any current folder (`app.run_paths`).
+
+    Raises:
+        SystemExit: with code 2 and a message, if an argument or the file is invalid.
     """
     parser = settings_parser()
     if argv and not argv[0].startswith("-"):
@@ -261,8 +263,11 @@ def parse_settings(argv: list[str]) -> Settings:
 
 
 def as_paths(argv: list[str]) -> Iterator[str]:
-    """Arguments with the paths among them as the parser wants them: the configuration as a word of its own, with its
-    home folder; and files whose name means nothing in YAML, such as ``#1.csv`` or ``null``, as ``./#1.csv``."""
+    """Arguments in the form that the parser needs.
+
+    ``--option=PATH`` becomes two arguments, the home folder of the configuration is expanded, and a file whose name
+    YAML reads as no value, such as ``#1.csv`` or ``null``, becomes ``./#1.csv``.
+    """
     options = {"--config", *(f"--{name}" for name in PATHS)}
     option = ""
     for argument in argv:
@@ -279,9 +284,9 @@ def as_paths(argv: list[str]) -> Iterator[str]:
 
 
 def check_file(parser: SettingsParser, config: str) -> None:
-    """Exit unless the file is there and its sections are sections."""
+    """Exit with a message unless the file exists and its sections are mappings."""
     if not Path(config).is_file():
-        parser.error(f"There is no configuration file {config!r}; those that come along are in configs/.")
+        parser.error(f"There is no configuration file {config!r}; the folder configs/ has examples.")
     try:
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -299,7 +304,7 @@ def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:
 
 
 def flat(settings: Settings) -> dict[str, str | int | float | bool]:
-    """All settings by dotted name, for experiment trackers."""
+    """All settings by dotted name, as experiment trackers accept them."""
     values: dict[str, str | int | float | bool] = {}
     for name in setting_names(Settings):
         value = attrgetter(name)(settings)
@@ -308,7 +313,7 @@ def flat(settings: Settings) -> dict[str, str | int | float | bool]:
 
 
 def differences(before: Settings, after: Settings) -> dict[str, str]:
-    """Settings that change what a run computes and are not the same: name → both values, in words."""
+    """Settings that differ and change the result of a run: name → a phrase with both values."""
     old, new = flat(before), flat(after)
     return {
         name: f"{name} was {old[name]!r}, now {new[name]!r}"
@@ -318,13 +323,13 @@ def differences(before: Settings, after: Settings) -> dict[str, str]:
 
 
 def save_settings(settings: Settings, path: Path) -> None:
-    """Write the settings as YAML, itself a configuration: what it did with an older run is not part of it."""
+    """Write the settings as a YAML configuration, without ``overwrite``."""
     values = json.loads(json.dumps(asdict(settings)))
     del values["overwrite"]
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def load_settings(path: Path) -> Settings:
-    """Read what `save_settings` wrote."""
+    """Read settings that `save_settings` wrote."""
     parser = settings_parser()
     return to_settings(parser, parser.parse_path(path))

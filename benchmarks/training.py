@@ -26,9 +26,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-import train
 from app.settings import Settings, parse_settings
 from app.training.checkpoint import Progress
+from app.training.devices import build_accelerator
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
 from data import Batch, Example, PreparedData, decode_image, prepare_data
@@ -54,7 +54,9 @@ class Bench:
         settings = easy_vqa(self.settings.data.train or "", "--model.image_size", str(size), *more)
         set_seed(0)
         self.accelerator.free_memory()
-        return settings, Training.set_up(settings, self.data, *build(settings, self.data), self.accelerator)
+        training = Training.set_up(settings, self.data, *build(settings, self.data), self.accelerator)
+        training.to_device(settings, self.data, self.accelerator)
+        return settings, training
 
 
 def main() -> None:
@@ -67,7 +69,7 @@ def main() -> None:
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
     settings = easy_vqa(str(given.folder / "train.csv"))
-    bench = Bench(prepare_data(settings.data, 0), settings, train.build_accelerator(settings), given.rounds)
+    bench = Bench(prepare_data(settings.data, 0), settings, build_accelerator(settings), given.rounds)
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     precision = bench.accelerator.mixed_precision
     print(f"{device}, torch {torch.__version__}, {precision}, medians of {given.rounds} paired rounds\n", flush=True)

@@ -1,5 +1,6 @@
 """Examples → batches of tensors. A batch holds each different image and each different text once."""
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -169,6 +170,13 @@ def make_loader(
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=ignore_stop_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Leave SIGTERM and Ctrl-C, which a whole process group receives, to the main process; it stops its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ from itertools import chain, groupby, islice
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.collate import Collate, InputCollate
+from data.collate import Collate, InputCollate, ignore_stop_signals
 from data.rows import Example, Rows
 
 
@@ -97,4 +97,11 @@ def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> 
     The loader leaves the global random state unchanged.
     """
     generator = torch.Generator().manual_seed(0)
-    return DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=1, generator=generator)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        collate_fn=collate,
+        num_workers=1,
+        worker_init_fn=ignore_stop_signals,
+        generator=generator,
+    )

@@ -3,10 +3,12 @@
 PLAIN    without what differs between one process and several by its nature: batch statistics and dropout
 SHARDED  with its weights in shards (FSDP2), on CPU processes too, where accelerate offers it for GPUs alone
 DIE_AT   ends before the step of that number
+SLOW_BATCHES  takes a second for each batch, after it has made this file
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from accelerate.utils import DistributedType
 from torch.nn import functional as F
 
 import app.training.step
+import data.collate
 import train
 
 
@@ -33,7 +36,14 @@ def step_or_die(training, accelerator, options, group, number):
     return step(training, accelerator, options, group, number)
 
 
+def read_slowly(self, examples):
+    Path(os.environ["SLOW_BATCHES"]).touch()
+    time.sleep(1)
+    return read(self, examples)
+
+
 attention, step = F.scaled_dot_product_attention, app.training.step.train_step
+read = data.collate.Collate.__call__
 if "PLAIN" in os.environ:
     torch.nn.modules.batchnorm._BatchNorm.forward = normalize
     torch.nn.Dropout.forward = lambda self, x: x
@@ -46,6 +56,8 @@ if "SHARDED" in os.environ:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 if "DIE_AT" in os.environ:
     app.training.step.train_step = step_or_die
+if "SLOW_BATCHES" in os.environ:
+    data.collate.Collate.__call__ = read_slowly
 train.main(sys.argv[1:])
 threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
 if "SHARDED" in os.environ:

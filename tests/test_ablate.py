@@ -4,6 +4,7 @@ import pytest
 
 from app.__main__ import main
 from app.studies.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy
+from data.errors import UserError
 
 TINY = {
     "data": {"train": "shapes:8", "validation": "shapes:4", "test": "shapes:4"},
@@ -60,13 +61,12 @@ def test_an_ablation_trains_each_variant_and_seed_once(tmp_path, capfd):
     assert "has other settings: train.epochs was 2, now 1" in capfd.readouterr().err
 
 
-def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path, monkeypatch):
-    config, script = tmp_path / "tiny.yaml", tmp_path / "train.py"
+def test_a_run_that_fails_ends_the_ablation_with_its_folder(tmp_path, capfd):
+    config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(TINY))
-    script.write_text("raise SystemExit(2)")
-    monkeypatch.setattr("app.studies.ablate.TRAIN", script)
-    with pytest.raises(ValueError, match="odd_0 ended with code 2"):
-        ablate(config, [Variant("odd", ["--model.fusion", "odd"])], [0], tmp_path / "runs")
+    with pytest.raises(UserError, match="odd_0 ended with code 2"):
+        ablate(config, [Variant("odd", ["--train.gate_cost", "1"])], [0], tmp_path / "runs")
+    assert "add --model.gated true" in capfd.readouterr().err
 
 
 def test_what_an_ablation_needs_is_said(tmp_path):

@@ -51,7 +51,7 @@ def test_batches_of_one_image_with_a_map_of_one_position_are_refused_before_trai
         train.main([*arguments(shapes_folder, tmp_path / "run"), *validation, "--model.num_heads", "4", *options])
     assert stopped.value.code == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "map of 1×1: batch norm has one value per channel" in told
+    assert "feature map is 1×1: batch norm needs more than one value per channel" in told
     assert all(name in told for name in ("--train.batch_size", "--model.image_size", "--model.batch_norm false"))
     assert not (tmp_path / "run" / "model").exists()
 

@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_trained_further_by_its_own_command_or_without_its
     more = ["--train.epochs", "3", "--train.learning_rate", "0.1"]
     assert "holds a finished run" in refused([*command, *more], capsys)
     shutil.rmtree(run / "checkpoints")
-    assert "checkpoints are gone" in refused([*command, "--train.epochs", "3"], capsys)
+    assert "checkpoints are missing" in refused([*command, "--train.epochs", "3"], capsys)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -111,7 +111,7 @@ def test_the_warm_up_is_kept_where_the_share_that_is_named_is_given(encoder, sha
     train_until(8, command)
     longer = [*command, "--train.epochs", "3"]
     message = refused(longer, capsys)
-    assert "the learning rate rose over 3 steps, a share of all: add --train.warmup 0.2," in message
+    assert "add --train.warmup 0.2" in message
     train.main([*longer, "--train.warmup", "0.2"])
     train.main([*longer, "--train.warmup", "0.2", "--run_dir", str(tmp_path / "whole")])
     assert_same(tmp_path / "run", tmp_path / "whole")
@@ -136,11 +136,11 @@ def records(*accuracies: float) -> list[dict]:
         ({}, {"epochs": 1}, False, "2 epochs are done"),
         ({"schedule": "step", "step_epochs": 1}, {"epochs": 9}, False, None),
         ({"schedule": "cosine"}, {"epochs": 9}, False, "cosine"),
-        ({"warmup": 0.5}, {"epochs": 8}, False, "add --train.warmup 0.25,"),
+        ({"warmup": 0.5}, {"epochs": 8}, False, "add --train.warmup 0.25"),
         ({"warmup": 0.5}, {"epochs": 8, "warmup": 0.25}, False, None),
         ({"schedule": "cosine", "warmup": 1.0}, {"epochs": 8, "warmup": 0.5}, False, None),
         ({}, {"epochs": 8}, True, None),  # held open for 2 epochs, which are done, or for 4
-        ({"gate_warmup": 0.25}, {"epochs": 8}, True, "add --train.gate_warmup 0.125,"),
+        ({"gate_warmup": 0.25}, {"epochs": 8}, True, "add --train.gate_warmup 0.125"),
         ({"gate_warmup": 0.25}, {"epochs": 8, "gate_warmup": 0.125}, True, None),
         ({"gate_warmup": 0.25}, {"epochs": 8}, False, None),
     ],
@@ -153,7 +153,8 @@ def test_a_course_may_change_where_all_so_far_would_have_been_the_same(before, a
 
 
 @pytest.mark.parametrize(
-    ("patience", "epoch_step", "told"), [(0, 3, None), (3, 0, None), (2, 0, None), (2, 3, "ended before"), (1, 0, "…")]
+    ("patience", "epoch_step", "told"),
+    [(0, 3, None), (3, 0, None), (2, 0, None), (2, 3, "ended the run earlier"), (1, 0, "…")],
 )
 def test_patience_may_change_where_it_would_not_have_ended_the_run(patience, epoch_step, told):
     progress = Progress(epoch=3, epoch_step=epoch_step, step=30 + epoch_step, steps_per_epoch=10, since_best=2)

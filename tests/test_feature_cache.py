@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from tiny import arguments
 
 import train
+from app.settings import parse_settings
 from app.training.feature_cache import FeatureCache
-from data import DataSettings, FeatureStore, InputCollate, load_rows, verify_images
+from app.training.trainer import build
+from data import DataSettings, FeatureStore, InputCollate, load_rows, prepare_data, verify_images
 from models import ImageTextClassifier
 from models.vgg import VGG16Encoder
 
@@ -42,7 +44,7 @@ def passes(monkeypatch) -> dict[str, int]:
 
     monkeypatch.setattr(VGG16Encoder, "run", count_images)
     monkeypatch.setattr(ImageTextClassifier, "encode_texts", count_texts)
-    monkeypatch.setattr(train, "finish", lambda *args: None)
+    monkeypatch.setattr("app.training.run.finish", lambda *args: None)
     return seen
 
 
@@ -57,7 +59,7 @@ def test_a_frozen_encoder_sees_each_image_and_each_text_once_in_all_epochs_and_r
 def test_training_from_the_cache_gives_the_losses_of_training_without_it(
     shapes_folder, tmp_path, monkeypatch, precision, levels
 ):
-    monkeypatch.setattr(train, "finish", lambda *args: None)
+    monkeypatch.setattr("app.training.run.finish", lambda *args: None)
     for name, more in (("cached", []), ("computed", ["--train.cache_features", "false"])):
         precise = ["--train.mixed_precision", precision, "--model.levels", levels]
         train.main(arguments(shapes_folder, tmp_path / name, *FROZEN, *precise, *more))
@@ -71,7 +73,7 @@ def test_frozen_blocks_keep_their_weights_and_statistics(shapes_folder, tmp_path
     some = ["--train.frozen_blocks", "3", "--train.cache_features", cached, "--model.levels", "[4,5]"]
     train.main(arguments(shapes_folder, tmp_path / "run", *some))
     assert (passes["images"] == 24) == (cached == "true"), "frozen blocks are run once an image where there is a cache"
-    before, _ = train.build(train.parse_settings(arguments(shapes_folder, tmp_path, *some)), *prepared(shapes_folder))
+    before, _ = build(parse_settings(arguments(shapes_folder, tmp_path, *some)), *prepared(shapes_folder))
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")
     first = before.image_encoder.ends[3]
     for name, tensor in before.image_encoder.features.state_dict().items():
@@ -85,8 +87,8 @@ def test_frozen_blocks_keep_their_weights_and_statistics(shapes_folder, tmp_path
 def prepared(folder):
     from accelerate.utils import set_seed
 
-    settings = train.parse_settings(arguments(folder, folder))
-    data = train.prepare_data(settings.data, settings.train.seed)
+    settings = parse_settings(arguments(folder, folder))
+    data = prepare_data(settings.data, settings.train.seed)
     set_seed(settings.train.seed)
     return (data,)
 

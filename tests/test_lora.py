@@ -81,8 +81,8 @@ def test_a_run_with_lora_goes_on_after_an_interruption_and_saves_a_model_that_ne
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "lora_rank adapts a pretrained text encoder, and 'scratch' is none"),
-        (["--model.text_encoder", "PRETRAINED", "--train.scales.text_encoder", "0"], "forbids it"),
+        ([], "lora_rank needs a pretrained text encoder, and 'scratch' is not one"),
+        (["--model.text_encoder", "PRETRAINED", "--train.scales.text_encoder", "0"], "freezes it"),
     ],
 )
 def test_lora_where_nothing_could_learn_by_it_is_refused(shapes_folder, tmp_path, pretrained, capsys, more, message):

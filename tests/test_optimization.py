@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from app.training.optimizer import build_optimizer, build_schedule, parameter_groups
+from app.settings import TrainSettings
+from app.training.optimizer import build_optimizer, parameter_groups
+from app.training.schedule import build_schedule
 
 ONE = {"image_encoder": 1.0, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
 
@@ -42,7 +44,8 @@ def test_freezing_everything_is_refused(model):
 
 def rates(kind: str, steps: int = 100, warmup: float = 0.1) -> list[float]:
     optimizer = build_optimizer("sgd", [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
-    schedule = build_schedule(optimizer, kind, steps, warmup, steps_per_epoch=10, step_epochs=5, step_gamma=0.1)
+    options = TrainSettings(schedule=kind, epochs=steps // 10, warmup=warmup, step_epochs=5, step_gamma=0.1)
+    schedule = build_schedule(optimizer, options, steps_per_epoch=10)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])

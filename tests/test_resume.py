@@ -13,17 +13,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import ROOT, arguments, small_encoder
+from tiny import ROOT, TINY, arguments, small_encoder
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
+import app.atomic_write
 import app.training.checkpoint
+import app.training.finish
+import app.training.fit
+import app.training.run
 import app.training.step
 import train
+from app.inference.load import load_model
+from app.settings import load_settings
 from app.training.checkpoint import Checkpoints, find_fault, write
 from app.training.run_folder import RunDir
+from app.training.stop_signal import StopRequest
 
 
 class Killed(BaseException):
@@ -54,13 +62,13 @@ class Clock:
 WATCHED = [
     (app.training.step, "train_step"),
     (app.training.checkpoint, "save_file"),
-    (app.training.checkpoint.os, "fsync"),
-    (Path, "rename"),
+    (app.atomic_write, "flush"),
     (os, "replace"),
+    (shutil, "rmtree"),
     (RunDir, "log"),
     (RunDir, "save_model"),
-    (train, "predict"),
-    (train, "evaluate_to"),
+    (app.training.fit, "predict"),
+    (app.training.finish, "evaluate_to"),
 ]
 
 
@@ -107,19 +115,22 @@ def assert_same(run_dir: Path, whole: Path) -> None:
     assert [name for name in all_last if not torch.equal(last[name], all_last[name])] == []
 
 
-def count_moments(command: list[str]) -> int:
+@pytest.fixture(scope="module")
+def moments(options, shapes_folder, tmp_path_factory) -> int:
+    """How many moments there are from the start of a run to its end."""
     clock = Clock()
-    run_until(clock, command)
+    run_dir = tmp_path_factory.mktemp("counted") / "run"
+    run_until(clock, arguments(shapes_folder, run_dir, *options, "--train.checkpoint_steps", "1"))
     return clock.moment
 
 
 @pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_killed_at_any_moments_it_ends_bit_equal(data, options, whole, shapes_folder, tmp_path_factory):
+def test_killed_at_any_moments_it_ends_bit_equal(data, options, whole, moments, shapes_folder, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("killed") / "run"
     command = arguments(shapes_folder, run_dir, *options, "--train.checkpoint_steps", "1")
-    for deadline in data.draw(st.lists(st.integers(1, 110), min_size=1, max_size=3), label="moments of death"):
+    for deadline in data.draw(st.lists(st.integers(1, moments), min_size=1, max_size=3), label="moments of death"):
         try:
             run_until(Clock(deadline), command)
             break
@@ -130,9 +141,23 @@ def test_killed_at_any_moments_it_ends_bit_equal(data, options, whole, shapes_fo
     assert_same(run_dir, whole)
 
 
-def test_the_moments_that_are_tried_reach_from_the_first_step_to_the_end(options, shapes_folder, tmp_path):
-    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
-    assert 90 < count_moments(command) < 130
+def test_killed_between_the_two_renames_of_its_last_replacement_it_finishes(options, whole, shapes_folder, tmp_path):
+    """The model is replaced once more at the end, when no step is left to write it again."""
+    command, run = arguments(shapes_folder, tmp_path / "run", *options), RunDir(tmp_path / "run")
+    calibrate = app.training.finish.calibrate
+    with pytest.MonkeyPatch.context() as patch:
+
+        def watched(*args):
+            patch.setattr(os, "replace", Clock(2).around(os.replace))
+            calibrate(*args)
+
+        patch.setattr(app.training.finish, "calibrate", watched)
+        with pytest.raises(Killed):
+            train.main(command)
+    assert not run.model.exists()
+    assert load_model(run.path)[0].config.temperature == 1
+    train.main(command)
+    assert_same(run.path, whole)
 
 
 def test_without_the_random_states_it_would_end_otherwise(options, whole, shapes_folder, tmp_path, monkeypatch):
@@ -146,15 +171,23 @@ def test_without_the_random_states_it_would_end_otherwise(options, whole, shapes
         assert_same(tmp_path / "run", whole)
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "train.py", *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def start(command: list[str], folder: Path, script: str = "train.py", **environment: str) -> subprocess.Popen:
+    """A script in a session of its own; its messages go to ``folder/said``."""
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, *script.split(), *command],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
     end = time.time() + seconds
     while not condition():
+        assert process.poll() is None, "it ended before"
         assert time.time() < end, "it did not come"
         time.sleep(0.002)
 
@@ -162,28 +195,61 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_a_process_that_is_really_killed_while_it_saves_goes_on(options, whole, shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1")
-    process = start(command)
-    wait_for(lambda: list((tmp_path / "run/checkpoints").glob("step_00000002.writing")))
+    process = start(command, tmp_path)
+    wait_for(lambda: list((tmp_path / "run/checkpoints").glob("step_00000002.new")), process)
     process.kill()
-    process.communicate()
+    process.wait()
+    train.main(command)
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGTERM, 143, "1"),
+        pytest.param(signal.SIGTERM, 143, "0", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(
+    number, code, workers, options, whole, shapes_folder, tmp_path
+):
+    """Also while the run waits for a batch, which takes most of the time here."""
+    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "0")
+    command += ["--data.num_workers", workers]
+    said, read = tmp_path / "said", tmp_path / "read"
+    process = start(command, tmp_path, "tests/launched_train.py", SLOW_BATCHES=str(read))
+    wait_for(lambda: "training:" in said.read_text() and read.exists(), process)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == code, said.read_text()
+    assert "resume with: python train.py" in said.read_text()
+    assert Checkpoints(tmp_path / "run/checkpoints").all()
     train.main(command)
     assert_same(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(number, code, options, whole, shapes_folder, tmp_path):
-    command = arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "0")
-    process = start(command)
-    wait_for(lambda: (tmp_path / "run/config.yaml").exists())
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert "go on with: python train.py" in errors
-    assert Checkpoints(tmp_path / "run/checkpoints").all()
-    train.main(command)
-    assert_same(tmp_path / "run", whole)
+def test_a_signal_reaches_the_training_of_a_study(options, shapes_folder, tmp_path):
+    config, said = tmp_path / "tiny.yaml", tmp_path / "said"
+    config.write_text(json.dumps({"data": {"train": str(shapes_folder / "train.csv")}}))
+    command = ["kfold", str(config), "--output", str(tmp_path / "study"), "--", *TINY, *options]
+    process = start([*command, "--train.epochs", "100000"], tmp_path, "-m app")
+    wait_for(lambda: "training:" in said.read_text(), process)
+    process.terminate()  # not the group: the study passes it on
+    assert process.wait(timeout=60) == 143, said.read_text()
+    assert len(list((tmp_path / "study").glob("*/checkpoints/step_*"))) == 1
+    assert "Traceback" not in said.read_text()
+
+
+def test_a_second_signal_counts_when_it_is_not_the_first_one_sent_twice(monkeypatch):
+    """As by `timeout`, which signals its process and then the whole group."""
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGTERM
+        monkeypatch.setattr("app.training.stop_signal.REPEAT_AFTER", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture
@@ -248,12 +314,11 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_used(harm, stoppe
 
 def test_what_is_flushed_to_the_disk_is_open_for_writing(tmp_path, monkeypatch):
     """As Windows demands."""
-    modes = []
-    monkeypatch.setattr(
-        app.training.checkpoint.os, "fsync", lambda file: modes.append(fcntl(file, F_GETFL) & os.O_ACCMODE)
-    )
-    write(tmp_path, {"w": torch.ones(2)}, {}, {})
-    assert modes == [os.O_RDWR] * 4
+    modes = set()
+    monkeypatch.setattr(os, "fsync", lambda file: modes.add(fcntl(file, F_GETFL) & os.O_ACCMODE))
+    with app.atomic_write.replacing(tmp_path / "checkpoint") as folder:
+        write(folder, {"w": torch.ones(2)}, {}, {})
+    assert modes == {os.O_RDWR}
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(stopped, whole, capsys):
@@ -304,7 +369,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(stopped, capsys)
         (checkpoint / "manifest.json").write_text(json.dumps(files))
     with pytest.raises(SystemExit):
         train.main(command)
-    assert "begun with 2 processes and cannot go on with 1" in capsys.readouterr().err
+    assert "started with 2 processes and cannot be resumed with 1" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_go_on_with_an_unfinished_run(stopped, capsys):
@@ -325,7 +390,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(options, whole,
 def test_a_run_is_finished_once_all_that_it_writes_is_there(options, whole, shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", *options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "next_commands", lambda *args: Clock(1).tick())
+        patch.setattr(app.training.finish, "next_commands", lambda *args: Clock(1).tick())
         with pytest.raises(Killed):
             train.main(command)
     assert RunDir(tmp_path / "run").result() is None
@@ -348,8 +413,31 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     monkeypatch.setattr(app.training.step, "train_step", too_large)
     train.main(arguments(shapes_folder, tmp_path / "run", *options, "--train.checkpoint_steps", "1"))
     assert sizes == [(4, 2)] * 2 + [(4, 1)] + [(4, 2)] * 2 + [(2, 4)] * 1 + [(2, 2)]
-    assert "out of memory: going on with batches of 2" in capsys.readouterr().out
+    assert "out of memory: continuing with batches of 2" in capsys.readouterr().out
     assert [r["step"] for r in outcome(tmp_path / "run")[1] if "loss" in r] == [3, 6]
+
+
+def test_memory_that_runs_out_before_the_first_step_finds_the_run_folder_taken(
+    options, shapes_folder, tmp_path, monkeypatch
+):
+    prepare, found = app.training.run.Training.to_device, []
+
+    def too_large(self, settings, data, accelerator):
+        other, now = RunDir(run.path), settings.train.batch_size
+        with pytest.raises(Timeout):
+            other.lock.acquire(timeout=0)
+        found.append((now, load_settings(run.config).train.batch_size, (run.path / "old").exists()))
+        if now > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        prepare(self, settings, data, accelerator)
+
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.config.write_text("{}")
+    (run.path / "old").mkdir()
+    monkeypatch.setattr(app.training.run.Training, "to_device", too_large)
+    train.main(arguments(shapes_folder, run.path, *options, "--overwrite", "true"))
+    assert found == [(4, 4, False), (2, 4, False)]
 
 
 def test_a_reader_that_dies_is_a_clear_error(options, shapes_folder, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoBackbone, ResNetConfig, ViTImageProcessor
 import eval as evaluation
 import train
 from app import Predictor
+from app.training.trainer import build
 
 
 def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
@@ -155,10 +157,16 @@ def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
 
 
 def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, tmp_path):
+    rows = pd.read_csv(shapes_folder / "train.csv")
+    broken = rows.iloc[[0]].assign(image="broken.png")
+    (shapes_folder / "broken.png").write_bytes(b"no picture")
+    pd.concat([rows, broken]).to_csv(shapes_folder / "broken.csv", index=False)
     options = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.epochs", "1")
+    options += ["--data.train", str(shapes_folder / "broken.csv"), "--data.on_bad_image", "skip"]
     done = launch(2, "train.py", [*options, "--train.mixed_precision", "no"])
     assert done.returncode == 0, done.stderr
-    assert "on 2 × cpu" in done.stdout
+    assert done.stdout.count("on 2 × cpu") == 1
+    assert done.stdout.count("broken.png") == 1, "from the main process alone"
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == 2, "21 images in batches of 4 are 5 full batches, 2 for each process"
     figures = json.loads((tmp_path / "run/evaluation/test/metrics.json").read_text())
@@ -192,8 +200,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder
 
 def test_frozen_convolutions_do_not_move(shapes_folder, tmp_path, monkeypatch):
     started = {}
-    build = train.build
-    monkeypatch.setattr(train, "build", lambda *args: remember(build(*args), started))
+    monkeypatch.setattr("app.training.run.build", lambda *args: remember(build(*args), started))
     train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.scales.image_encoder", "0"])
     ended = load_file(tmp_path / "run" / "model" / "model.safetensors")
     frozen = [name for name in started if name.startswith("image_encoder")]
@@ -243,7 +250,7 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
         (["--model.text_encoder", "someone/encoder"], "hf download someone/encoder"),
         (["--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
         (["--train.gate_cost", "1"], "add --model.gated true"),
-        (["--train.attention_penalty", "1", "--model.fusion", "concat"], "fusion concat has none, or lowers them"),
+        (["--train.attention_penalty", "1", "--model.fusion", "concat"], "--model.fusion cross, not of concat"),
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),
     ],
 )
@@ -253,6 +260,22 @@ def test_what_the_user_can_mend_ends_with_code_2_before_training(shapes_folder, 
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_error_that_the_user_cannot_put_right_keeps_its_traceback(shapes_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.training.run.build", lambda *args: np.zeros(3).reshape(2))
+    with pytest.raises(ValueError, match="reshape"):
+        train.main(arguments(shapes_folder, tmp_path / "run"))
+
+
+def test_an_arithmetic_error_of_numpy_keeps_its_traceback(shapes_folder, tmp_path, monkeypatch):
+    def divide(*args):
+        with np.errstate(all="raise"):
+            return np.ones(1) / 0
+
+    monkeypatch.setattr("app.training.run.build", divide)
+    with pytest.raises(FloatingPointError):
+        train.main(arguments(shapes_folder, tmp_path / "run"))
 
 
 def test_no_data_at_all_says_how_to_begin(tmp_path, capsys):

@@ -13,11 +13,14 @@ from torch import nn
 import train
 from app.settings import LearningRateScales, Settings, TrainSettings
 from app.training.checkpoint import Checkpoints, Progress
+from app.training.fit import fit
 from app.training.loss import RowLoss, build_loss
 from app.training.run_folder import RunDir
+from app.training.schedule import is_enough
 from app.training.step import penalty, train_epoch
 from app.training.trainer import Training, learning_rate_scales
 from data import Batch, Targets
+from data.errors import UserError
 from data.label_format import SINGLE
 from models import ImageTextClassifier, ImageTextOutput
 from models.gate import GatedFusion
@@ -61,7 +64,7 @@ def test_gates_are_held_open_for_the_first_half_and_the_best_epoch_is_one_in_whi
     made.model.gate = GatedFusion(nn.Identity(), 8, 8)
     held, progress, options = [], Progress(), TrainSettings(epochs=epochs, early_stopping=1)
     for epoch in range(epochs):
-        assert not train.is_enough(options, progress) or epoch > first, "no plateau ends it before gates learn"
+        assert not is_enough(options, progress) or epoch > first, "no plateau ends it before gates learn"
         made.start_epoch(progress, options)
         held.append(made.model.gate.held_open)
         progress.end_epoch(0.9 if epoch < first else 0.8)
@@ -109,7 +112,7 @@ def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
     made.loader[2] = made.loader[2]._replace(targets=Targets(torch.tensor([0]), torch.ones(1), torch.tensor([17])))
     for place in (0, 1, 3):
         made.loader[place].inputs["number"] = torch.tensor([1.0])
-    with pytest.raises(FloatingPointError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
+    with pytest.raises(UserError, match=r"at step 3 .*learning rate 1\).*rows 17 of the training data"):
         list(train_epoch(made, Accelerator(cpu=True), TrainSettings(), Progress()))
     assert made.model.scores.isfinite().all(), "the step was not made"
 
@@ -124,7 +127,7 @@ def test_training_sees_other_views_of_its_images_and_validation_the_images(shape
 
     monkeypatch.setattr(ImageTextClassifier, "forward", watched)
     monkeypatch.setattr("app.training.trainer.Augmentation.__call__", lambda self, images: torch.full_like(images, 7.0))
-    monkeypatch.setattr(train, "finish", lambda *args: None)
+    monkeypatch.setattr("app.training.run.finish", lambda *args: None)
     train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.augment", "true", "--train.epochs", "1"])
     assert all((images == 7).all() for images in seen[True])
     assert seen[False]
@@ -158,12 +161,12 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
         accuracy = next(accuracies)
         return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0)
 
-    monkeypatch.setattr(train, "predict", predict)
+    monkeypatch.setattr("app.training.fit.predict", predict)
     monkeypatch.setattr(Checkpoints, "save", lambda *a: None)
     monkeypatch.setattr(RunDir, "save_model", lambda self, model, processor: kept.append(model.scores[0].item()))
     run_dir = RunDir(tmp_path)
     settings = Settings(train=TrainSettings(epochs=5, early_stopping=patience, trackers=[]))
-    train.fit(settings, SimpleNamespace(splits={"validation": None}), made, Accelerator(cpu=True), run_dir)
+    fit(settings, SimpleNamespace(splits={"validation": None}), made, Accelerator(cpu=True), run_dir)
     assert len(kept) == 2, "epochs 1 and 2 were the best so far"
     assert kept[1] < made.model.scores[0].item(), "the model of epoch 2, not of the last"
     assert sum("epoch" in json.loads(line) for line in run_dir.metrics.read_text().splitlines()) == epochs

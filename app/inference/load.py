@@ -6,6 +6,7 @@ import transformers
 from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 
+from app.atomic_write import surviving
 from app.run_paths import MODEL_FOLDER
 from data.errors import UserError
 from data.paths import expand_home
@@ -21,14 +22,14 @@ def find_model(path: str | Path) -> str:
         UserError: a local folder that holds no model, with what was expected and found.
     """
     path = expand_home(str(path))
-    folder = Path(path)
+    folder = surviving(Path(path))
     if not folder.exists():
         if str(path).count("/") == 1 and not str(path).startswith((".", "/", "runs/")):
             return str(path)
         raise UserError(
             f"There is no folder {str(path)!r}. Train a model first: python train.py configs/quickstart.yaml"
         )
-    for candidate in (folder / MODEL_FOLDER, folder):
+    for candidate in (surviving(folder / MODEL_FOLDER), folder):
         weights = [candidate / name for name in ("model.safetensors", ONNX_FILE)]
         if (candidate / "config.json").is_file() and any(file.is_file() for file in weights):
             return str(candidate)

@@ -1,29 +1,25 @@
-"""Ablation: train variants of one configuration with several seeds and tell what the difference is.
+"""Ablation: train variants of one configuration with several seeds and compare them.
 
-Each run is `train.py` with options added, in a folder of its own; runs that are done are not made again, and one that
-was stopped goes on, so the command can be given again after any interruption.
+Each run has its own folder. Finished runs are not repeated and an interrupted run is resumed, so that the same command
+continues an interrupted ablation.
 """
 
 import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.settings import parse_settings
+from app.training.new_process import train_in_new_process
 from app.training.run_folder import RunDir
 from data.errors import UserError
 from models.fusion import FUSIONS
 
-TRAIN = Path(__file__).parent.parent / "train.py"
-
 
 @dataclass
 class Variant:
-    """A name, the options that make it, and what came of each seed: accuracy on the held-out and on the validation
-    rows, and minutes."""
+    """A variant: its name, its options, and by seed the held-out accuracy, the validation accuracy and the minutes."""
 
     name: str
     options: list[str]
@@ -33,7 +29,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """The name, as that of a folder."""
+        """The name without spaces, for its folders."""
         return self.name.replace(" ", "_")
 
 
@@ -41,37 +37,38 @@ FUSION_VARIANTS = [Variant(name, ["--model.fusion", name]) for name in FUSIONS]
 
 
 def parse_variant(text: str) -> Variant:
-    """``name: options of train.py``, or a name alone for the configuration as it is.
+    """Parse ``name: options of train.py``, or a name alone for the unchanged configuration.
 
     Raises:
-        UserError: no name.
+        UserError: the name is missing.
     """
     name, _, options = text.partition(":")
     if not name.strip():
-        raise UserError(f"A variant is “name: options of train.py”, got {text!r}.")
+        raise UserError(f"A variant has the form “name: options of train.py”, got {text!r}.")
     return Variant(name.strip(), shlex.split(options))
 
 
 def ablate(
     config: Path, variants: Sequence[Variant], seeds: Sequence[int], folder: Path, options: Sequence[str] = ()
 ) -> str:
-    """Run what is missing and write the table so far, after every run, to ``folder/ablation.md``.
+    """Train all missing runs, and write the table to ``folder/ablation.md`` after each run.
 
-    Seeds go round by round, so that all variants have one run before any has two.
+    The seeds are the outer loop: all variants have one run before any has two.
 
     Args:
-        config: the configuration they share.
-        variants: what differs; differences are told from the first.
-        options: further options of `train.py` that all runs share.
+        config: the configuration that all variants share.
+        variants: the variants; differences are relative to the first.
+        options: more options of `train.py` for all runs.
 
     Returns:
-        the table, in Markdown.
+        The table, in Markdown.
 
     Raises:
-        UserError: two variants of one name, no configuration, or a run that failed.
+        UserError: two variants with the same name, no configuration, or a failed run.
+        SystemExit: a signal stopped a run; the same command resumes it.
     """
     if not config.is_file():
-        raise UserError(f"There is no configuration file {str(config)!r}; those that come along are in configs/.")
+        raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
     if len({variant.folder for variant in variants}) < len(variants):
         raise UserError(f"Variants need different names, got {', '.join(variant.name for variant in variants)}.")
     table = ""
@@ -79,14 +76,13 @@ def ablate(
     for seed in seeds:
         for variant in variants:
             run = RunDir(folder / f"{variant.folder}_{seed}")
-            command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run.path)]
+            command = [str(config), *options, *variant.options, "--train.seed", str(seed)]
+            settings = parse_settings([*command, "--run_dir", str(run.path)])
             if run.result() is not None:
-                run.check_same(parse_settings(command))
+                run.check_same(settings)
             else:
                 print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
-                done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
-                if done.returncode:
-                    raise UserError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
+                train_in_new_process(settings)
             result = run.result()
             assert result is not None
             variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
@@ -98,7 +94,7 @@ def ablate(
 
 
 def validation_accuracy(records: Sequence[dict]) -> float:
-    """That of the epoch whose model was kept, from the records of a run; of runs that did not mark it the best."""
+    """Validation accuracy of the epoch whose model was kept; of the best epoch in runs of earlier versions."""
     epochs = [record for record in records if "validation_accuracy" in record]
     marked = [record for record in epochs if record.get("best")]
     return (marked[-1] if marked else max(epochs, key=lambda record: record["validation_accuracy"]))[
@@ -107,9 +103,9 @@ def validation_accuracy(records: Sequence[dict]) -> float:
 
 
 def table_of(variants: Sequence[Variant]) -> str:
-    """Mean and standard deviation over seeds, and the paired difference from the first variant, in points.
+    """Mean and standard deviation over seeds, and the paired difference from the first variant, in percentage points.
 
-    The accuracy is that of the held-out rows, and ``validation`` the best on the validation rows: choose by that.
+    ``accuracy`` is on the held-out rows. ``validation`` is on the validation rows; use it to choose a variant.
     """
     base = variants[0]
     lines = [
@@ -133,5 +129,5 @@ def table_of(variants: Sequence[Variant]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Standard deviation; a dash for a single value, which has none."""
+    """Standard deviation with one decimal; a dash for a single value."""
     return f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"

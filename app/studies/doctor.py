@@ -257,6 +257,7 @@ def check_cost(settings: Settings, data: PreparedData) -> list[Finding]:
     model, processor = build(settings, data)
     options = replace(settings.train, cache_features=False, epochs=1)
     training = Training.set_up(replace(settings, train=options), data, model, processor, accelerator)
+    training.to_device(replace(settings, train=options), data, accelerator)
     found = [("note", line) for line in describe_training(training, data, accelerator)]
     left_out = "validation"
     if settings.train.cache_features and 0 in learning_rate_scales(settings.train, settings.model).values():

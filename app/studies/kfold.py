@@ -1,12 +1,10 @@
-"""Cross-validation: every row held out once, from a model that was not trained on it."""
+"""K-fold cross-validation: each row is held out once."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,48 +16,46 @@ from app.evaluation.compare import load_predictions
 from app.evaluation.evaluate import BRIEF, scores_of
 from app.evaluation.targets import Truth
 from app.settings import parse_settings
+from app.training.new_process import train_in_new_process
 from app.training.run_folder import RunDir
 from data import LabelFormat
 from data.errors import UserError
-
-TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -> str:
     """Train with each fold of the training rows held out, and score all rows together.
 
-    Folds that are done are not trained again, and one that was stopped goes on. Folds are stratified by label and keep
-    images, and values of ``data.group``, whole.
+    Finished folds are not trained again, and an interrupted fold is resumed. Folds are stratified by label; the rows of
+    an image, and of a value of ``data.group``, are in the same fold.
 
     Args:
-        config: the configuration; its training rows are dealt, it must have no test rows.
-        options: further options of `train.py`.
+        config: a configuration without test rows; its training rows are split into folds.
+        options: more options of `train.py`.
 
     Returns:
-        the result in words; with the figures it is in ``folder/kfold.json``, and every row's answer in
-        ``folder/predictions.parquet``.
+        A summary. The figures are in ``folder/kfold.json``, the answers in ``folder/predictions.parquet``.
 
     Raises:
-        UserError: no configuration, or a run that failed.
+        UserError: the configuration does not exist, or a run failed.
+        SystemExit: a signal stopped a run; the same command resumes it.
     """
     if not config.is_file():
-        raise UserError(f"There is no configuration file {str(config)!r}; those that come along are in configs/.")
+        raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
     form, tables = LabelFormat.of(parse_settings([str(config), *options]).data), []
     for fold in range(folds):
         run = RunDir(folder / f"fold_{fold}")
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
-        command += ["--run_dir", str(run.path)]
+        settings = parse_settings([*command, "--run_dir", str(run.path)])
         if run.result() is not None:
-            run.check_same(parse_settings(command))
+            run.check_same(settings)
         else:
             print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
-            done = subprocess.run([sys.executable, str(TRAIN), *command], check=False)
-            if done.returncode:
-                raise UserError(f"The run in {run.path} ended with code {done.returncode}; its message is above.")
+            train_in_new_process(settings)
         tables.append(load_predictions(run.path, "test"))
     if len({"weight" in table for table in tables}) > 1:
         raise UserError(
-            f"Some folds in {folder} were evaluated before rows had weights; delete these, and give the same command."
+            f"Some folds in {folder} were evaluated by a version without row weights: delete them and "
+            "repeat the command."
         )
     rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
@@ -70,7 +66,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all folds in order, with their ``fold``; each numbered its groups from 0, and they are told apart."""
+    """The rows of all folds in order, with their ``fold``; group names are made unique across folds."""
     numbered = [
         table.assign(fold=fold, group=f"{fold} " + table["group"].astype(str)) for fold, table in enumerate(tables)
     ]
@@ -78,8 +74,7 @@ def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, Value]]:
-    """Accuracy and macro F1 of all rows, with intervals by image and ``data.group``, which no fold cuts; labels by
-    name, since each fold numbers its own."""
+    """Accuracy and macro F1 of all rows, with intervals that resample groups; classes are matched by name."""
     label2id = {name: number for number, name in enumerate(form.count([*rows["label"], *rows["prediction"]]))}
     weights = rows["weight"].to_numpy() if "weight" in rows else None
     truth = Truth.of(rows["label"].tolist(), label2id, form, weights)
@@ -90,11 +85,11 @@ def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, V
 
 
 def describe(figures: dict) -> str:
-    """The result in words."""
+    """The result as text."""
     lines = [f"{len(figures['folds'])} folds, {figures['rows']:,} rows, each held out once", ""]
     for name, value in figures["scores"].items():
-        told = f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
-        lines.append(f"{name.replace('_', ' '):10} {told}")
+        interval = f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+        lines.append(f"{name.replace('_', ' '):10} {interval}")
     by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in figures["folds"])
     spread = 100 * statistics.stdev(figures["folds"])
     return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {spread:.1f} points"])

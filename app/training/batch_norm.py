@@ -1,4 +1,4 @@
-"""Batch norm needs two values of a channel to compare: training batches that leave it one are refused in words."""
+"""Batch norm needs at least two values per channel: clear errors for training batches that have one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,26 +15,26 @@ CURE = (
 
 
 def check_batch_norm(model: ImageTextClassifier, sampler: ImageBatchSampler | StreamedBatches) -> None:
-    """Stop before training where a batch can hold a single image, of which the encoder makes a map of 1×1.
+    """Refuse training batches that can hold a single image whose feature map is 1×1.
 
     Raises:
-        UserError: names the settings that change it.
+        UserError: with the settings to change.
     """
     size = model.config.image_size
     has_one_image = max(sampler.units_per_image) >= min(sampler.batch_size, sampler.num_units)
     if has_one_image and model.image_encoder.side(size) == 1:
         raise UserError(
-            f"A training batch can hold a single image, of whose {size}×{size} pixels the encoder makes a map of 1×1: "
-            f"batch norm has one value per channel and nothing to compare it with. {CURE}"
+            f"A training batch can hold a single image of {size}×{size} pixels, whose feature map is 1×1: batch norm "
+            f"needs more than one value per channel. {CURE}"
         )
 
 
 @contextmanager
 def explain_batch_norm() -> Iterator[None]:
-    """Name the settings where torch refuses a batch, such as one that drew the same image again and again."""
+    """Turn torch's error for a batch with one value per channel, such as one of equal images, into a `UserError`."""
     try:
         yield
     except ValueError as error:
         if TORCH_SAYS not in str(error):
             raise
-        raise UserError(f"A training batch left batch norm one value per channel. {CURE}") from error
+        raise UserError(f"A training batch has one value per channel, and batch norm needs more. {CURE}") from error

@@ -1,13 +1,11 @@
-"""Checkpoints from which an interrupted run goes on, at any step, as if it had not stopped.
+"""Checkpoints: an interrupted run resumes from any step and ends with the same bits as without the interruption.
 
-Model and optimiser are kept as safetensors and all else as JSON: nothing is unpickled. A checkpoint is written beside
-its place and moved there when it is whole; a list of sizes and hashes tells a damaged one.
+Model and optimizer are stored as safetensors and everything else as JSON; nothing is unpickled. A manifest with sizes
+and SHA-256 hashes reveals damaged checkpoints.
 """
 
 import json
-import os
 import random
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from app.atomic_write import remove, replacing
 from app.hashing import sha256
 from app.training.sharding import restore_state, whole_state
 from data.errors import UserError
@@ -33,13 +32,13 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        epoch: epochs done.
-        epoch_step: optimiser steps done of the epoch that is under way.
-        step: optimiser steps done in all.
-        steps_per_epoch: optimiser steps of an epoch; 0 in checkpoints of earlier versions.
-        best: best validation accuracy so far.
-        since_best: epochs since then.
-        losses: those of the steps since the last record, each a tensor.
+        epoch: completed epochs.
+        epoch_step: completed optimizer steps of the current epoch.
+        step: completed optimizer steps of the run.
+        steps_per_epoch: optimizer steps per epoch; 0 in checkpoints of earlier versions.
+        best: best validation accuracy so far; -1 before the first validation.
+        since_best: epochs since the best one.
+        losses: losses of the steps since the last record, as scalar tensors.
     """
 
     epoch: int = 0
@@ -61,8 +60,8 @@ class Checkpoints:
     """The newest checkpoints of one run, in ``step_<number>`` folders.
 
     Args:
-        folder: where they are kept.
-        keep: how many.
+        folder: the folder that holds them.
+        keep: the number to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -70,11 +69,11 @@ class Checkpoints:
         self.keep = keep
 
     def all(self) -> list[Path]:
-        """Those that were finished, the newest first."""
+        """All complete checkpoints, the newest first."""
         return sorted(self.folder.glob("step_*[0-9]"), reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest one that is whole; what is wrong with newer ones is said."""
+        """The newest intact checkpoint; prints what is wrong with newer ones."""
         for path in self.all():
             if fault := find_fault(path):
                 print(f"The checkpoint {path} is damaged ({fault}); trying the one before.")
@@ -90,10 +89,10 @@ class Checkpoints:
         schedule: LRScheduler,
         progress: Progress,
     ) -> None:
-        """Write all that the run's further course depends on; checkpoints before stay until this one is whole.
+        """Write everything that the rest of the run depends on, then delete checkpoints that are too old.
 
         Raises:
-            UserError: it cannot be written, on a full disk for instance.
+            UserError: the checkpoint cannot be written, for example because the disk is full.
         """
         randomness = gather_object([random_states()])
         weights, moments, groups = whole_state(accelerator.unwrap_model(model), optimizer)
@@ -106,23 +105,18 @@ class Checkpoints:
                 "random": randomness,
             }
             target = self.folder / f"step_{progress.step:08}"
-            new = target.with_name(f"{target.name}.writing")
             try:
-                shutil.rmtree(new, ignore_errors=True)
-                new.mkdir(parents=True)
-                write(new, weights, moments, state)
-                shutil.rmtree(target, ignore_errors=True)
-                new.rename(target)
+                with replacing(target) as new:
+                    write(new, weights, moments, state)
             except (OSError, SafetensorError) as error:
-                shutil.rmtree(new, ignore_errors=True)
                 last = self.all()
                 raise UserError(
                     f"The checkpoint of step {progress.step} could not be written to {self.folder}: {error}. "
-                    + (f"The one before, {last[0].name}, is intact. " if last else "There is none before it. ")
-                    + "Make room and give the same command again."
+                    + (f"The previous one, {last[0].name}, is intact. " if last else "There is no previous one. ")
+                    + "Free some disk space and repeat the command."
                 ) from error
             for old in self.all()[self.keep :]:
-                shutil.rmtree(old, ignore_errors=True)  # on Windows a file that is mapped stays until the next time
+                remove(old)
         accelerator.wait_for_everyone()
 
     def load(
@@ -133,17 +127,17 @@ class Checkpoints:
         optimizer: Optimizer,
         schedule: LRScheduler,
     ) -> Progress:
-        """Put everything back as `save` found it.
+        """Restore the state that `save` wrote.
 
         Raises:
-            UserError: it was written by another number of processes.
+            UserError: the checkpoint was written by another number of processes.
         """
         state = read_state(path)
         if len(state["random"]) != accelerator.num_processes:
             raise UserError(
-                f"The run was begun with {len(state['random'])} processes and cannot go on with "
-                f"{accelerator.num_processes}: other batches and random numbers would follow. Start as many, or anew "
-                "with --overwrite true."
+                f"The run was started with {len(state['random'])} processes and cannot be resumed with "
+                f"{accelerator.num_processes}: batches and random numbers would differ. Use the same number, or "
+                "start a new run with --overwrite true."
             )
         weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
         restore_state(accelerator.unwrap_model(model), optimizer, weights, moments, state["param_groups"])
@@ -157,41 +151,39 @@ class Checkpoints:
 
 
 def write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
-    """The files of a checkpoint, flushed to the disk, and last the list of them."""
+    """Write the files of a checkpoint, and last the manifest of them."""
+    folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     save_file({name: tensor.contiguous() for name, tensor in moments.items()}, folder / "optimizer.safetensors")
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
-    for path in folder.iterdir():
-        with path.open("r+b") as file:  # Windows flushes only what may be written
-            os.fsync(file.fileno())
 
 
 def read_state(folder: Path) -> dict:
-    """What a checkpoint holds beside tensors: ``progress``, ``schedule``, random states …"""
+    """The part of a checkpoint that is not tensors: ``progress``, ``schedule``, random states and more."""
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
 def find_fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or ``None``."""
+    """What is wrong with a checkpoint, or ``None`` if it is intact."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"its {MANIFEST} cannot be read"
-    for name, told in files.items():
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != told["size"]:
-            return f"{name} has {path.stat().st_size:,} bytes in place of {told['size']:,}"
-        if sha256(path) != told["sha256"]:
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {expected['size']:,}"
+        if sha256(path) != expected["sha256"]:
             return f"the content of {name} has changed"
     return None
 
 
 def random_states() -> dict:
-    """States of all generators of this process, as JSON can hold them."""
+    """States of all random generators of this process, as JSON values."""
     numpy = np.random.get_state(legacy=False)
     numpy["state"]["key"] = numpy["state"]["key"].tolist()
     return {

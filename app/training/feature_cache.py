@@ -1,4 +1,4 @@
-"""Frozen encoders see each image and each text once: what they make of them is kept on disk for every epoch and run."""
+"""Cache of the features of frozen encoders: computed once per image and text, then shared by all epochs and runs."""
 
 import hashlib
 import shutil
@@ -18,24 +18,24 @@ from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 
 FOLDER = ".features"
-"""Beside the run folders, so that runs share it."""
+"""Folder beside the run folders, shared by all runs."""
 BATCHES_A_FILE = 16
-"""So much of the work is lost at most when it is interrupted."""
+"""Batches per file; an interruption loses at most one file."""
 
 
 @dataclass
 class FeatureCache:
-    """Computes the features that are still missing; every process its share.
+    """Computes missing features, shared among processes.
 
-    Half precision is that of the training: what bf16 training would compute in each epoch is kept to the bit. Where
-    training is in float32, features are rounded to float16.
+    With bf16 training the features have the same bits as those computed in each epoch. With float32 training they are
+    rounded to float16.
 
     Args:
-        folder: of all caches; each encoder with its weights and preprocessing has one in it.
-        model: with its frozen weights.
-        processor: what prepares pictures and texts for it.
+        folder: the folder of all caches; each combination of weights, preprocessing and precision has a subfolder.
+        model: the model with its frozen weights.
+        processor: the processor of the model.
         accelerator: devices, processes and precision.
-        batch_size: images, or texts, at once.
+        batch_size: images or texts per batch.
         num_workers: processes that decode images.
     """
 
@@ -47,10 +47,10 @@ class FeatureCache:
     num_workers: int = 0
 
     def images(self, splits: Iterable[Rows], collate: InputCollate, level: int) -> FeatureStore:
-        """Maps of the first ``level`` blocks for the images of all rows.
+        """Feature maps after the first ``level`` blocks for the images of all rows.
 
         Raises:
-            UserError: no room for them, or maps that half precision cannot hold.
+            UserError: the disk is too small, or half precision cannot represent a feature.
         """
         encoder = self.model.image_encoder
         store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level, collate.value_range)
@@ -67,7 +67,7 @@ class FeatureCache:
             yield {str(rows.image_keys[i]): features for i, features in zip(indices, maps.split(1), strict=True)}
 
     def texts(self, splits: Iterable[Rows]) -> FeatureStore:
-        """Features of the tokens ``(L, hidden)`` of the texts of all rows."""
+        """Token features ``(L, hidden)`` for the texts of all rows."""
         encoder = self.model.text_encoder
         assert encoder is not None
         store = self.open("text", encoder, self.processor.tokenizer)
@@ -88,7 +88,7 @@ class FeatureCache:
             yield {text_key(text): row[real] for text, row, real in zip(batch, features, mask, strict=True)}
 
     def open(self, kind: str, encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> FeatureStore:
-        """The store of an encoder: another weight, preprocessing or precision is another folder."""
+        """The store of an encoder; other weights, preprocessing or precision give another folder."""
         return FeatureStore(self.folder / f"{kind}_{fingerprint(encoder, preprocessing, self.dtype, *more)}")
 
     @property
@@ -96,7 +96,7 @@ class FeatureCache:
         return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float16
 
     def fill(self, store: FeatureStore, batches: Iterator[dict[str, Tensor]], number: int, kind: str) -> None:
-        """Write what the batches hold; what it takes is said, and there is room for it, before."""
+        """Write the features of all batches, after a check of the free disk space."""
         self.model.eval()
         with torch.inference_mode(), self.accelerator.autocast():
             held: list[dict[str, Tensor]] = []
@@ -115,7 +115,7 @@ class FeatureCache:
 
     def check_room(self, folder: Path, number: int, size: int, kind: str) -> None:
         needed = number * size
-        about = f"features of {number:,} {kind}s by the frozen {kind} encoder, about {needed / 2**20:,.0f} MiB"
+        about = f"features of {number:,} {kind}s from the frozen {kind} encoder, about {needed / 2**20:,.0f} MiB"
         self.accelerator.print(f"  {about}, are computed once and kept in {folder} (--train.cache_features)")
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free
@@ -136,7 +136,7 @@ class FeatureCache:
 
 
 def missing_images(rows: Rows, store: FeatureStore) -> Rows:
-    """One row of each image that the store does not have."""
+    """One row for each image that is not in the store."""
     first: dict[str, int] = {}
     for number, key in enumerate(rows.image_keys):
         if key is not None and key not in store:
@@ -145,7 +145,7 @@ def missing_images(rows: Rows, store: FeatureStore) -> Rows:
 
 
 def fingerprint(encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> str:
-    """What the features depend on beside the input: structure, weights, preprocessing and what else is named."""
+    """Hash of everything besides the input that determines features: structure, weights, preprocessing and ``more``."""
     digest = hashlib.sha256(f"{encoder} {more}".encode())
     update_with_weights(digest, encoder)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed again in the backward pass in place of being kept."""
+"""Gradient checkpointing: recompute activations in the backward pass instead of storing them."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,11 +9,12 @@ from transformers import PreTrainedModel
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Keep only what goes into each block of the encoders (Chen et al. 2016); the running means of batch norm are
-    those of training without it.
+    """Store only the inputs of the blocks of the encoders (Chen et al. 2016).
+
+    The running statistics of batch norm are the same as without it.
 
     Raises:
-        UserError: no part of the model knows how.
+        UserError: no part of the model supports it.
     """
     contexts = partial(contexts_of_both_passes, model)
     model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
@@ -25,7 +26,7 @@ def contexts_of_both_passes(model: PreTrainedModel) -> tuple[AbstractContextMana
 
 @contextmanager
 def batch_statistics_kept(model: PreTrainedModel) -> Iterator[None]:
-    """Batch norm normalises as in training and leaves its running means alone, which the first pass has updated."""
+    """Let batch norm use batch statistics without updating its running statistics a second time."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

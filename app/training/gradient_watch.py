@@ -1,4 +1,4 @@
-"""The watch over gradients that are not finite."""
+"""Detection of gradients that are not finite (NaN or infinite)."""
 
 from dataclasses import dataclass, field
 
@@ -8,31 +8,32 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from app.training.sharding import unwrapped
+from data.errors import UserError
 
 
 @dataclass
 class GradientWatch:
-    """Finds gradients that are not finite without making the device wait at every step.
+    """Detects gradients that are not finite without synchronizing with the device at every step.
 
-    The optimiser leaves such a step out by itself, on the device; `check` looks at all steps since it last did.
+    The fused optimizer skips such a step by itself (``found_inf``); `check` inspects all steps since its last call.
     """
 
     norms: list[Tensor] = field(default_factory=list)
     about: list[tuple[int, Tensor, float, Tensor]] = field(default_factory=list)
 
     def see(self, optimizer: Optimizer, norm: Tensor, step: int, loss: Tensor, rows: Tensor) -> None:
-        """Take note of a step that is about to be made."""
+        """Record a step that the optimizer is about to make."""
         inner = unwrapped(optimizer)
-        if not isinstance(inner.param_groups[0]["params"][0], DTensor):  # of which the fused optimiser does not take it
+        if not isinstance(inner.param_groups[0]["params"][0], DTensor):  # found_inf does not work with sharded weights
             setattr(inner, "found_inf", (~norm.isfinite()).float())  # noqa: B010
         self.norms.append(norm)
         self.about.append((step, loss, max(group["lr"] for group in optimizer.param_groups), rows))
 
     def check(self) -> None:
-        """Stop at the first step whose gradient was not finite.
+        """Stop at the first recorded step whose gradient was not finite.
 
         Raises:
-            FloatingPointError: with the rows it came from.
+            UserError: with the step and the rows of its batches.
         """
         if not self.norms:
             return
@@ -40,7 +41,7 @@ class GradientWatch:
         self.norms, self.about = [], []
         for is_finite, (step, loss, rate, rows) in zip(torch.stack(norms).isfinite().tolist(), about, strict=True):
             if not is_finite:
-                raise FloatingPointError(
+                raise UserError(
                     f"The gradient is not finite at step {step} (loss {loss.item():.4g}, learning rate {rate:.2g}), in "
                     f"a batch of rows {shorten(rows.tolist())} of the training data; the last checkpoint and the best "
                     "model so far are kept. Look at these rows, lower --train.learning_rate, or set "
@@ -49,5 +50,5 @@ class GradientWatch:
 
 
 def shorten(numbers: list[int], shown: int = 10) -> str:
-    """The first few of them, and how many there are."""
+    """The first few numbers, and how many there are."""
     return ", ".join(map(str, numbers[:shown])) + (f", … ({len(numbers)} in all)" if len(numbers) > shown else "")

@@ -1,4 +1,4 @@
-"""What training lowers: how far the logits of rows are from their labels, each row counting what it weighs."""
+"""The training loss: cross-entropy with row and class weights."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from data.errors import UserError
 
 
 class RowLoss(nn.Module):
-    """Sum over rows of cross-entropy, or of binary cross-entropy averaged over classes, times the rows' weights.
+    """Weighted sum over rows of cross-entropy, or of binary cross-entropy averaged over classes.
 
     Args:
-        multi_label: each class applies or not, by itself.
-        class_weight: of each class ``(C,)``; for ``multi_label`` that of rows to which it applies.
+        multi_label: use binary cross-entropy.
+        class_weight: weight of each class ``(C,)``; for ``multi_label`` the weight of its positives.
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
     """
 
@@ -30,7 +30,7 @@ class RowLoss(nn.Module):
         self.register_buffer("class_weight", class_weight)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Logits ``(B, C)``, labels ``(B,)`` or ``(B, C)``, weights ``(B,)`` → a number."""
+        """The loss as a scalar, from logits ``(B, C)``, labels ``(B,)`` or ``(B, C)`` and weights ``(B,)``."""
         if self.multi_label:
             target = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
             losses = F.binary_cross_entropy_with_logits(logits, target, pos_weight=self.class_weight, reduction="none")
@@ -41,22 +41,22 @@ class RowLoss(nn.Module):
         return (losses * weights).sum()
 
     def count(self, labels: Tensor, weights: Tensor) -> Tensor:
-        """What rows count together, by which the sum is divided: their weights, times those of their classes."""
+        """The sum of row weights times class weights, by which the loss is divided for its mean."""
         if self.class_weight is None or self.multi_label:
             return weights.sum()
         return (self.class_weight.cpu()[labels] * weights).sum()
 
 
 def build_loss(options: TrainSettings, label2id: dict[str, int], labels: Sequence[str], form: LabelFormat) -> RowLoss:
-    """The loss for these training rows.
+    """The loss for training rows with these labels.
 
     Raises:
-        UserError: class weights for annotators' answers.
+        UserError: class weights with labels of several annotators.
     """
     weight = None
     if options.class_weights == "balanced":
         if form.type == "annotators":
-            raise UserError("--train.class_weights balanced needs rows of one class or of several, not annotators'.")
+            raise UserError("--train.class_weights balanced needs --data.label_type single or multi, not annotators.")
         counts = class_counts(labels, label2id, form)
         if form.type == "multi":
             weight = torch.tensor((len(labels) - counts) / np.maximum(counts, 1), dtype=torch.float32).clamp(min=1e-3)
@@ -66,14 +66,16 @@ def build_loss(options: TrainSettings, label2id: dict[str, int], labels: Sequenc
 
 
 def class_counts(labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> np.ndarray:
-    """Rows of each class ``(C,)``."""
+    """Number of rows of each class ``(C,)``."""
     counts = form.count(labels)
     return np.array([counts[name] for name in label2id], dtype=np.float64)
 
 
 def balancing_weights(labels: Sequence[str], label2id: dict[str, int], form: LabelFormat) -> np.ndarray:
-    """How often to draw each row ``(n,)`` so that classes are met equally often: the inverse frequency of its class, of
-    several that of the rarest; of annotators' answers that of the most frequent one."""
+    """Sampling weight of each row ``(n,)`` for balanced classes: the inverse frequency of its class.
+
+    Of several classes the rarest counts, of annotators' answers the most frequent.
+    """
     counts = form.count(labels)
     most = max(counts.values())
 

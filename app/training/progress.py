@@ -1,16 +1,39 @@
-"""How a run reports its progress: console, records, experiment trackers."""
+"""How a run reports its progress: the console, records, experiment trackers."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from app.training.run_folder import RunDir
 from data.errors import UserError
+
+
+@contextmanager
+def output_of_main_process() -> Iterator[None]:
+    """Discard what the other processes of ``accelerate launch`` print, in any module; their errors remain."""
+    if PartialState().is_main_process:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def keep_record(record: dict, run: RunDir, accelerator: Accelerator) -> None:
+    """Write a record to ``metrics.jsonl`` and to the trackers."""
+    if accelerator.is_main_process:
+        run.log(record)
+    accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
 
 def check_trackers(names: list[str]) -> None:
     """Refuse a tracker that accelerate does not know or whose package is not installed.
 
     Raises:
-        UserError: names it, and those that are there.
+        UserError: with the known or the installed trackers.
     """
     known = sorted(tracker.value for tracker in LoggerType if tracker != LoggerType.ALL)
     there = sorted(tracker.value for tracker in get_available_trackers())

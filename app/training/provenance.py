@@ -1,10 +1,9 @@
-"""What a run was trained on, by content and not by name: every row of every split, and what the model began with."""
+"""The training data of a run by content, not by name: the rows of all splits and the initial encoders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from app.atomic_write import replacing
 from app.hashing import sha256
 from app.run_paths import RECORD, Place, places_of, read_places
 from app.settings import Settings
@@ -31,20 +31,20 @@ from models.settings import ModelSettings
 
 SPLITS = ("train", "validation", "test")
 PARTS = ("image", "text", "label", "weight", "group")
-"""What a row consists of. Texts and groups are kept as hashes, images by the key of their bytes."""
+"""Columns of a row. Texts and groups are stored as hashes, images by the hash of their bytes."""
 SHOWN = 40
-"""Characters of a label that a message shows."""
+"""Maximum number of characters of a label in a message."""
 
 
 @dataclass
 class Provenance:
-    """The content that a run was trained on, kept as ``provenance.parquet`` in its folder.
+    """The content that a run was trained on, stored as ``provenance.parquet`` in its folder.
 
     Attributes:
-        rows: split → a table with ``row``, the number in the source, and `PARTS`, a line a row in order.
-        contents: ``classes`` (their names in order), ``tokenizer``, ``text encoder`` and ``image encoder`` (hashes of
-            weights, configuration and code, or how it is made where it begins at random).
-        places: where its files lay, see `app.run_paths`.
+        rows: split → a table with ``row``, the number in the source, and `PARTS`, in the order of the rows.
+        contents: ``classes`` (names in order), ``tokenizer``, ``text encoder`` and ``image encoder`` (hashes of
+            weights, configuration and code, or the name of the architecture if it is initialized at random).
+        places: the paths of its files, see `app.run_paths`.
     """
 
     rows: dict[str, pa.Table]
@@ -55,7 +55,7 @@ class Provenance:
     def of(
         cls, settings: Settings, data: PreparedData, model: ImageTextClassifier, processor: ImageTextProcessor
     ) -> Provenance:
-        """Of rows that were read, and of a model and a processor that were built and not yet trained."""
+        """The provenance of prepared data, and of a model and a processor that are not trained yet."""
         rows = {split: row_table(rows, settings.data.group) for split, rows in data.splits.items()}
         contents: dict[str, list[str] | str] = {
             "classes": data.label_names,
@@ -66,21 +66,20 @@ class Provenance:
         return cls(rows, contents, places_of(settings))
 
     def save(self, run_dir: Path) -> None:
-        """Write it into the run folder; one that is there stays until the new one is whole."""
+        """Write the record into the run folder."""
         tables = [table.append_column("split", pa.array([split] * len(table))) for split, table in self.rows.items()]
         places = {name: astuple(place) for name, place in self.places.items()}
         metadata = {"contents": json.dumps(self.contents), "places": json.dumps(places)}
-        new = run_dir / f"{RECORD}.writing"
         table = pa.concat_tables(tables).replace_schema_metadata(metadata)
-        pq.write_table(table, new, compression="zstd", write_page_checksum=True)
-        os.replace(new, run_dir / RECORD)
+        with replacing(run_dir / RECORD) as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
     @classmethod
     def load(cls, run_dir: Path) -> Provenance | None:
-        """That of a run; ``None`` where an earlier version, which kept none, trained it.
+        """The record of a run, or ``None`` if an earlier version trained it and wrote none.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the record is damaged.
         """
         path = run_dir / RECORD
         if not path.is_file():
@@ -92,20 +91,20 @@ class Provenance:
             rows = {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS}
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path}, the record of what the run was trained on, is damaged ({error}): delete it to go on without "
-                "the check that the data are the same."
+                f"{path}, the record of the training data, is damaged ({error}): delete it to resume without the check "
+                "that the data are the same."
             ) from error
         return cls({split: part for split, part in rows.items() if len(part)}, contents, read_places(run_dir))
 
     def changes(self, now: Provenance) -> list[str]:
-        """What is not the same now, in words; nothing where all is."""
+        """Phrases that describe all differences; empty if there are none."""
         rows = [row_changes(split, self.rows.get(split), now.rows.get(split)) for split in SPLITS]
         contents = [content_change(name, before, now.contents[name]) for name, before in self.contents.items()]
         return [change for change in (*rows, *contents) if change]
 
 
 def row_table(rows: Rows, group: str | None) -> pa.Table:
-    """The rows in order; a missing image is ``""``, a missing text or group 0."""
+    """The rows in order; a missing image is ``""``, a missing text or group is 0."""
     grouped = group is not None and not rows.is_stream and group in rows.table.column_names
     groups: Iterable[str | None] = group_names(rows, group) if group and grouped else [None] * len(rows)
     return pa.table(
@@ -127,15 +126,17 @@ def digest(value: str | None) -> int:
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of vocabulary, merges and rules."""
+    """Hash of the vocabulary, merges and rules of a tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    state = {name: value for name, value in rules.items() if name not in ("truncation", "padding")}  # of the last call
+    state = {
+        name: value for name, value in rules.items() if name not in ("truncation", "padding")
+    }  # state of the last call
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def text_content(settings: ModelSettings, model: ImageTextClassifier) -> str:
-    """What the text encoder begins with."""
+    """The initial content of the text encoder."""
     if text_is_pretrained(settings):
         assert model.text_encoder is not None
         return pretrained_content(model.text_encoder, settings.text_encoder, settings.text_revision)
@@ -146,7 +147,7 @@ def text_content(settings: ModelSettings, model: ImageTextClassifier) -> str:
 
 
 def image_content(settings: ModelSettings, model: ImageTextClassifier, processor: ImageTextProcessor) -> str:
-    """What the image encoder begins with, and how images are normalised for it."""
+    """The initial content of the image encoder, with the normalization of its images."""
     if not image_is_pretrained(settings):
         return settings.image_encoder
     if settings.image_encoder == VGG16:
@@ -156,7 +157,7 @@ def image_content(settings: ModelSettings, model: ImageTextClassifier, processor
 
 
 def pretrained_content(encoder: nn.Module, name: str | None = None, revision: str | None = None, *more) -> str:
-    """Hash of weights, of the configuration as its file has it, and of what else is named."""
+    """Hash of the weights, the configuration file and ``more``."""
     config = PreTrainedConfig.get_config_dict(name, revision=revision or "main")[0] if name else {}
     config = {key: value for key, value in config.items() if key != "_commit_hash"}
     found = hashlib.sha256(json.dumps([config, more], sort_keys=True).encode())
@@ -165,11 +166,11 @@ def pretrained_content(encoder: nn.Module, name: str | None = None, revision: st
 
 
 def content_change(name: str, before: list[str] | str, now: list[str] | str) -> str | None:
-    """How classes, tokenizer or an encoder differ, in words."""
+    """A phrase that describes how classes, tokenizer or an encoder differ; ``None`` if they do not."""
     if before == now:
         return None
     if not isinstance(before, list):
-        return f"the {name} is another"
+        return f"the {name} has changed"
     gone, new = (
         ", ".join(map(shorten, sorted({*one} - {*other})[:5])) for one, other in ((before, now), (now, before))
     )
@@ -178,10 +179,10 @@ def content_change(name: str, before: list[str] | str, now: list[str] | str) -> 
 
 
 def row_changes(split: str, before: pa.Table | None, now: pa.Table | None, without: Collection[str] = ()) -> str | None:
-    """How the rows of a split differ, in words, with the first that does; ``None`` where they do not.
+    """A phrase that describes how the rows of a split differ, with the first difference; ``None`` if they do not.
 
     Args:
-        without: parts that do not count.
+        without: columns to ignore.
     """
     sizes = [0 if table is None else len(table) for table in (before, now)]
     counted = f"{split}: {sizes[0]:,} rows before, {sizes[1]:,} now"
@@ -195,17 +196,17 @@ def row_changes(split: str, before: pa.Table | None, now: pa.Table | None, witho
     }
     other = np.flatnonzero(np.logical_or.reduce(list(differs.values())))
     if not len(other):
-        return f"{counted}, of which the first {common:,} are the same" if sizes[0] != sizes[1] else None
+        return f"{counted}, the first {common:,} are the same" if sizes[0] != sizes[1] else None
     first = int(other[0])
     told = ", ".join(describe_part(part, before, now, first) for part in differs if differs[part][first])
-    number = f", {len(other):,} of which differ" if sizes[0] == sizes[1] else ""
-    return f"{counted}{number}; the first that differs is row {now['row'][first].as_py():,} ({told})"
+    number = f", {len(other):,} differ" if sizes[0] == sizes[1] else ""
+    return f"{counted}{number}; the first difference is in row {now['row'][first].as_py():,} ({told})"
 
 
 def describe_part(part: str, before: pa.Table, now: pa.Table, place: int) -> str:
-    """How one part of a row differs."""
+    """How one column of a row differs."""
     if part not in ("label", "weight"):
-        return f"another {part}"
+        return f"{part} changed"
     old, new = (table[part][place].as_py() for table in (before, now))
     return f"label {shorten(old)} → {shorten(new)}" if part == "label" else f"weight {old:g} → {new:g}"
 
@@ -215,9 +216,9 @@ def shorten(label: str) -> str:
 
 
 def changed_rows(run_dir: Path, split: str, rows: Rows, group: str | None, without: Collection[str]) -> str | None:
-    """How the rows of a split differ from those of the training, in words (`row_changes`); ``None`` where they do not.
+    """How the rows of a split differ from those of the training (`row_changes`); ``None`` if they do not.
 
-    Prints a sentence where the run has no record.
+    Prints a sentence if the run has no record.
     """
     if not (run_dir / "config.yaml").is_file():
         return None
@@ -229,14 +230,14 @@ def changed_rows(run_dir: Path, split: str, rows: Rows, group: str | None, witho
 
 
 def no_record(run_dir: Path) -> str:
-    """What is said of a run that an earlier version trained."""
+    """The message about a run that an earlier version trained."""
     return (
-        f"{run_dir} has no record of what it was trained on ({RECORD}; an earlier version did not keep one): whether "
-        "these data are the same is not checked."
+        f"{run_dir} has no record of its training data ({RECORD}), because an earlier version trained it: there is no "
+        "check that the data are the same."
     )
 
 
 def read_provenance(settings: Settings) -> Provenance:
-    """What a run of these settings would be trained on now."""
+    """The provenance of a run with these settings, from the data as they are now."""
     data = prepare_data(settings.data, settings.train.seed)
     return Provenance.of(settings, data, *build(settings, data))

@@ -1,15 +1,14 @@
-"""The folder of a run: what is written where, and never half."""
+"""The folder of a run: its files, its lock, and which runs may be resumed or replaced."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
+from app.atomic_write import remove, replacing
 from app.run_paths import MODEL_FOLDER, RECORD
 from app.settings import BY_CONTENT, LATER, Settings, differences, load_settings, save_settings
 from app.training.checkpoint import Checkpoints, Progress, read_state
@@ -18,17 +17,17 @@ from app.training.schedule import is_enough, objections
 from data.errors import UserError
 
 EVALUATION = "evaluation"
-"""Where a run keeps its evaluations, a folder for each set of rows."""
+"""Folder of a run with its evaluations, one folder for each set of rows."""
 INSTEAD = "replace it with --overwrite true, or choose another folder with --run_dir FOLDER"
-"""What can be done where a run cannot go on."""
+"""What to do if a run cannot be resumed."""
 
 
 class RunDir:
     """Files of one training run.
 
-    ``config.yaml``, ``metrics.jsonl`` (one record a line), ``curves.png``, ``model/`` (best so far), ``checkpoints/``
-    (to go on from), ``provenance.parquet`` (what it is trained on), ``evaluation/`` and ``summary.txt``. One process at
-    a time writes in it.
+    ``config.yaml``, ``metrics.jsonl`` (one record per line), ``curves.png``, ``model/`` (the best so far),
+    ``checkpoints/`` (to resume from), ``provenance.parquet`` (the training data), ``evaluation/`` and ``summary.txt``.
+    A lock keeps all but one process from writing.
     """
 
     def __init__(self, path: str | Path):
@@ -41,15 +40,14 @@ class RunDir:
         self.lock = FileLock(self.path / ".lock")
 
     def goes_on(self, settings: Settings) -> bool:
-        """Whether these settings go on with a run that is there, or begin one; nothing is touched.
+        """Whether a run with these settings resumes the run in this folder or starts a new one; changes nothing.
 
-        A run goes on with the settings it has, but for those that change neither what it did so far nor what it is
-        trained on (`app.training.schedule`). A finished one goes on from its last checkpoint where there
-        is more to do now.
+        An unfinished run is resumed if the settings are the same. A changed setting is allowed if all steps so far
+        would have been the same with it (`app.training.schedule`). A finished run is resumed from its last checkpoint
+        if the new settings let it train longer.
 
         Raises:
-            UserError: the folder holds something that may not be replaced: a run that is finished or has other
-                settings, or no run at all.
+            UserError: the folder must not be replaced: it holds a finished run, one with other settings, or no run.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; choose a folder with --run_dir FOLDER.")
@@ -57,7 +55,7 @@ class RunDir:
             return False
         if not self.config.is_file():
             raise UserError(
-                f"{self.path} is not a run folder (no config.yaml in it), so nothing is written there; choose another "
+                f"{self.path} is not a run folder (it has no config.yaml), so nothing is written there; choose another "
                 "with --run_dir FOLDER."
             )
         if settings.overwrite:
@@ -66,7 +64,7 @@ class RunDir:
         return self.checkpoints.is_dir()
 
     def check_settings(self, settings: Settings) -> None:
-        """Stop where the run that is here cannot go on with these settings."""
+        """Raise `UserError` if the run in this folder cannot be resumed with these settings."""
         before = load_settings(self.config)
         by_content = BY_CONTENT if self.provenance.is_file() else set()
         changed = {name: told for name, told in differences(before, settings).items() if name not in by_content}
@@ -75,51 +73,51 @@ class RunDir:
             return
         newest = Checkpoints(self.checkpoints).newest()
         progress = Progress() if newest is None else Progress(**read_state(newest)["progress"])
-        later = LATER if newest is None or progress.steps_per_epoch else set()  # unknown to earlier versions
+        later = LATER if newest is None or progress.steps_per_epoch else set()  # earlier versions lack it
         others = [told for name, told in changed.items() if name not in later]
         is_done = progress.epoch >= settings.train.epochs or is_enough(settings.train, progress)
         if finished and (others or not changed or (newest and is_done)):
             raise UserError(f"The run folder {self.path} holds a finished run: {INSTEAD}.")
         if others:
             raise UserError(
-                f"The unfinished run in {self.path} has other settings: {'; '.join(others)}. Go on with the same ones, "
-                f"{INSTEAD}."
+                f"The unfinished run in {self.path} has other settings: {'; '.join(others)}. Resume with the same "
+                f"ones, {INSTEAD}."
             )
         if finished and newest is None:
             raise UserError(
-                f"The finished run in {self.path} cannot be trained further: its checkpoints are gone, or damaged. "
+                f"The finished run in {self.path} cannot be trained further: its checkpoints are missing or damaged. "
                 f"Train anew: {INSTEAD}."
             )
         if reasons := objections(before.train, settings.train, settings.model.gated, progress, self.records()):
             raise UserError(
-                f"The {'finished' if finished else 'unfinished'} run in {self.path} cannot go on with other settings "
-                f"({'; '.join(changed.values())}): {'; '.join(reasons)}. "
-                + (f"Train anew: {INSTEAD}." if finished else f"Go on with the same ones, {INSTEAD}.")
+                f"The {'finished' if finished else 'unfinished'} run in {self.path} cannot be resumed with other "
+                f"settings ({'; '.join(changed.values())}): {'; '.join(reasons)}. "
+                + (f"Train anew: {INSTEAD}." if finished else f"Resume with the same ones, {INSTEAD}.")
             )
 
     def check_content(self, now: Provenance) -> str | None:
-        """Stop where the run that is to go on was trained on something else than this.
+        """Check that a run is resumed on the data it was trained on.
 
         Returns:
-            a sentence where an earlier version trained it, so that nothing can be compared.
+            A sentence if an earlier version trained the run and left no record to compare with.
 
         Raises:
-            UserError: what differs, in words; or the record of what it was trained on is damaged.
+            UserError: with the differences, or because the record is damaged.
         """
         before = Provenance.load(self.path)
         if before is None:
             return no_record(self.path)
         if changes := before.changes(now):
             raise UserError(
-                f"The run in {self.path} was trained on other data than these: {'; '.join(changes)}. Restore what has "
-                f"changed to go on, {INSTEAD}."
+                f"The run in {self.path} was trained on other data than these: {'; '.join(changes)}. Restore the data "
+                f"to resume it, {INSTEAD}."
             )
         return None
 
     def open(self, settings: Settings, goes_on: bool, provenance: Provenance) -> None:
-        """Take the folder for this process and make it ready: emptied unless the run in it goes on.
+        """Lock the folder, empty it unless its run is resumed, and write settings and provenance.
 
-        Of a finished run that goes on the evaluations so far are kept as ``evaluation_after_<N>_epochs``.
+        When a finished run is resumed, its evaluations are kept as ``evaluation_after_<N>_epochs``.
 
         Raises:
             UserError: another process is writing there.
@@ -133,44 +131,45 @@ class RunDir:
                 "FOLDER."
             ) from error
         if not goes_on:
-            for item in self.content():
+            for item in sorted(self.content(), key=lambda item: item == self.config):  # last what makes it a run
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         if self.result() is not None:
             self.reopen()
-        save_settings(settings, self.config)
+        with replacing(self.config) as file:
+            save_settings(settings, file)
         provenance.save(self.path)
 
     def reopen(self) -> None:
-        """Make an unfinished run of a finished one: no result, and no evaluations of a model that will be another."""
+        """Turn a finished run into an unfinished one: remove its result and set its evaluations aside."""
         records = self.records()
         epochs = max(record["epoch"] for record in records if "epoch" in record)
         self.rewind(records[-1]["step"])
         if (self.path / EVALUATION).is_dir():
             kept = self.path / f"{EVALUATION}_after_{epochs}_epochs"
-            shutil.rmtree(kept, ignore_errors=True)
+            remove(kept)
             os.replace(self.path / EVALUATION, kept)
 
     def content(self) -> list[Path]:
-        """What is in the folder, but for the lock."""
+        """Everything in the folder except the lock."""
         return [item for item in self.path.iterdir() if item != Path(self.lock.lock_file)]
 
     def log(self, record: dict) -> None:
+        """Append a record to ``metrics.jsonl``."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict]:
-        """All records so far."""
+        """All records so far, in order."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
     def result(self) -> dict | None:
-        """The record of a run that came to its end: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
+        """The result of a finished run, or ``None``: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
         return next((record for record in self.records() if "held_out" in record), None)
 
     def check_same(self, settings: Settings) -> None:
-        """Stop where the finished run that is here was made with other settings, or on other data, than one with these
-        would be; the data are read for it."""
+        """Raise `UserError` if the finished run in this folder has other settings or data; reads the data."""
         instead = "Choose another folder with --output FOLDER, or delete that run."
         before = Provenance.load(self.path)
         by_content = set() if before is None else BY_CONTENT
@@ -185,32 +184,19 @@ class RunDir:
             )
 
     def rewind(self, step: int) -> None:
-        """Forget the records after a step, which will be made again, and the result."""
+        """Remove the result and the records after a step, which will be written again."""
         kept = [record for record in self.records() if record["step"] <= step and "held_out" not in record]
-        self.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        with replacing(self.metrics) as file:
+            file.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def save_model(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-        """Replace the best model; a run that dies meanwhile leaves the one before."""
+        """Replace the best model; after a crash `app.inference.load.find_model` finds the previous or the new one."""
         with replacing(self.model) as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
 
 
 def own_evaluation(run_dir: Path) -> Path:
-    """Where a run has the evaluation it ended with: of its test rows, or of its validation rows where it has none."""
+    """The folder of a run's final evaluation: of its test rows, or without these of its validation rows."""
     test, validation = (run_dir / EVALUATION / split for split in ("test", "validation"))
     return test if test.is_dir() or not validation.is_dir() else validation
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Write a folder beside its place and move it there when it is whole."""
-    new, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    yield new
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)

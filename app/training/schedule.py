@@ -1,80 +1,102 @@
-"""The course of a training: learning rate and gates by step and epoch, and whether it may be changed on the way."""
+"""Schedules by step and epoch (learning rate, gates, early stopping), and which changes of them a run allows."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from app.settings import TrainSettings
 from app.training.checkpoint import Progress
-from app.training.optimizer import rate_factor
 
 
-def schedule_of(options: TrainSettings, steps_per_epoch: int) -> tuple:
-    """What `app.training.optimizer.rate_factor` takes, in order."""
+def build_schedule(optimizer: Optimizer, options: TrainSettings, steps_per_epoch: int) -> LambdaLR:
+    """The learning-rate schedule, to be stepped once per optimizer step."""
+    return LambdaLR(optimizer, rate_factor(options, steps_per_epoch))
+
+
+def rate_factor(options: TrainSettings, steps_per_epoch: int) -> Callable[[int], float]:
+    """Factor of the learning rate by optimizer step, from 0: a linear warm-up, then cosine, steps or a constant.
+
+    The warm-up of W steps begins with 1/W. The schedules of `transformers` begin with 0, so that their first step
+    trains nothing.
+    """
     num_steps = steps_per_epoch * options.epochs
-    return options.schedule, num_steps, options.warmup, steps_per_epoch, options.step_epochs, options.step_gamma
+    warmup_steps = round(options.warmup * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if options.schedule == "step":
+            return options.step_gamma ** (step // (options.step_epochs * steps_per_epoch))
+        if options.schedule == "cosine":
+            progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return 1.0
+
+    return factor
 
 
 def first_gated_epoch(options: TrainSettings) -> int:
-    """The epoch, from 0, in which gates begin to learn."""
+    """The first epoch, counted from 0, in which gates are trained."""
     return min(int(options.gate_warmup * options.epochs + 0.5), options.epochs - 1)
 
 
 def is_enough(options: TrainSettings, progress: Progress) -> bool:
-    """Whether early stopping ends the run here."""
+    """Whether early stopping ends the run."""
     return 0 < options.early_stopping <= progress.since_best
 
 
 def objections(
     before: TrainSettings, after: TrainSettings, gated: bool, progress: Progress, records: Sequence[dict]
 ) -> list[str]:
-    """Why a run cannot go on with another course: what it did so far is not what it would have done then.
+    """Why a run cannot be resumed with another schedule; empty if it can.
 
-    Without objections it ends bit by bit as if it had begun with the new settings.
+    A run can be resumed if all its steps so far would have been the same with the new settings. It then ends with the
+    same bits as a run that had the new settings from the start.
 
     Args:
-        before, after: settings that differ in ``epochs``, ``warmup``, ``gate_warmup`` and ``early_stopping`` at most.
+        before, after: settings that differ at most in ``epochs``, ``warmup``, ``gate_warmup`` and ``early_stopping``.
         gated: whether the model has gates.
-        progress: what was done, of the checkpoint it goes on from.
-        records: of the run, for the validation accuracy of its epochs.
+        progress: the progress at the checkpoint from which the run is resumed.
+        records: the records of the run, for the validation accuracy of its epochs.
     """
     if not progress.step:
         return []
     begun = progress.epoch + (progress.epoch_step > 0)
     if after.epochs < begun:
-        return [f"{begun} epochs are done or under way"]
+        return [f"{begun} epochs are done or have begun"]
     found = []
-    old, new = (rate_factor(*schedule_of(options, progress.steps_per_epoch)) for options in (before, after))
+    old, new = (rate_factor(options, progress.steps_per_epoch) for options in (before, after))
     if any(old(step) != new(step) for step in range(progress.step + 1)):
         found.append(rate_objection(before, after, progress.steps_per_epoch))
     gates = first_gated_epoch(before), first_gated_epoch(after)
     if gated and any((epoch < gates[0]) != (epoch < gates[1]) for epoch in range(begun)):
         found.append(
-            f"gates were held open for {gates[0]} epochs, a share of all: add --train.gate_warmup "
-            f"{gates[0] / after.epochs:.8g}, which is as many of {after.epochs}"
+            f"gates were held open for {gates[0]} epochs: to keep that number, add --train.gate_warmup "
+            f"{gates[0] / after.epochs:.8g}"
         )
-    decided = max(0, progress.epoch - (progress.epoch_step == 0))  # what follows the last epoch is still to be decided
+    decided = max(0, progress.epoch - (progress.epoch_step == 0))  # early stopping after the last epoch is still open
     waits = epochs_without_gain(records)[:decided]
     if 0 < after.early_stopping <= max(waits, default=0):
-        found.append(f"with train.early_stopping {after.early_stopping} it would have ended before")
+        found.append(f"train.early_stopping {after.early_stopping} would have ended the run earlier")
     return found
 
 
 def rate_objection(before: TrainSettings, after: TrainSettings, steps_per_epoch: int) -> str:
-    """Why the learning rate so far was another."""
+    """Why the learning rate of the steps so far would have been different."""
     if before.schedule == "cosine":
         return (
-            f"the cosine schedule lowers the learning rate to 0 over {before.epochs} epochs, and the steps that are "
-            "done followed it; schedules constant and step do not depend on the number of epochs"
+            f"the cosine schedule lowers the learning rate to 0 over {before.epochs} epochs, and the steps so far "
+            "followed it; only the schedules constant and step are independent of the number of epochs"
         )
     steps = round(before.warmup * steps_per_epoch * before.epochs)
     share = steps / (steps_per_epoch * after.epochs)
-    return (
-        f"the learning rate rose over {steps:,} steps, a share of all: add --train.warmup {share:.8g}, which is as "
-        f"many of {after.epochs} epochs"
-    )
+    return f"the warm-up took {steps:,} steps: to keep that number, add --train.warmup {share:.8g}"
 
 
 def epochs_without_gain(records: Sequence[dict]) -> list[int]:
-    """After each epoch, how many had passed since the best."""
+    """For each epoch, the number of epochs since the best one so far."""
     found: list[int] = []
     for record in records:
         if "validation_accuracy" in record:

@@ -1,4 +1,4 @@
-"""Weights and optimiser state as a whole, also where several processes hold a part each (FSDP)."""
+"""Full model and optimizer state, also when they are sharded over processes (FSDP)."""
 
 from typing import Any
 
@@ -22,28 +22,28 @@ from models.lora import add_lora, lora_rank
 from models.weight_check import check_weights, compare_weights
 
 ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
-"""All weights, in the memory of the main process; the others get nothing."""
+"""Gather all weights in the CPU memory of the main process; other processes get nothing."""
 EVERYWHERE = StateDictOptions(full_state_dict=True)
 OTHER_MODEL = (
-    "Data, encoder or code are not those that the run was begun with: bring them back, or start anew with "
+    "Data, encoder or code have changed since the run was started: restore them, or start a new run with "
     "--overwrite true."
 )
-"""Why the weights of a checkpoint may not fit."""
+"""Why the weights of a checkpoint may not fit the model."""
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
-    """Settings of FSDP where `accelerate launch` was asked for it: those of its configuration, with float32 weights.
+    """The FSDP plugin with float32 weights if `accelerate launch` was configured for FSDP, otherwise ``None``.
 
-    Half precision is autocast's affair, as without FSDP; weights cast by FSDP do not go with batch norm.
+    Half precision comes from autocast, as without FSDP: batch norm does not work with weights that FSDP casts.
 
     Raises:
-        UserError: DeepSpeed was asked for.
+        UserError: `accelerate launch` was configured for DeepSpeed.
     """
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(
-            "DeepSpeed is not supported: its checkpoints are pickled and hold no exact place in an epoch. FSDP shards "
-            "weights, gradients and optimiser state too: accelerate launch --config_file configs/accelerate/fsdp.yaml "
-            "train.py … (docs/training.md)."
+            "DeepSpeed is not supported: its checkpoints are pickled and do not record the position in an epoch. FSDP "
+            "also shards weights, gradients and optimizer state: accelerate launch "
+            "--config_file configs/accelerate/fsdp.yaml train.py … (docs/training.md)."
         )
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return None
@@ -51,20 +51,20 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether each process holds a part of the weights."""
+    """Whether the weights are sharded over processes."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 def whole_model(model: nn.Module, accelerator: Accelerator) -> ImageTextClassifier:
-    """The model as one process can run and save it: itself, or a copy where each process holds a part of it.
+    """The unsharded model: the model itself, or a copy if it is sharded.
 
-    All processes must call it, and then have the batch statistics of the main process.
+    All processes must call it; it also copies the batch norm statistics of the main process to all others.
     """
     whole = accelerator.unwrap_model(model)
     if is_sharded(accelerator):
         weights, rank = get_model_state_dict(whole, options=EVERYWHERE), lora_rank(whole)
         with torch.random.fork_rng():
-            whole = ImageTextClassifier(whole.config, trust_custom_encoder=True)  # the run has been trusted with it
+            whole = ImageTextClassifier(whole.config, trust_custom_encoder=True)  # it was trained in this run
             if rank:
                 add_lora(whole, rank)
         whole.load_state_dict(weights)
@@ -75,7 +75,7 @@ def whole_model(model: nn.Module, accelerator: Accelerator) -> ImageTextClassifi
 
 
 def whole_state(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any], list[dict]]:
-    """Weights, the optimiser's tensors by ``<parameter>.<name>``, and its parameter groups, on the main process.
+    """Weights, optimizer tensors by ``<parameter>.<name>``, and parameter groups, all on the main process.
 
     All processes must call it.
     """
@@ -96,12 +96,12 @@ def restore_state(
     moments: dict[str, Any],
     groups: list[dict],
 ) -> None:
-    """Put back what `whole_state` gave; every process has been given all of it and takes its part.
+    """Restore the state that `whole_state` returned; each process passes all of it and keeps its shard.
 
-    A parameter that no gradient reaches has no moments: the text encoder's without fusion, DINOv2's mask token.
+    Parameters without a gradient have no optimizer state: the text encoder without fusion, DINOv2's mask token.
 
     Raises:
-        UserError: weights of another model.
+        UserError: the weights are those of another model.
     """
     own: Any = get_model_state_dict(model)
     check_weights("the checkpoint", "the model", set(own), compare_weights(weights, own), OTHER_MODEL, whole=True)
@@ -116,5 +116,5 @@ def restore_state(
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """Torch's own optimiser, which accelerate's has inside."""
+    """The torch optimizer inside that of accelerate."""
     return getattr(optimizer, "optimizer", optimizer)

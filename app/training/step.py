@@ -1,4 +1,4 @@
-"""One epoch of training, step by step."""
+"""One epoch of training."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -24,13 +24,13 @@ LOG_EVERY = 10
 def train_epoch(
     training: Training, accelerator: Accelerator, options: TrainSettings, progress: Progress
 ) -> Iterator[dict | None]:
-    """What is left of one pass over the training rows, step by step.
+    """Train on the remaining batches of the current epoch.
 
     Yields:
-        after each step a record of loss and learning rate, or ``None`` where it is not yet time for one.
+        After each optimizer step a record with loss, learning rate and gradient norm, or ``None`` if none is due.
 
     Raises:
-        FloatingPointError: a gradient that is not finite, at the next record.
+        UserError: a gradient is not finite; raised when the next record is due.
     """
     training.model.train()
     batches = iter(training.loader)
@@ -52,10 +52,12 @@ def train_epoch(
 def train_step(
     training: Training, accelerator: Accelerator, options: TrainSettings, group: list[Batch], step: int
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step; the loss is the mean over the rows of all batches of the group and of all processes.
+    """One optimizer step on a group of accumulated batches.
+
+    The loss is the weighted mean over all rows of the group on all processes.
 
     Returns:
-        this process's share of the loss, times the number of processes, and the norm of the gradient.
+        The loss of this process, scaled so that its mean over processes is the loss, and the norm of the gradient.
     """
     model, optimizer, loss_function = training.model, training.optimizer, training.loss_function
     rows = torch.cat([batch.targets.rows for batch in group])
@@ -78,7 +80,7 @@ def train_step(
     norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     loss = torch.stack(losses).sum()
-    if accelerator.mixed_precision != "fp16":  # which leaves such steps out by itself, and goes on
+    if accelerator.mixed_precision != "fp16":  # whose gradient scaler skips such steps by itself
         training.watch.see(optimizer, norm, step, loss, rows)
     optimizer.step()
     training.schedule.step()
@@ -87,12 +89,12 @@ def train_step(
 
 
 def penalty(output: ImageTextOutput, options: TrainSettings) -> Tensor | float:
-    """What is added to the loss for sharp attention and for work that gates could save."""
+    """The terms of the loss for concentrated attention (``attention_penalty``) and for open gates (``gate_cost``)."""
     total: Tensor | float = 0.0
     if options.attention_penalty:
         assert output.attentions is not None
-        lengths = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
-        total += options.attention_penalty * torch.stack(lengths).mean()
+        squared_norms = [weights.float().square().sum(dim=-1).mean() for weights in output.attentions]
+        total += options.attention_penalty * torch.stack(squared_norms).mean()
     if output.work is not None:
         total += options.gate_cost * output.work.mean()
     return total

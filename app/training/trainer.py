@@ -1,4 +1,4 @@
-"""What learns, and from which batches."""
+"""The parts of a training: model, optimizer, schedule, loss and batches."""
 
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -17,8 +17,8 @@ from app.training.feature_cache import FOLDER, FeatureCache
 from app.training.gradient_checkpointing import checkpoint_gradients
 from app.training.gradient_watch import GradientWatch
 from app.training.loss import RowLoss, balancing_weights, build_loss
-from app.training.optimizer import build_optimizer, build_schedule, parameter_groups
-from app.training.schedule import first_gated_epoch, schedule_of
+from app.training.optimizer import build_optimizer, parameter_groups
+from app.training.schedule import build_schedule, first_gated_epoch
 from app.training.sharding import is_sharded
 from data import (
     Augmentation,
@@ -41,12 +41,12 @@ from models.settings import ModelSettings
 from models.vgg import LAST
 
 PRETRAINED_SCALE = 0.1
-"""Learning rate of a pretrained encoder, as a multiple, where none is given."""
+"""Default scale of the learning rate of a pretrained encoder."""
 
 
 @dataclass
 class Training:
-    """What learns, and from which batches in which order."""
+    """Everything that a training step needs: the model, its optimizer, and the batches in their order."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -69,15 +69,13 @@ class Training:
         processor: ImageTextProcessor,
         accelerator: Accelerator,
     ) -> "Training":
-        """Everything up to the first step; raises ``ValueError`` for settings that do not fit together."""
+        """Build all parts on the CPU; `to_device` must follow before the first step.
+
+        Raises:
+            UserError: settings that do not fit together or do not fit the data.
+        """
         options, rows = settings.train, data.splits["train"]
-        if options.attention_penalty and settings.model.fusion != "cross":
-            raise UserError(
-                f"--train.attention_penalty is of the weights of cross-attention; fusion {settings.model.fusion} has "
-                "none, or lowers them by reading from the image alone."
-            )
-        if options.gate_cost and not settings.model.gated:
-            raise UserError("--train.gate_cost is the cost of gates: add --model.gated true.")
+        check_options(options, settings.model)
         scales = learning_rate_scales(options, settings.model)
         if options.lora_rank:
             check_lora(scales, settings.model)
@@ -87,28 +85,48 @@ class Training:
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         form = LabelFormat.of(settings.data)
         inputs = InputCollate(processor, settings.data.max_pixels, model.config.value_range)
-        if options.cache_features and not rows.is_stream:
-            model = model.to(accelerator.device)
-            inputs = with_features(inputs, settings, data, model, processor, scales, accelerator)
         collate = Collate(inputs, model.config.label2id, form)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         check_batch_norm(model, sampler)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
         optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
-        schedule = build_schedule(optimizer, *schedule_of(options, steps_per_epoch))
-        loss_function = build_loss(options, collate.label2id, rows.labels, form).to(accelerator.device)
-        model, optimizer = accelerator.prepare(model, optimizer)
+        schedule = build_schedule(optimizer, options, steps_per_epoch)
+        loss_function = build_loss(options, collate.label2id, rows.labels, form)
         normal = processor.image_processor
         augment = Augmentation(normal.image_mean, normal.image_std) if options.augment else None
         return cls(
             model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
         )
 
-    def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
-        """Make the loader give the batches of the epoch under way that have not been trained on.
+    def to_device(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
+        """Move to the accelerator's device and compute the features of frozen encoders that are not cached yet.
 
-        Gates begin to learn when their time has come. No epoch before is the best, or ends the training early, since
-        none has learnt to save work.
+        Raises:
+            UserError: the features do not fit on the disk.
+        """
+        if settings.train.cache_features and not data.splits["train"].is_stream:
+            self.use_cached_features(settings, data, accelerator)
+        self.loss_function = self.loss_function.to(accelerator.device)
+        self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+
+    def use_cached_features(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
+        """Let batches hold the features of frozen encoders in place of images or texts."""
+        model: ImageTextClassifier = accelerator.unwrap_model(self.model.to(accelerator.device))
+        folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
+        cache = FeatureCache(folder, model, self.processor, accelerator, size, settings.data.num_workers)
+        splits = [data.splits["train"], data.splits["validation"]]
+        scales = learning_rate_scales(settings.train, settings.model)
+        level = cached_level(settings, model, scales)
+        images = cache.images(splits, self.collate.inputs, level) if level else None
+        texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
+        inputs = self.collate.inputs
+        self.collate.inputs = replace(inputs, image_features=images, text_features=texts, features_level=level)
+
+    def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
+        """Let the loader give the remaining batches of the current epoch, and hold gates open during their warm-up.
+
+        Epochs of the gates' warm-up are neither the best epoch nor counted for early stopping, because their gates
+        have not learned to save work.
         """
         self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
         gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
@@ -119,14 +137,17 @@ class Training:
             progress.best, progress.since_best = -1.0, 0
 
     def describe_epoch(self) -> str:
+        """Steps per epoch, and the images that an epoch omits because its batches are full."""
         left_out = self.sampler.num_left_out
-        return f"{self.steps_per_epoch} steps an epoch" + (
-            f", full batches only: {left_out} images, others each time, wait for a later epoch" if left_out else ""
+        return f"{self.steps_per_epoch} steps per epoch" + (
+            f"; {left_out} images, different ones each time, do not fill a batch and wait for a later epoch"
+            if left_out
+            else ""
         )
 
 
 def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
-    """The model for these data; it remembers how its rows were read."""
+    """Build the model and its processor; the model's configuration records how rows are read."""
     rows, form = data.splits["train"], LabelFormat.of(settings.data)
     return build_model(
         settings.model,
@@ -145,44 +166,35 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
 
 
 def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:
-    """The scale of each part; where none is given, a lower one for pretrained weights."""
+    """The scale of the learning rate of each part; the default is lower for pretrained weights."""
     text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
     given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
     return {"text_encoder": text, "image_encoder": image} | given
 
 
+def check_options(options: TrainSettings, model: ModelSettings) -> None:
+    """Refuse a loss term whose part of the model does not exist."""
+    if options.attention_penalty and model.fusion != "cross":
+        raise UserError(
+            f"--train.attention_penalty needs the attention weights of --model.fusion cross, not of {model.fusion}."
+        )
+    if options.gate_cost and not model.gated:
+        raise UserError("--train.gate_cost is the cost of gates: add --model.gated true.")
+
+
 def check_lora(scales: dict[str, float], model: ModelSettings) -> None:
     if not text_is_pretrained(model):
         raise UserError(
-            f"--train.lora_rank adapts a pretrained text encoder, and {model.text_encoder!r} is none: name one with "
-            "--model.text_encoder, or leave lora_rank out."
+            f"--train.lora_rank needs a pretrained text encoder, and {model.text_encoder!r} is not one: name one with "
+            "--model.text_encoder, or remove --train.lora_rank."
         )
     if scales["text_encoder"] == 0:
-        raise UserError("--train.lora_rank lets the text encoder learn; --train.scales.text_encoder 0 forbids it.")
-
-
-def with_features(
-    inputs: InputCollate,
-    settings: Settings,
-    data: PreparedData,
-    model: ImageTextClassifier,
-    processor: ImageTextProcessor,
-    scales: dict[str, float],
-    accelerator: Accelerator,
-) -> InputCollate:
-    """Replace images and texts by cached features of the encoders that stay frozen."""
-    folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
-    cache = FeatureCache(folder, model, processor, accelerator, size, settings.data.num_workers)
-    splits = [data.splits["train"], data.splits["validation"]]
-    level = cached_level(settings, model, scales)
-    images = cache.images(splits, inputs, level) if level else None
-    texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
-    return replace(inputs, image_features=images, text_features=texts, features_level=level)
+        raise UserError("--train.lora_rank trains the text encoder, but --train.scales.text_encoder 0 freezes it.")
 
 
 def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[str, float]) -> int:
-    """The last block whose maps are the same in every epoch: frozen as those before it, and before any text is met."""
+    """The last block of the image encoder that is frozen, with all blocks before it, and precedes the first fusion."""
     if settings.train.augment:
         return 0
     frozen = LAST if scales["image_encoder"] == 0 else settings.train.frozen_blocks
@@ -192,12 +204,12 @@ def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[st
 def training_batches(
     settings: Settings, rows: Rows, collate: Collate, accelerator: Accelerator
 ) -> tuple[ImageBatchSampler | StreamedBatches, DataLoader]:
-    """This process's batches, in an order that ``set_epoch`` of the first chooses."""
+    """The sampler and the loader of this process; ``set_epoch`` of the sampler chooses the order."""
     size, seed = settings.train.batch_size, settings.train.seed
     share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
     texts = settings.data.max_texts_per_image
     if rows.is_stream and settings.train.sampling == "balanced":
-        raise UserError("--train.sampling balanced draws any row at any time, which a stream cannot give.")
+        raise UserError("--train.sampling balanced needs random access to rows, which a stream does not have.")
     if rows.is_stream:
         batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, texts, **share)
         return batches, stream_loader(batches, collate)

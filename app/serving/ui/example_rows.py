@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from app.atomic_write import surviving
 from app.reporting.example_grid import spread
 from app.run_paths import MODEL_FOLDER, find_data
 from app.serving.ui.uploads import make_upload_folder
@@ -40,7 +41,7 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
     try:
         data = find_data(run, data, [source, "image_root"])
         rows = load_rows(getattr(data, source), "test", data)
-        rows = replace(rows, value_range=ImageTextConfig.from_pretrained(run / MODEL_FOLDER).value_range)
+        rows = replace(rows, value_range=ImageTextConfig.from_pretrained(surviving(run / MODEL_FOLDER)).value_range)
         with_text = np.flatnonzero([bool(text) for text in rows.texts])
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = verify_images(rows.select(chosen), data)

@@ -1,0 +1,79 @@
+"""The end of a run: calibration, evaluation on the held-out rows, summary and model card."""
+
+import time
+
+from accelerate import Accelerator
+
+from app.evaluation.calibration import choose_threshold, fit_temperature, tempered
+from app.evaluation.evaluate import Role, groups_of
+from app.evaluation.predict import MODALITIES, predict
+from app.inference.load import load_model
+from app.reporting.model_card import model_card
+from app.reporting.text import score_table
+from app.reporting.write import evaluate_to
+from app.settings import Settings, TrainSettings
+from app.training.run_folder import RunDir
+from app.training.run_summary import next_commands
+from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows
+from models import ImageTextClassifier, ImageTextProcessor
+from models.decisions import confidence
+
+CONTENTS = (
+    "model/, evaluation/{split}/ (report.html, metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
+)
+
+
+def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:
+    """Calibrate the best model, score it on the held-out rows, and write summary and model card.
+
+    Without held-out rows the validation rows are scored.
+    """
+    accelerator.wait_for_everyone()
+    model, processor = load_model(run.model, trust_custom_encoder=True)
+    split: Role = "test" if "test" in data.splits else "validation"
+    rows = data.splits[split]
+    model = model.to(accelerator.device)
+    folder, options = run.path / "evaluation" / split, settings.train
+    calibrate(model, processor, data.splits["validation"], accelerator, settings.data, options)
+    if accelerator.is_main_process:
+        run.save_model(model, processor)
+    figures = evaluate_to(
+        folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures, role=split
+    )
+    if not accelerator.is_main_process:
+        return
+    summary = score_table(figures, f"{split}, {rows.source}")
+    if split == "validation":
+        summary += "\n\nThere were no held-out rows; name them with --data.test."
+    pictures = ", where_it_looked.png" if options.pictures else ""
+    minutes = (time.time() - started) / 60
+    accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
+    card = model_card(run.path.name, model, settings, data, split, figures)
+    card.save(run.model / "README.md")
+    summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
+    summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
+    (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
+    run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
+    print(f"\n{summary}", flush=True)
+
+
+def calibrate(
+    model: ImageTextClassifier,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    accelerator: Accelerator,
+    data: DataSettings,
+    options: TrainSettings,
+) -> None:
+    """Fit the model's temperature and its confidence threshold on the validation rows."""
+    model.config.temperature = 1.0
+    form, value_range = LabelFormat.of(model.config), model.config.value_range
+    collate = Collate(InputCollate(processor, data.max_pixels, value_range), model.config.label2id, form)
+    found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
+    probabilities, label_type = found.probabilities[MODALITIES[0]], found.truth.label_type
+    model.config.temperature = fit_temperature(probabilities, found.truth)
+    probabilities = tempered(probabilities, model.config.temperature, label_type)
+    sure = confidence(probabilities, label_type)
+    groups, _ = groups_of(rows, data.group)
+    right, weights = found.truth.right(probabilities), found.truth.weights
+    model.config.threshold = choose_threshold(sure, right, options.target_risk, groups, weights)

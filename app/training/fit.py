@@ -1,0 +1,111 @@
+"""The training loop: steps, checkpoints, validation after each epoch, the best model."""
+
+import signal
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from app.evaluation.predict import predict
+from app.reporting.text import draw_curves
+from app.settings import Settings, flat
+from app.training.checkpoint import Checkpoints, Progress
+from app.training.progress import keep_record
+from app.training.run_folder import RunDir
+from app.training.schedule import is_enough
+from app.training.sharding import whole_model
+from app.training.step import train_epoch
+from app.training.stop_signal import Stopped, StopRequest
+from app.training.trainer import Training
+from data import PreparedData
+from models.lora import merge_lora
+
+
+def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
+    """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``.
+
+    Raises:
+        Stopped: a signal stopped the run; its checkpoint is saved.
+    """
+    options = settings.train
+    names = {"wandb": {"name": run.path.name}} if "wandb" in options.trackers else {}
+    accelerator.init_trackers("image-text-classification", config=flat(settings), init_kwargs=names)
+    checkpoints = Checkpoints(run.checkpoints, options.keep_checkpoints)
+    state = (accelerator, training.model, training.optimizer, training.schedule)
+    progress = Progress()
+    if newest := checkpoints.newest():
+        progress = checkpoints.load(newest, *state)
+        print(f"  resuming after step {progress.step} ({newest})", flush=True)
+    progress.steps_per_epoch = training.steps_per_epoch
+    if accelerator.is_main_process:
+        run.rewind(progress.step)
+    with StopRequest() as stop, progress_bar(training, options.epochs, progress, accelerator) as bar:
+        while progress.epoch < options.epochs and not is_enough(options, progress):
+            training.start_epoch(progress, options)
+            for record in train_epoch(training, accelerator, options, progress):
+                if record is not None:
+                    show(record, bar, progress)
+                    keep_record(record, run, accelerator)
+                stopping = (record is not None or accelerator.num_processes == 1) and stop.is_made(accelerator)
+                due = options.checkpoint_steps and progress.step % options.checkpoint_steps == 0
+                if progress.epoch_step == training.steps_per_epoch:
+                    break  # validation comes before the checkpoint and before stopping
+                if stopping or due:
+                    training.watch.check()
+                    checkpoints.save(*state, progress)
+                if stopping:
+                    raise Stopped(stop.number or signal.SIGTERM, progress.step)
+            validate(settings, data, training, accelerator, run, progress, bar)
+            checkpoints.save(*state, progress)
+            if stop.is_made(accelerator):
+                raise Stopped(stop.number or signal.SIGTERM, progress.step)
+
+
+def progress_bar(training: Training, epochs: int, progress: Progress, accelerator: Accelerator) -> tqdm:
+    return tqdm(
+        total=training.steps_per_epoch * epochs,
+        initial=progress.step,
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
+
+
+def show(record: dict, bar: tqdm, progress: Progress) -> None:
+    """Show a record of the training loss in the progress bar."""
+    bar.update(record["step"] - bar.n)
+    bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['learning_rate']:.1e}", epoch=progress.epoch + 1)
+
+
+def validate(
+    settings: Settings,
+    data: PreparedData,
+    training: Training,
+    accelerator: Accelerator,
+    run: RunDir,
+    progress: Progress,
+    bar: tqdm,
+) -> None:
+    """Score the validation rows after an epoch, report the result, and keep the model if it is the best so far."""
+    options = settings.train
+    model = whole_model(training.model, accelerator)
+    predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
+    progress.end_epoch(predictions.accuracy())
+    record = {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "validation_accuracy": predictions.accuracy(),
+        "validation_loss": predictions.loss(),
+        "best": progress.since_best == 0,
+    }
+    keep_record(record, run, accelerator)
+    if not accelerator.is_main_process:
+        return
+    bar.write(
+        f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, loss {predictions.loss():.3f}"
+        + (" (best so far)" if progress.since_best == 0 else "")
+    )
+    if is_enough(options, progress):
+        bar.write(f"  early stopping: {progress.since_best} epochs without a better validation accuracy")
+    draw_curves(run.records(), run.path / "curves.png")
+    if progress.since_best == 0:
+        run.save_model(merge_lora(model), training.processor)

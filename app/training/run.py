@@ -1,0 +1,99 @@
+"""A training from its settings to the held-out result: data → model → loop → best model → evaluation."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size, set_seed
+
+from app.inference.load import hide_file_bars
+from app.settings import Settings
+from app.training.devices import build_accelerator
+from app.training.exit_codes import explain_memory_errors
+from app.training.finish import finish
+from app.training.fit import fit
+from app.training.progress import output_of_main_process
+from app.training.provenance import Provenance
+from app.training.run_folder import RunDir
+from app.training.run_summary import describe_training
+from app.training.trainer import Training, build
+from data import PreparedData, prepare_data
+
+
+def run_training(settings: Settings) -> Path:
+    """Train a classifier, or resume an interrupted run, and score the best model on the held-out rows.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: settings or data that the user can put right.
+        Stopped: a signal stopped the run; its checkpoint is saved.
+    """
+    started = time.time()
+    hide_file_bars()
+    run = RunDir(settings.run_dir)
+    with output_of_main_process(), explain_memory_errors():
+        resumes = run.goes_on(settings)
+        accelerator = build_accelerator(settings)
+        try:
+            with accelerator.main_process_first():  # so that an error in the data is reported once
+                data = prepare_data(settings.data, settings.train.seed)
+            train_in_memory(settings, data, accelerator, run, resumes)
+            finish(settings, data, accelerator, run, started)
+        finally:
+            run.lock.release()
+    accelerator.free_memory()  # the last references to the process group: its threads end before the interpreter
+    accelerator.end_training()
+    return run.path
+
+
+def train_in_memory(
+    settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, resumes: bool
+) -> None:
+    """Train; when memory runs out, resume from the last checkpoint with half the batch and twice the accumulation."""
+    options = settings.train
+    size = options.batch_size
+    with accelerator.main_process_first():  # so that an error in the settings is reported once
+        prepared: Training | None = open_run(settings, data, accelerator, run, resumes)
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        print(f"  out of memory: continuing with batches of {size}, accumulated to {options.batch_size} images")
+        return size
+
+    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
+    def train_with(batch_size: int) -> None:
+        nonlocal prepared
+        training, prepared = prepared, None  # no other reference, so that a failed attempt frees its memory
+        accumulation = options.gradient_accumulation_steps * options.batch_size // batch_size
+        smaller = replace(options, batch_size=batch_size, gradient_accumulation_steps=accumulation)
+        now = replace(settings, train=smaller)
+        if training is None:
+            accelerator.free_memory()
+            set_seed(options.seed)
+            training = Training.set_up(now, data, *build(now, data), accelerator)
+        training.to_device(now, data, accelerator)
+        fit(now, data, training, accelerator, run)
+
+    train_with()
+
+
+def open_run(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, resumes: bool) -> Training:
+    """Build the model, check that everything fits together, and take the run folder.
+
+    Nothing is on the accelerator's device yet: if its memory runs out later, the folder has its lock and its settings.
+    """
+    set_seed(settings.train.seed)
+    model, processor = build(settings, data)
+    provenance = Provenance.of(settings, data, model, processor)
+    training = Training.set_up(settings, data, model, processor, accelerator)
+    if accelerator.is_main_process:
+        note = run.check_content(provenance) if resumes else None
+        run.open(settings, resumes, provenance)
+        lines = [note] if note else []
+        lines += [*data.notes, *describe_training(training, data, accelerator)]
+        print("\n".join(f"  {line}" for line in lines), flush=True)
+    return training
