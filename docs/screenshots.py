@@ -101,10 +101,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--question", default="what color is the circle?")
     parser.add_argument("--word", default="circle", help="the word whose heat is shown")
     args = parser.parse_args(argv)
-    with browser(1280, 1010) as chrome:
+    with browser(1280, 800) as chrome:
         photograph_report(chrome, args.run / "evaluation" / "test" / "report.html")
-        with serve(args.run) as address:
-            photograph_page(chrome, address, args.example, args.question, args.word)
+    with browser(1280, 1010) as chrome, serve(args.run) as address:
+        photograph_page(chrome, address, args.example, args.question, args.word)
 
 
 if __name__ == "__main__":
