@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 EASY_VQA ?= easy_vqa
 
-.PHONY: help demo test quality docs style app bench clean
+.PHONY: help demo check test lint quality docs style app bench clean
 help:            ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -24,14 +24,18 @@ endif
 demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where it looked
 	$(BIN)/python train.py configs/quickstart.yaml --overwrite true
 
-test: $(STAMP)   ## Run all tests, the slow ones too
+check: lint      ## Check format, lint and types, and run the fast tests: 90 seconds
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test: $(STAMP)   ## Run all tests, also those that train and serve: 8 minutes
 	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist worksteal
 
-quality: docs      ## Check format, lint, types and documentation
+quality: lint docs  ## Check format, lint, types and documentation
+
+lint: $(STAMP)   ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy train.py eval.py
 
 docs: $(STAMP)   ## Build the website of the documentation in runs/site; a dead link fails
 	$(BIN)/python docs/generate.py --check

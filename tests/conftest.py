@@ -1,5 +1,6 @@
 """Shared fixtures: everything small, offline and made by code."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +24,27 @@ from models.text_encoder import scratch_text_config, train_tokenizer
 
 TEXTS = ["what color is the circle?", "is there a red square?", "how many shapes are there?"]
 IMAGE_SIZE = 32
+
+
+SLOW_MODULES = {"test_ablate", "test_compare", "test_course", "test_doctor", "test_feature_cache", "test_learning"}
+SLOW_MODULES |= {"test_lora", "test_odd_images", "test_onnx", "test_page", "test_places", "test_provenance"}
+SLOW_MODULES |= {"test_proxy", "test_resume", "test_sharding", "test_stopping", "test_train", "test_values"}
+"""Modules of which most tests train a model or start a process."""
+SLOW_FIXTURES = {"run_dir", "command", "browser"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests that train a model, serve one or start a process: they are for ``make test``."""
+    for item in items:
+        if item.module.__name__ in SLOW_MODULES or SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Leave what the imports made out of every garbage collection to come: it is a million objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -87,5 +109,6 @@ def shapes_folder(tmp_path_factory) -> Path:
 def run_dir(shapes_folder, tmp_path_factory) -> Path:
     """A run of train.py that tests read and leave as it is."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    train.main(arguments(shapes_folder, run_dir, "--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]"))
+    more = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
+    train.main(arguments(shapes_folder, run_dir, *more))
     return run_dir

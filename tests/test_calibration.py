@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from scipy.stats import binomtest
 
+from app import Predictor
 from app.evaluation.calibration import (
     calibration_error,
     calibration_figures,
@@ -173,3 +174,18 @@ def test_the_curve_ends_with_all_rows_answered():
     curve = risk_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]))
     assert curve["coverage"] == [0.25, 0.5, 0.75, 1.0]
     assert curve["risk"] == pytest.approx([0, 0, 1 / 3, 1 / 2])
+
+
+def test_an_answer_exactly_at_the_threshold_is_sure(model, processor):
+    probabilities = np.array([[0.75, 0.25, 0.0], [0.5, 0.25, 0.25]], dtype=np.float32)
+    figures = calibration_figures(probabilities, Truth("single", np.array([0, 0])), np.arange(2), 1.0, 0.75)
+    assert figures["coverage"]["value"] == 0.5
+    model.config.threshold = 0.75
+    assert [found.is_sure for found in Predictor(model, processor, "cpu").describe(probabilities, 1)] == [True, False]
+
+
+def test_answers_of_equal_confidence_are_sure_together_or_not_at_all():
+    """45 right answers would do; five that are wrong share the confidence of the last of them."""
+    confidence, right = np.repeat([0.9, 0.8], [44, 6]), np.repeat([True, False], [45, 5])
+    assert choose_threshold(confidence, right, 0.05, np.arange(50)) > 1
+    assert choose_threshold(np.append(confidence[:45], [0.7] * 5), right, 0.05, np.arange(50)) == 0.8

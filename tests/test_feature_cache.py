@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny import arguments
+from tiny import VGG16, arguments
 
 import train
 from app.settings import parse_settings
@@ -18,6 +18,7 @@ from models import ImageTextClassifier
 from models.vgg import VGG16Encoder
 
 FROZEN = ["--train.scales.image_encoder", "0", "--train.scales.text_encoder", "0", "--train.mixed_precision", "no"]
+FROZEN += VGG16
 
 
 def losses(run_dir) -> list[float]:
@@ -70,7 +71,7 @@ def test_training_from_the_cache_gives_the_losses_of_training_without_it(
 
 @pytest.mark.parametrize("cached", ["true", "false"])
 def test_frozen_blocks_keep_their_weights_and_statistics(shapes_folder, tmp_path, passes, cached):
-    some = ["--train.frozen_blocks", "3", "--train.cache_features", cached, "--model.levels", "[4,5]"]
+    some = [*VGG16, "--train.frozen_blocks", "3", "--train.cache_features", cached, "--model.levels", "[4,5]"]
     train.main(arguments(shapes_folder, tmp_path / "run", *some))
     assert (passes["images"] == 24) == (cached == "true"), "frozen blocks are run once an image where there is a cache"
     before, _ = build(parse_settings(arguments(shapes_folder, tmp_path, *some)), *prepared(shapes_folder))
@@ -103,6 +104,7 @@ def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> Featur
 def test_other_weights_preprocessing_or_precision_are_another_store(tmp_path, model, processor, shapes_folder):
     first = store_of(tmp_path, model, processor, shapes_folder)
     assert store_of(tmp_path, model, processor, shapes_folder).folder == first.folder
+    assert store_of(tmp_path, model, processor, shapes_folder, mixed_precision="bf16").folder != first.folder
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
     other = store_of(tmp_path, model, processor, shapes_folder).folder
     with torch.no_grad():

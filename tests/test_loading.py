@@ -358,11 +358,12 @@ def test_the_encoders_of_a_trained_classifier_are_taken_over(saved):
         build(text_encoder=str(saved))
 
 
-def test_the_vgg16_of_a_trained_classifier_is_taken_over_from_its_file(run_dir):
-    with pytest.raises(ValueError, match=rf"VGG16.*--model.image_weights {run_dir}/model/{WEIGHTS}"):
-        build(image_encoder=str(run_dir / "model"))
-    model, _ = build(image_weights=str(run_dir / "model" / WEIGHTS))
-    trained, _ = load_model(run_dir)
+def test_the_vgg16_of_a_trained_classifier_is_taken_over_from_its_file(tmp_path):
+    trained, _ = build()
+    trained.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"VGG16.*--model.image_weights {tmp_path}/{WEIGHTS}"):
+        build(image_encoder=str(tmp_path))
+    model, _ = build(image_weights=str(tmp_path / WEIGHTS))
     assert torch.equal(model.image_encoder.features[0].weight, trained.image_encoder.features[0].weight)
 
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import NUM_TEST, arguments, launch
+from tiny import NUM_TEST, VGG16, arguments, launch
 from transformers import AutoBackbone, ResNetConfig, ViTImageProcessor
 
 import eval as evaluation
@@ -68,7 +68,7 @@ def test_two_runs_of_one_seed_end_with_the_same_weights(run_dir, shapes_folder, 
     assert all(torch.equal(one[name], two[name]) for name in one)
     train.main(arguments(shapes_folder, tmp_path / "other", "--train.seed", "1"))
     other = load_file(tmp_path / "other" / "model" / "model.safetensors")
-    assert not torch.equal(one["image_encoder.features.0.weight"], other["image_encoder.features.0.weight"])
+    assert not torch.equal(one["classifier.output.weight"], other["classifier.output.weight"])
 
 
 def test_a_run_that_exists_is_neither_mixed_nor_lost(run_dir, shapes_folder, capsys):
@@ -115,10 +115,10 @@ def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, caps
         ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
         ["--model.fusion", "concat", "--model.attention", "low_rank"],
         ["--model.fusion", "none"],
-        ["--model.levels", "[3, 4]", "--model.attention", "chunked"],
+        ["--model.attention", "chunked", *VGG16, "--model.levels", "[3, 4]"],
         ["--model.gated", "true", "--train.gate_cost", "0.1", "--train.attention_penalty", "0.1"],
         ["--model.attention", "window", "--model.attention_window", "5"],
-        ["--model.context_pooling", "queries", "--model.batch_norm", "false", "--data.top_k_labels", "5"],
+        ["--model.context_pooling", "queries", *VGG16, "--model.batch_norm", "false", "--data.top_k_labels", "5"],
     ],
     ids=lambda options: "-".join(options[:2]).removeprefix("--"),
 )

@@ -1,10 +1,15 @@
 """The smallest run of train.py, on the built-in data as a user's own table."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
+import torch
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 from data.shapes import SEEDS, generate_rows
@@ -13,20 +18,40 @@ ROOT = Path(__file__).parent.parent
 NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images, split in ((24, "train"), (8, "test")))
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
-TINY += ["--train.pictures", "1"]
+TINY += ["--train.pictures", "0"]
+VGG16 = ["--model.image_encoder", "vgg16"]
+"""For tests that concern VGG16: `arguments` has a smaller image encoder."""
+
+
+def save_encoder(folder: Path) -> None:
+    """Save an untrained residual network of 16 channels, as transformers does."""
+    sizes = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(sizes).save_pretrained(folder)
+    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
 
 
 def small_encoder(folder: Path) -> list[str]:
     """Options for an image encoder that trains in a second."""
-    sizes = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    ResNetModel(sizes).save_pretrained(folder)
-    ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
-    return ["--model.image_encoder", str(folder), "--train.batch_size", "4", "--train.pictures", "0"]
+    save_encoder(folder)
+    return ["--model.image_encoder", str(folder), "--train.batch_size", "4"]
+
+
+@cache
+def shared_encoder() -> str:
+    """The folder of an image encoder with the same weights in every process; it goes when this one ends."""
+    folder = Path(tempfile.mkdtemp(prefix="image_encoder_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_encoder(folder)
+    return str(folder)
 
 
 def arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
+    """A command line for train.py: the tables of a folder, a small model, 2 epochs; of equal options the last wins."""
     data = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv")]
-    return [*data, *TINY, "--run_dir", str(run_dir), "--train.epochs", "2", *more]
+    model = ["--model.image_encoder", shared_encoder()]
+    return [*data, *TINY, *model, "--run_dir", str(run_dir), "--train.epochs", "2", *more]
 
 
 def launch(processes: int, script: str, options: list[str], **environment: str) -> subprocess.CompletedProcess:
