@@ -16,7 +16,8 @@ from app.evaluation.figures import InputUse
 from app.evaluation.predict import MODALITIES, Predictions, for_modalities
 from app.evaluation.targets import Targets
 from app.reporting.text import input_use_text
-from data import DataSettings, StringColumn
+from data import DataSettings
+from data.columns import write_columns
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def test_the_ceiling_and_the_classes_are_told_by_what_rows_count(processor):
         source, table_weights = "rows", np.ones(5)
         image_keys = tuple("abcde")
         labels = ("x", "x", "x", "y", "z")
-        texts = StringColumn.of(["what?"] * 5)
+        texts = write_columns([["what?"]] * 5, 1)[0]
 
         def value_figures(self):
             return []
