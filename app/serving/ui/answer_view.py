@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from app.inference.predictor import Predictor
-from app.reporting.html_report import to_data_uri, model_input
+from app.reporting.html_report import model_input, to_data_uri
 from app.serving.engine import Engine
 from data import Example
 from data.errors import UserError
