@@ -12,9 +12,10 @@ import torch
 import eval as evaluation
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.evaluate import BRIEF, evaluate, input_use, scores_of
-from app.evaluation.figures import InputUse
+from app.evaluation.figures import Evaluation, InputUse
 from app.evaluation.predict import MODALITIES, Predictions, for_modalities
 from app.evaluation.targets import Targets
+from app.reporting.metrics_file import metrics_content, read_scores, read_source, write_metrics
 from app.reporting.text import input_use_text
 from data import DataSettings
 from data.columns import write_columns
@@ -56,8 +57,9 @@ def test_the_accuracy_of_rows_that_weigh_has_the_interval_of_a_mean():
     assert found.low < found.value - 0.1
 
 
-def test_the_ceiling_and_the_classes_are_told_by_what_rows_count(processor):
-    """Four rows of an unknown label, which weigh as much as all others; one of the class is wrong and weighs half."""
+@pytest.fixture
+def weighted(processor) -> Evaluation:
+    """Four rows of two classes and a fifth of an unknown label, which weighs as much as the others together."""
     targets = Targets("single", np.array([1, 1, 1, 0, -100]), weights=np.array([2.0, 1.0, 1.0, 2.0, 6.0]))
     probabilities = np.eye(2)[[0, 1, 1, 0, 0]]
 
@@ -67,6 +69,9 @@ def test_the_ceiling_and_the_classes_are_told_by_what_rows_count(processor):
         labels = ("x", "x", "x", "y", "z")
         texts = write_columns([["what?"]] * 5, 1)[0]
 
+        def column(self, name):
+            return ["left", "left", "right", "right", "right"]
+
         def value_figures(self):
             return []
 
@@ -75,11 +80,30 @@ def test_the_ceiling_and_the_classes_are_told_by_what_rows_count(processor):
     )
     names = SimpleNamespace(**vars(config), threshold=0.0, label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"})
     asked = Predictions(dict.fromkeys(MODALITIES, probabilities), targets)
-    found = evaluate(asked, FiveRows("abcde"), processor, names, DataSettings(weight="trust"))
-    assert found.ceiling == pytest.approx(0.5)
-    assert found.weighed_by == "trust"
-    assert found.classes["x"].recall.value == pytest.approx(0.5)
-    assert found.classes["x"].rows == 3
+    return evaluate(asked, FiveRows("abcde"), processor, names, DataSettings(weight="trust", slice_by=["side"]))
+
+
+def test_the_ceiling_and_the_classes_are_weighted(weighted):
+    assert weighted.ceiling == pytest.approx(0.5)
+    assert weighted.weighed_by == "trust"
+    assert weighted.classes["x"].recall.value == pytest.approx(0.5)
+    assert weighted.classes["x"].rows == 3
+
+
+def test_metrics_json_has_the_figures_and_gives_the_scores_back(weighted, tmp_path):
+    write_metrics(weighted, tmp_path / "metrics.json")
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found == metrics_content(weighted)
+    assert found["confusion"] == {"labels": ["y", "x", "others"], "counts": [[1, 0, 0], [1, 2, 0], [1, 0, 0]]}
+    assert found["slices"]["side"]["left"].keys() == {"rows", "accuracy", "macro_f1"}
+    assert found["slices"]["side"]["left"]["accuracy"].keys() == {"value", "low", "high"}
+    assert found["inputs"].keys() == {"lost", "kept", "verdict"}
+    assert found["calibration"].keys() == {"temperature", "threshold", "ece", "bins", "curve", "coverage", "risk"}
+    assert found["calibration"]["bins"]["after"][0].keys() == {"rows", "weight", "confidence", "accuracy"}
+    assert found["saw"].keys() == {"texts", "limit", "cut", "unknown", "no_text", "no_image", "values"}
+    assert "deletion" not in found
+    assert read_scores(tmp_path / "metrics.json") == weighted.scores
+    assert read_source(tmp_path / "metrics.json") == "rows"
 
 
 def test_what_inputs_are_worth_is_told_by_what_rows_count():
