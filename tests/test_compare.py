@@ -46,14 +46,22 @@ def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many()
     assert np.mean(np.array(found) < 0.05) < 0.1
 
 
+def test_few_groups_that_differ_are_tested_exactly():
+    """Of five groups that differ in the same direction, 2 of 32 ways to choose the signs are as extreme."""
+    assert sign_flip_test(np.repeat([1.0, 0.0], [5, 95]), np.arange(100)) == pytest.approx(2 / 32)
+    for differences in (np.zeros(4), np.array([1.0, 0, 0, 0])):
+        assert sign_flip_test(differences, np.arange(4)) == 1
+        assert sign_flip_test(differences, np.zeros(4)) == 1
+
+
 def test_images_of_one_patient_do_not_count_as_many():
-    """Two equal models, each better on some patients: 12 of them with 10 images."""
-    rng, patients = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    """Two equal models, each better on some patients: 16 of them with 10 images."""
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(16), 10)
     found = []
-    for _ in range(60):
-        better = rng.choice([0.0, 1.0], 12)[patients]
-        tables = [table(right, np.arange(120)).assign(group=patients) for right in (better, 1 - better)]
-        found.append(compare(tables[0], tables[1].assign(group=np.arange(120))).p)
+    for _ in range(40):
+        better = rng.choice([0.0, 1.0], 16)[patients]
+        tables = [table(right, np.arange(160)).assign(group=patients) for right in (better, 1 - better)]
+        found.append(compare(tables[0], tables[1].assign(group=np.arange(160))).p)
     assert np.mean(np.array(found) < 0.05) < 0.12, "by image it is most of them"
 
 

@@ -18,7 +18,7 @@ from app.evaluation.targets import Targets
 from app.reporting.metrics_file import metrics_content, read_scores, read_source, write_metrics
 from app.reporting.text import input_use_text
 from data import DataSettings
-from data.columns import write_columns
+from data.string_column import write_columns
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def weighted(processor) -> Evaluation:
         def column(self, name):
             return ["left", "left", "right", "right", "right"]
 
-        def value_figures(self):
+        def value_range_reports(self):
             return []
 
     config = SimpleNamespace(

@@ -143,10 +143,13 @@ def holds_rows(predictions: Path, rows: Rows) -> bool:
 def sign_flip_test(differences: np.ndarray, groups: np.ndarray, resamples: int = 9999) -> float:
     """Two-sided p-value of a mean difference of zero (permutation test by cluster, Good 2005, chapter 3).
 
-    The sum of each group's differences changes its sign at random. The test is exact for few groups (up to 13 with the
-    default number of resamples).
+    The sum of each group's differences changes its sign at random. The test is exact if few groups differ
+    (up to 13 with the default number of resamples).
     """
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], differences)
+    sums = sums[abs(sums) > 1e-9]  # a sign changes nothing in the others
+    if len(sums) < 2:  # both signs are equally extreme
+        return 1.0
 
     def statistic(sample: np.ndarray, axis: int) -> np.ndarray:
         return sample.sum(axis=axis).round(9)  # ties that rounding errors would break
