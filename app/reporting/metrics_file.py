@@ -16,6 +16,7 @@ def metrics_content(figures: Evaluation) -> dict[str, Any]:
 
 
 def write_metrics(figures: Evaluation, path: Path) -> None:
+    """Write ``metrics.json``."""
     text = json.dumps(metrics_content(figures), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text, encoding="utf-8")
 
