@@ -6,7 +6,6 @@ python eval.py compare runs/mine runs/other
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -18,10 +17,11 @@ from accelerate import Accelerator
 from app.command_line.rows import answering_command, parse_args
 from app.evaluation import compare
 from app.evaluation.compare import holds_rows
-from app.evaluation.evaluate import Role
+from app.evaluation.figures import Role
 from app.inference.load import hide_file_bars, load_any
 from app.output_paths import ready_folder
 from app.precision import choose_precision
+from app.reporting.metrics_file import metrics_content, read_source
 from app.reporting.text import score_table
 from app.reporting.write import evaluate_to, find_rows
 from app.run_paths import find_data
@@ -75,13 +75,14 @@ def main(argv: list[str]) -> dict:
     del model
     accelerator.free_memory()  # what still holds the process group, so that its threads end before the interpreter
     accelerator.end_training()
-    if accelerator.is_main_process:
-        pictures = ", where_it_looked.png" if explains and (args.pictures or chosen) else ""
-        print(score_table(figures, rows.source))
-        if not explains:
-            print(f"\n{NO_HEAT}")
-        print(f"\nwritten to {folder}: report.html, metrics.json, predictions.parquet{pictures}")
-    return figures
+    if figures is None:  # not the main process
+        return {}
+    pictures = ", where_it_looked.png" if explains and (args.pictures or chosen) else ""
+    print(score_table(figures, rows.source))
+    if not explains:
+        print(f"\n{NO_HEAT}")
+    print(f"\nwritten to {folder}: report.html, metrics.json, predictions.parquet{pictures}")
+    return metrics_content(figures)
 
 
 def run_settings(model: str) -> Settings:
@@ -128,7 +129,7 @@ def free_folder(folder: Path, rows: Rows, is_own: bool) -> Path:
     figures = folder / "metrics.json"
     if not figures.is_file() or holds_rows(folder / "predictions.parquet", rows):
         return folder
-    there = json.loads(figures.read_text(encoding="utf-8")).get("source", rows.source)
+    there = read_source(figures) or rows.source
     if not is_own and Path(there).resolve() != Path(rows.source).resolve():
         raise UserError(
             f"{folder} holds the figures of other rows, of {there}; name a folder for those of {rows.source}: "

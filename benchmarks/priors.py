@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from app.evaluation.slices import tell_apart
+from app.evaluation.slices import slices_by_value
 from app.settings import parse_settings
 from data import Rows, decode_image, load_rows, verify_images
 from data.prepare import row_groups
@@ -45,7 +45,7 @@ def main() -> None:
     tfidf = {split: words.transform(texts[split]) for split in rows}
     sentences = {split: embed(args.encoder, texts[split]) for split in rows}
     pictures = {split: thumbnails(rows[split]) for split in rows}
-    parts = {f"{c} {v}": p for c in data.slice_by for v, p in tell_apart(rows["test"].column(c)).items()}
+    parts = {f"{c} {v}": p for c in data.slice_by for v, p in slices_by_value(rows["test"].column(c)).items()}
     truth = np.array(list(rows["test"].labels))
 
     def tell(name: str, folds: float | None, answers: np.ndarray) -> None:

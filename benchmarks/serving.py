@@ -29,7 +29,7 @@ import torch
 from accelerate.utils import set_seed
 from PIL import Image
 
-from app.evaluation.targets import Truth
+from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
@@ -230,7 +230,9 @@ def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
     predictors = by_runtime(args.run, take(train, 256))
     examples = take(rows, TEST_ROWS)
     config = next(iter(predictors.values())).model.config
-    labels = Truth.of([example.label for example in examples], config.label2id, predictors["torch, bf16"].label_format)
+    labels = Targets.of(
+        [example.label for example in examples], config.label2id, predictors["torch, bf16"].label_format
+    )
     yield "| runtime | accuracy | answers that differ from bf16 |\n| --- | --- | --- |"
     reference: np.ndarray | None = None
     for name, predictor in predictors.items():
@@ -238,7 +240,7 @@ def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
         found = np.concatenate([predictor.probabilities(block) for block in blocks])
         reference = found if reference is None else reference
         differ = int((found.argmax(axis=1) != reference.argmax(axis=1)).sum())
-        yield f"| {name} | {labels.right(found).mean():.2%} | {differ} of {len(examples):,} |"
+        yield f"| {name} | {labels.correctness(found).mean():.2%} | {differ} of {len(examples):,} |"
 
 
 def take(rows: Rows, number: int) -> list[Example]:

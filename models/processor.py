@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
@@ -100,6 +102,15 @@ class ImageTextProcessor(ProcessorMixin):
                 tokens["attention_mask"][row] = [0] * len(tokens["attention_mask"][row])
         tokens = tokens.convert_to_tensors(return_tensors)
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def token_ids(self, text: str) -> list[int]:
+        """All tokens of a text, with special tokens and without truncation."""
+        return self.tokenizer(text, verbose=False)["input_ids"]
+
+    def count_tokens(self, texts: Iterable[str | None]) -> np.ndarray:
+        """Number of tokens of each text ``(n,)``, as in `token_ids`; 0 for a missing text."""
+        count = lru_cache(maxsize=4096)(lambda text: len(self.token_ids(text)))
+        return np.array([count(text) if text else 0 for text in texts], dtype=np.int64)
 
 
 def is_missing(value: Any) -> bool:

@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,26 +8,27 @@ from scipy.special import expit, softmax
 from scipy.stats import binomtest
 
 from app import Predictor
+from app.evaluation.bootstrap import Resampler
 from app.evaluation.calibration import (
-    calibration_error,
+    apply_temperature,
     calibration_figures,
     choose_threshold,
+    expected_calibration_error,
     fit_temperature,
-    likeness,
-    reliability,
-    risk_curve,
-    tempered,
+    intraclass_correlation,
+    reliability_bins,
+    risk_coverage_curve,
 )
-from app.evaluation.targets import Truth
+from app.evaluation.targets import Targets
 from models.decisions import confidence
 
 
-def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, Truth]:
+def overconfident(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, Targets]:
     """Classes drawn from probabilities, and the same probabilities with logits multiplied by a temperature."""
     rng = np.random.default_rng(0)
     honest = softmax(rng.normal(size=(rows, 5)) * 2, axis=1)
-    truth = (honest.cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
-    return tempered(honest, 1 / temperature), Truth("single", truth)
+    targets = (honest.cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
+    return apply_temperature(honest, 1 / temperature), Targets("single", targets)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -43,52 +46,52 @@ def test_validation_rows_that_are_all_right_do_not_make_the_model_certain(label_
         values, probabilities = np.pad(np.eye(4)[labels], ((0, 0), (0, 1))), expit(2 * logits - sharpness)
     else:
         values, probabilities = labels, softmax(logits, axis=1)
-    truth = Truth(label_type, values.astype(np.float32 if label_type == "multi" else np.int64))
-    temperature = fit_temperature(probabilities, truth)
-    calibrated = tempered(probabilities, temperature, label_type)
+    targets = Targets(label_type, values.astype(np.float32 if label_type == "multi" else np.int64))
+    temperature = fit_temperature(probabilities, targets)
+    calibrated = apply_temperature(probabilities, temperature, label_type)
     assert confidence(calibrated, label_type).mean() == pytest.approx(301 / 302, abs=1e-3)
-    before = calibration_figures(calibrated, truth, np.arange(300), temperature, 0.0)["ece"]["before"]
+    before = calibration_figures(calibrated, targets, Resampler(np.arange(300)), temperature, 0.0).ece.before
     assert before == pytest.approx(1 - confidence(probabilities, label_type).mean(), abs=1e-3)
 
 
 def test_calibration_takes_the_error_away_and_no_answer_changes():
-    probabilities, truth = overconfident(3.0)
-    calibrated = tempered(probabilities, 3.0)
-    figures = calibration_figures(calibrated, truth, np.arange(len(truth)), 3.0, 0.0)
-    assert figures["ece"]["before"] > 0.15
-    assert figures["ece"]["after"] < 0.02
+    probabilities, targets = overconfident(3.0)
+    calibrated = apply_temperature(probabilities, 3.0)
+    figures = calibration_figures(calibrated, targets, Resampler(np.arange(len(targets))), 3.0, 0.0)
+    assert figures.ece.before > 0.15
+    assert figures.ece.after < 0.02
     assert (calibrated.argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
 
 def test_rows_whose_label_is_unknown_do_not_count():
-    probabilities, truth = overconfident(2.0, 2000)
+    probabilities, targets = overconfident(2.0, 2000)
     more = np.concatenate([probabilities, np.full((500, 5), 0.2)])
-    assert fit_temperature(more, Truth("single", np.append(truth.values, [-100] * 500))) == pytest.approx(
-        fit_temperature(probabilities, truth)
+    assert fit_temperature(more, Targets("single", np.append(targets.values, [-100] * 500))) == pytest.approx(
+        fit_temperature(probabilities, targets)
     )
-    assert fit_temperature(probabilities[:3], Truth("single", np.full(3, -100))) == 1
+    assert fit_temperature(probabilities[:3], Targets("single", np.full(3, -100))) == 1
 
 
 def test_a_hand_computed_calibration_error():
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
-    bins = reliability(confidence, np.array([True, True, True, False, True, False]))
-    assert [b["rows"] for b in bins] == [2, 4]
-    assert calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
+    bins = reliability_bins(confidence, np.array([True, True, True, False, True, False]))
+    assert [b.rows for b in bins] == [2, 4]
+    assert expected_calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
 
 
 def test_a_row_that_counts_three_times_as_much_calibrates_as_three_rows():
-    probabilities, truth = overconfident(2.0, 400)
+    probabilities, targets = overconfident(2.0, 400)
     times = np.random.default_rng(0).integers(1, 4, 400)
     rows = np.repeat(np.arange(400), times)
-    weighed, repeated = Truth("single", truth.values, weights=times / 50), truth.select(rows)
+    weighed, repeated = Targets("single", targets.values, weights=times / 50), targets.select(rows)
     assert fit_temperature(probabilities, weighed) == pytest.approx(fit_temperature(probabilities[rows], repeated))
-    figures = calibration_figures(probabilities, weighed, np.arange(400), 2.0, 0.9)
-    expected = calibration_figures(probabilities[rows], repeated, rows, 2.0, 0.9)
-    assert figures["ece"] == pytest.approx(expected["ece"])
-    for name in ("coverage", "risk"):
-        assert figures[name]["value"] == pytest.approx(expected[name]["value"])
-    assert figures["curve"]["risk"][-1] == pytest.approx(expected["curve"]["risk"][-1])
-    assert sum(b["rows"] for b in figures["bins"]["after"]) == 400, "rows, not what they count"
+    figures = calibration_figures(probabilities, weighed, Resampler(np.arange(400)), 2.0, 0.9)
+    expected = calibration_figures(probabilities[rows], repeated, Resampler(rows), 2.0, 0.9)
+    assert astuple(figures.ece) == pytest.approx(astuple(expected.ece))
+    assert figures.coverage.value == pytest.approx(expected.coverage.value)
+    assert figures.risk.value == pytest.approx(expected.risk.value)
+    assert figures.curve.risk[-1] == pytest.approx(expected.curve.risk[-1])
+    assert sum(b.rows for b in figures.bins.after) == 400, "rows, not what they count"
 
 
 def test_answers_of_which_few_weigh_much_prove_less():
@@ -110,8 +113,8 @@ def test_images_that_count_alike_prove_as_much_however_many_rows_they_have():
     every = np.ones(len(groups))
     assert choose_threshold(0.9 * every, every, 0.05, groups, weights) == 0.9
     logits = 5 * np.eye(4)[np.zeros(1000, dtype=int)]
-    truth = Truth("single", np.zeros(1000, dtype=int), weights=np.where(np.arange(1000) == 0, 1e4, 1.0))
-    calibrated = tempered(softmax(logits, axis=1), fit_temperature(softmax(logits, axis=1), truth))
+    targets = Targets("single", np.zeros(1000, dtype=int), weights=np.where(np.arange(1000) == 0, 1e4, 1.0))
+    calibrated = apply_temperature(softmax(logits, axis=1), fit_temperature(softmax(logits, axis=1), targets))
     assert calibrated[0, 0] < 0.75
 
 
@@ -158,28 +161,32 @@ def test_how_alike_the_rows_of_an_image_are_is_found():
     alone, shared = rng.normal(size=8000), np.repeat(rng.normal(size=2000), 4)
     for share in (0.0, 0.3, 1.0):
         values = np.sqrt(share) * shared + np.sqrt(1 - share) * alone
-        assert likeness(values, images) == pytest.approx(share, abs=0.03)
-    assert likeness(np.ones(8), np.repeat(np.arange(4), 2)) == 1, "nothing varies: nothing is known"
-    assert likeness(np.ones(8), np.arange(8)) == 0
+        assert intraclass_correlation(values, images) == pytest.approx(share, abs=0.03)
+    assert intraclass_correlation(np.ones(8), np.repeat(np.arange(4), 2)) == 1, "nothing varies: nothing is known"
+    assert intraclass_correlation(np.ones(8), np.arange(8)) == 0
 
 
 def test_the_error_on_rows_that_could_be_answered_leaves_out_those_that_could_not():
     probabilities = np.full((4, 2), 0.5)
-    figures = calibration_figures(probabilities, Truth("single", np.array([0, 1, -100, -100])), np.arange(4), 1.0, 0.0)
-    assert figures["ece"]["after"] == pytest.approx(0.25)
-    assert figures["ece"]["known"] == pytest.approx(0)
+    figures = calibration_figures(
+        probabilities, Targets("single", np.array([0, 1, -100, -100])), Resampler(np.arange(4)), 1.0, 0.0
+    )
+    assert figures.ece.after == pytest.approx(0.25)
+    assert figures.ece.known == pytest.approx(0)
 
 
 def test_the_curve_ends_with_all_rows_answered():
-    curve = risk_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]))
-    assert curve["coverage"] == [0.25, 0.5, 0.75, 1.0]
-    assert curve["risk"] == pytest.approx([0, 0, 1 / 3, 1 / 2])
+    curve = risk_coverage_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]))
+    assert curve.coverage == [0.25, 0.5, 0.75, 1.0]
+    assert curve.risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
 
 
 def test_an_answer_exactly_at_the_threshold_is_sure(model, processor):
     probabilities = np.array([[0.75, 0.25, 0.0], [0.5, 0.25, 0.25]], dtype=np.float32)
-    figures = calibration_figures(probabilities, Truth("single", np.array([0, 0])), np.arange(2), 1.0, 0.75)
-    assert figures["coverage"]["value"] == 0.5
+    figures = calibration_figures(
+        probabilities, Targets("single", np.array([0, 0])), Resampler(np.arange(2)), 1.0, 0.75
+    )
+    assert figures.coverage.value == 0.5
     model.config.threshold = 0.75
     assert [found.is_sure for found in Predictor(model, processor, "cpu").describe(probabilities, 1)] == [True, False]
 

@@ -14,7 +14,7 @@ import eval as evaluation
 import train
 from app.__main__ import main as app
 from app.evaluation.compare import compare, load_predictions, sign_flip_test
-from app.evaluation.targets import Truth
+from app.evaluation.targets import Targets
 from app.studies.kfold import kfold, pooled, together
 from data import LabelFormat
 
@@ -32,11 +32,11 @@ def test_a_hand_computed_difference():
     first, second = np.zeros(20, dtype=bool), np.zeros(20, dtype=bool)
     first[:4], second[2:10] = True, True
     found = compare(table(first, images), table(second, images))
-    assert found["accuracy"] == [0.2, 0.4]
-    assert found["difference"]["value"] == pytest.approx(0.2)
-    assert (found["better_first"], found["better_second"]) == (2, 6)
+    assert found.accuracy == [0.2, 0.4]
+    assert found.difference.value == pytest.approx(0.2)
+    assert (found.better_first, found.better_second) == (2, 6)
     # by image: one image -2, three images +2; as large a sum in 8 of the 16 ways to choose four signs, and 2 extremes
-    assert found["p"] == pytest.approx(10 / 16, abs=0.02)
+    assert found.p == pytest.approx(10 / 16)
 
 
 def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many():
@@ -46,14 +46,22 @@ def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many()
     assert np.mean(np.array(found) < 0.05) < 0.1
 
 
+def test_few_groups_that_differ_are_tested_exactly():
+    """Of five groups that differ in the same direction, 2 of 32 ways to choose the signs are as extreme."""
+    assert sign_flip_test(np.repeat([1.0, 0.0], [5, 95]), np.arange(100)) == pytest.approx(2 / 32)
+    for differences in (np.zeros(4), np.array([1.0, 0, 0, 0])):
+        assert sign_flip_test(differences, np.arange(4)) == 1
+        assert sign_flip_test(differences, np.zeros(4)) == 1
+
+
 def test_images_of_one_patient_do_not_count_as_many():
-    """Two equal models, each better on some patients: 12 of them with 10 images."""
-    rng, patients = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    """Two equal models, each better on some patients: 16 of them with 10 images."""
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(16), 10)
     found = []
-    for _ in range(60):
-        better = rng.choice([0.0, 1.0], 12)[patients]
-        tables = [table(right, np.arange(120)).assign(group=patients) for right in (better, 1 - better)]
-        found.append(compare(tables[0], tables[1].assign(group=np.arange(120)))["p"])
+    for _ in range(40):
+        better = rng.choice([0.0, 1.0], 16)[patients]
+        tables = [table(right, np.arange(160)).assign(group=patients) for right in (better, 1 - better)]
+        found.append(compare(tables[0], tables[1].assign(group=np.arange(160))).p)
     assert np.mean(np.array(found) < 0.05) < 0.12, "by image it is most of them"
 
 
@@ -63,10 +71,10 @@ def test_rows_that_count_three_times_as_much_are_compared_as_three_rows():
     times = rng.integers(1, 4, 40)
     found = compare(first.assign(weight=times / 2), second.assign(weight=times / 2))
     gain = np.repeat(second["correct"].astype(float) - first["correct"], times)
-    assert found["difference"]["value"] == pytest.approx(gain.mean())
-    assert found["accuracy"][0] == pytest.approx(np.repeat(first["correct"], times).mean())
-    assert found["p"] == sign_flip_test(gain.to_numpy(), np.repeat(images, times))
-    assert found["better_second"] == (second["correct"] & ~first["correct"]).sum()
+    assert found.difference.value == pytest.approx(gain.mean())
+    assert found.accuracy[0] == pytest.approx(np.repeat(first["correct"], times).mean())
+    assert found.p == sign_flip_test(gain.to_numpy(), np.repeat(images, times))
+    assert found.better_second == (second["correct"] & ~first["correct"]).sum()
     with pytest.raises(ValueError, match=r"different rows: 40 and 40, of which .* count the same"):
         compare(first.assign(weight=times / 2), second)
 
@@ -90,12 +98,12 @@ def test_folds_of_every_type_of_label_are_scored_as_the_rows_would_be_at_once(la
     probabilities = np.zeros((6, 3))
     for row, answer in enumerate(answers):
         probabilities[row, [label2id[name] for name in form.names(answer)]] = 1
-    right = Truth.of(labels, label2id, form).right(probabilities)
-    scores = pooled(rows if weighed else rows.drop(columns="weight"), form)["scores"]
-    assert scores["accuracy"]["value"] == pytest.approx(np.average(right, weights=rows["weight"]))
+    right = Targets.of(labels, label2id, form).correctness(probabilities)
+    scores = pooled(rows if weighed else rows.drop(columns="weight"), form)
+    assert scores["accuracy"].value == pytest.approx(np.average(right, weights=rows["weight"]))
     if accuracy and not weighed:
-        assert scores["accuracy"]["value"] == pytest.approx(accuracy)
-    assert 0 < scores["macro_f1"]["value"] < 1
+        assert scores["accuracy"].value == pytest.approx(accuracy)
+    assert 0 < scores["macro_f1"].value < 1
 
 
 def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypatch, tmp_path):
@@ -124,7 +132,7 @@ def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):
     assert rows["group"].nunique() == 30
     rows.to_parquet(tmp_path / "predictions.parquet")
     found = compare(load_predictions(tmp_path, "test"), table(~right, images))
-    assert found["groups"] == 30
+    assert found.groups == 30
     rows.assign(group=np.arange(30) // 3).to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(ValueError, match="before groups were told apart by fold"):
         load_predictions(tmp_path, "test")

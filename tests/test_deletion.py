@@ -1,6 +1,7 @@
 """The deletion check tells heat-maps that mark what the answer rests on from those that do not."""
 
 import json
+from dataclasses import astuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 from PIL import Image
 
 import eval as evaluation
-from app.evaluation.bootstrap import mean_interval
-from app.evaluation.deletion import FRACTIONS, curves_of, deletion_figures, hide, rank
-from app.evaluation.metrics import score
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.deletion import FRACTIONS, deletion_curves, deletion_figures, hide, rank
+from app.evaluation.metrics import compute_metrics
 
 
 class LooksAtOneCell:
@@ -43,7 +44,7 @@ def picture() -> Image.Image:
 
 
 def area_lost(marked: tuple[int, int], processor) -> float:
-    curves = curves_of(LooksAtOneCell(marked), processor, picture(), "red?", np.random.default_rng(0))
+    curves = deletion_curves(LooksAtOneCell(marked), processor, picture(), "red?", np.random.default_rng(0))
     assert set(curves) == {"answer", "words", "random"}
     for curve in curves.values():
         assert curve.shape == FRACTIONS.shape
@@ -62,7 +63,7 @@ def test_a_heat_map_that_marks_something_else_does_not(processor):
             super().__init__(marked)
             self.heat[0, 0] = 0
 
-    curves = curves_of(Coldest((3, 3)), processor, picture(), "red?", np.random.default_rng(0))
+    curves = deletion_curves(Coldest((3, 3)), processor, picture(), "red?", np.random.default_rng(0))
     assert np.trapezoid(curves["random"] - curves["answer"], FRACTIONS) < -0.15
 
 
@@ -90,16 +91,16 @@ def test_cells_are_ranked_from_the_hottest_and_ties_at_random():
 def test_the_interval_of_a_mean_is_that_of_the_metrics():
     rng = np.random.default_rng(1)
     right, groups = rng.integers(0, 2, 80), rng.integers(0, 15, 80)
-    assert mean_interval(right, groups) == pytest.approx(
-        score(np.eye(2)[right], np.ones(80, dtype=int), groups, names=["accuracy"])["accuracy"]
-    )
+    resampler = Resampler(groups)
+    accuracy = compute_metrics(np.eye(2)[right], np.ones(80, dtype=int), resampler, ["accuracy"])["accuracy"]
+    assert astuple(mean_interval(right, resampler)) == pytest.approx(astuple(accuracy))
 
 
 def test_the_check_counts_rows_as_they_weigh(monkeypatch):
     """Of two rows the one that weighs three times as much loses all at once, the other nothing."""
     flat, steep = np.ones(len(FRACTIONS)), np.append(1.0, np.zeros(len(FRACTIONS) - 1))
     curves = iter([{"answer": steep, "random": flat}, {"answer": flat, "random": flat}])
-    monkeypatch.setattr("app.evaluation.deletion.curves_of", lambda *given: next(curves))
+    monkeypatch.setattr("app.evaluation.deletion.deletion_curves", lambda *given: next(curves))
 
     class TwoRows(list):
         weights = np.array([3.0, 1.0])
@@ -109,8 +110,8 @@ def test_the_check_counts_rows_as_they_weigh(monkeypatch):
 
     rows = TwoRows([SimpleNamespace(text="red?"), SimpleNamespace(text="blue?")])
     figures = deletion_figures(None, None, rows, [0, 1], np.arange(2))
-    assert figures["curves"]["answer"] == pytest.approx([1.0, *[0.25] * (len(FRACTIONS) - 1)])
-    assert figures["drop"]["answer"]["value"] == pytest.approx(0.75 * (1 - 1 / 16))
+    assert figures.curves["answer"] == pytest.approx([1.0, *[0.25] * (len(FRACTIONS) - 1)])
+    assert figures.drop["answer"].value == pytest.approx(0.75 * (1 - 1 / 16))
 
 
 def test_eval_reports_the_deletion_check(run_dir, tmp_path, capsys):
@@ -120,5 +121,5 @@ def test_eval_reports_the_deletion_check(run_dir, tmp_path, capsys):
     assert set(figures["curves"]) == {"answer", "words", "attention", "random"}
     for heat, drop in figures["drop"].items():
         assert drop["low"] <= drop["value"] <= drop["high"], heat
-    assert "hiding it must lower the probability" in (tmp_path / "report.html").read_text()
+    assert "Are the heat-maps faithful?" in (tmp_path / "report.html").read_text()
     assert "hidden by answer" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import BertConfig, BertModel
 import eval as evaluation
 import train
 from app import Predictor
-from app.evaluation.bootstrap import mean_interval
+from app.evaluation.bootstrap import Resampler, mean_interval
 
 
 def test_eval_needs_the_run_folder_alone_and_repeats_the_figures_of_training(run_dir):
@@ -77,7 +78,9 @@ def test_rows_stay_where_the_training_had_them_and_the_page_says_what_they_were_
         assert evaluation.main([str(run_dir), *options])["role"] == split
         images = set(pd.read_parquet(output / "predictions.parquet")["image_key"])
         assert found.setdefault(split, images) == images, "groups of the intervals are not those of the cut"
-        used = {"validation": "These rows chose the epoch", "train": "The model learnt from these rows"}[split]
+        used = {"validation": "Training used these rows to choose the epoch", "train": "was trained on these rows"}[
+            split
+        ]
         assert used in capsys.readouterr().out
         page = (output / "report.html").read_text()
         assert used in page
@@ -152,7 +155,8 @@ def test_intervals_are_resampled_by_patient_where_a_column_names_them(run_dir, s
     assert (by_image["resampled_by"], by_patient["resampled_by"]) == ("image", "image and patient")
     assert pd.Series(table["group"]).groupby(rows["patient"]).nunique().tolist() == [1] * 5
     accuracy = by_patient["scores"]["image + text"]["accuracy"]
-    assert accuracy == pytest.approx(mean_interval(table["correct"].to_numpy(), rows["patient"].to_numpy()))
+    expected = mean_interval(table["correct"].to_numpy(), Resampler(rows["patient"].to_numpy()))
+    assert accuracy == pytest.approx(asdict(expected))
     assert accuracy != by_image["scores"]["image + text"]["accuracy"]
 
 

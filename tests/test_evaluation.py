@@ -1,6 +1,7 @@
 """What the evaluation says of a model whose answers are known."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,15 @@ import pytest
 import torch
 
 import eval as evaluation
-from app.evaluation.bootstrap import mean_interval
-from app.evaluation.evaluate import BRIEF, evaluate, input_figures, scores_of
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.evaluate import BRIEF, evaluate, input_use, scores_of
+from app.evaluation.figures import Evaluation, InputUse
 from app.evaluation.predict import MODALITIES, Predictions, for_modalities
-from app.evaluation.targets import Truth
+from app.evaluation.targets import Targets
+from app.reporting.metrics_file import metrics_content, read_scores, read_source, write_metrics
+from app.reporting.text import input_use_text
+from data import DataSettings
+from data.string_column import write_columns
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -25,69 +31,99 @@ def predictions(**right) -> Predictions:
     order = np.random.default_rng(0).permutation(400)
     ways = dict(zip(MODALITIES, right.values(), strict=True))
     return Predictions(
-        {way: guesses(order < 400 * share) for way, share in ways.items()}, Truth("single", np.ones(400, dtype=int))
+        {way: guesses(order < 400 * share) for way, share in ways.items()}, Targets("single", np.ones(400, dtype=int))
     )
+
+
+def sentences(found: InputUse) -> str:
+    """What the report says about the inputs of 400 rows."""
+    return input_use_text(SimpleNamespace(inputs=found, rows=400))
 
 
 def test_a_model_that_needs_both_inputs_is_said_to_use_both():
-    found = input_figures(
-        predictions(both=0.9, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3), np.arange(400)
-    )
-    assert found["lost"]["text only"]["value"] == pytest.approx(0.4)
-    assert found["lost"]["texts shuffled"]["value"] == pytest.approx(0.6)
-    assert "It uses the image: accuracy loses 40.0 points" in found["verdict"]
-    assert "It uses the text: accuracy loses 50.0 points" in found["verdict"]
+    asked = predictions(both=0.9, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3)
+    found = input_use(asked, Resampler(np.arange(400)))
+    assert found.lost["text only"].value == pytest.approx(0.4)
+    assert found.lost["texts shuffled"].value == pytest.approx(0.6)
+    assert re.search(r"uses the image: .* 40\.0 points .* uses the text: .* 50\.0 points", sentences(found))
 
 
 def test_the_accuracy_of_rows_that_weigh_has_the_interval_of_a_mean():
     """Wrong in a few rows that weigh little: no heavy row that is wrong was seen, and few heavy rows at all."""
     wrong, weights = np.arange(60) % 10 == 1, np.where(np.arange(60) % 10 == 0, 20.0, 1.0)
-    truth = Truth("single", wrong.astype(int), weights=weights)
-    found = scores_of(guesses(np.zeros(60)), truth, np.arange(60), BRIEF)["accuracy"]
-    assert found == mean_interval(1.0 - wrong, np.arange(60), weights=weights)
-    assert found["low"] < found["value"] - 0.1
+    targets = Targets("single", wrong.astype(int), weights=weights)
+    found = scores_of(guesses(np.zeros(60)), targets, Resampler(np.arange(60)), BRIEF)["accuracy"]
+    assert found == mean_interval(1.0 - wrong, Resampler(np.arange(60)), weights=weights)
+    assert found.low < found.value - 0.1
 
 
-def test_the_ceiling_and_the_classes_are_told_by_what_rows_count():
-    """Four rows of an unknown label, which weigh as much as all others; one of the class is wrong and weighs half."""
-    truth = Truth("single", np.array([1, 1, 1, 0, -100]), weights=np.array([2.0, 1.0, 1.0, 2.0, 6.0]))
+@pytest.fixture
+def weighted(processor) -> Evaluation:
+    """Four rows of two classes and a fifth of an unknown label, which weighs as much as the others together."""
+    targets = Targets("single", np.array([1, 1, 1, 0, -100]), weights=np.array([2.0, 1.0, 1.0, 2.0, 6.0]))
     probabilities = np.eye(2)[[0, 1, 1, 0, 0]]
 
     class FiveRows(list):
+        source, table_weights = "rows", np.ones(5)
         image_keys = tuple("abcde")
         labels = ("x", "x", "x", "y", "z")
+        texts = write_columns([["what?"]] * 5, 1)[0]
+
+        def column(self, name):
+            return ["left", "left", "right", "right", "right"]
+
+        def value_range_reports(self):
+            return []
 
     config = SimpleNamespace(
         label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0
     )
     names = SimpleNamespace(**vars(config), threshold=0.0, label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"})
-    asked = Predictions(dict.fromkeys(MODALITIES, probabilities), truth)
-    found = evaluate(asked, FiveRows("abcde"), names, {}, np.arange(5), "image")
-    assert found["ceiling"] == pytest.approx(0.5)
-    assert found["classes"]["x"]["recall"]["value"] == pytest.approx(0.5)
-    assert found["classes"]["x"]["rows"] == 3
+    asked = Predictions(dict.fromkeys(MODALITIES, probabilities), targets)
+    return evaluate(asked, FiveRows("abcde"), processor, names, DataSettings(weight="trust", slice_by=["side"]))
+
+
+def test_the_ceiling_and_the_classes_are_weighted(weighted):
+    assert weighted.ceiling == pytest.approx(0.5)
+    assert weighted.weighed_by == "trust"
+    assert weighted.classes["x"].recall.value == pytest.approx(0.5)
+    assert weighted.classes["x"].rows == 3
+
+
+def test_metrics_json_has_the_figures_and_gives_the_scores_back(weighted, tmp_path):
+    write_metrics(weighted, tmp_path / "metrics.json")
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found == metrics_content(weighted)
+    assert found["confusion"] == {"labels": ["y", "x", "others"], "counts": [[1, 0, 0], [1, 2, 0], [1, 0, 0]]}
+    assert found["slices"]["side"]["left"].keys() == {"rows", "accuracy", "macro_f1"}
+    assert found["slices"]["side"]["left"]["accuracy"].keys() == {"value", "low", "high"}
+    assert found["inputs"].keys() == {"lost", "kept", "verdict"}
+    assert found["calibration"].keys() == {"temperature", "threshold", "ece", "bins", "curve", "coverage", "risk"}
+    assert found["calibration"]["bins"]["after"][0].keys() == {"rows", "weight", "confidence", "accuracy"}
+    assert found["saw"].keys() == {"texts", "limit", "cut", "unknown", "no_text", "no_image", "values"}
+    assert "deletion" not in found
+    assert read_scores(tmp_path / "metrics.json") == weighted.scores
+    assert read_source(tmp_path / "metrics.json") == "rows"
 
 
 def test_what_inputs_are_worth_is_told_by_what_rows_count():
     asked = predictions(both=1.0, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3)
-    asked.truth.weights = np.where(asked.right("text only") > 0, 1.0, 3.0)
-    assert input_figures(asked, np.arange(400))["lost"]["text only"]["value"] == pytest.approx(0.75)
+    asked.targets.weights = np.where(asked.correctness("text only") > 0, 1.0, 3.0)
+    assert input_use(asked, Resampler(np.arange(400))).lost["text only"].value == pytest.approx(0.75)
     assert asked.accuracy("text only") == pytest.approx(0.25)
 
 
 def test_a_model_that_answers_from_the_text_is_not_said_to_use_the_image():
-    found = input_figures(
-        predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.5, texts_shuffled=0.2), np.arange(400)
-    )
-    assert "It is not shown to use the image: accuracy loses 0.0 points" in found["verdict"]
-    assert "It uses the text" in found["verdict"]
+    asked = predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.5, texts_shuffled=0.2)
+    told = sentences(input_use(asked, Resampler(np.arange(400))))
+    assert "do not show that the model uses the image: accuracy loses 0.0 points" in told
+    assert "The model uses the text" in told
 
 
 def test_a_model_that_is_led_astray_by_the_image_is_not_said_to_gain_by_it():
-    found = input_figures(
-        predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.3, texts_shuffled=0.2), np.arange(400)
-    )
-    assert "It reads the image, but is not shown to gain by it" in found["verdict"]
+    asked = predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.3, texts_shuffled=0.2)
+    told = sentences(input_use(asked, Resampler(np.arange(400))))
+    assert "reads the image, but these rows do not show that it gains by it" in told
 
 
 def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir, tmp_path, monkeypatch):
@@ -117,8 +153,8 @@ def test_rows_that_shuffling_leaves_as_they_are_are_counted_and_told(run_dir, sh
     assert found["kept"] == {"text only": 3, "image only": 0, "images shuffled": 9, "texts shuffled": 0}
     assert json.loads((tmp_path / "out/metrics.json").read_text())["inputs"] == found
     told = " ".join(capsys.readouterr().out.split())
-    assert "When shuffled, 9 of 9 rows kept their own image, an equal one or none." in told
-    assert "kept their own text" not in told
+    assert "Shuffling did not change the image of 9 of 9 rows" in told
+    assert "Shuffling did not change the text" not in told
 
 
 def test_shuffled_inputs_are_those_of_other_rows():

@@ -15,6 +15,7 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 
 import app.explanation.fonts
+from app.evaluation.figures import Confusion
 from app.explanation.attribution import Explanation
 from app.explanation.fonts import font_families, warn_of_boxes
 from app.reporting.charts import draw_confusion
@@ -143,10 +144,10 @@ def test_an_explanation_draws_title_and_words_with_the_fonts_they_need(fonts):
 
 
 def test_the_names_of_classes_are_drawn_without_a_warning_in_a_chart_whose_reader_has_fonts(fonts):
-    figures = {"counts": [[3, 1], [0, 2]], "labels": ["红色", "蓝色"]}
+    confusion = Confusion(["红色", "蓝色"], [[3, 1], [0, 2]])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert "红色" in draw_confusion(figures)
+        assert "红色" in draw_confusion(confusion)
         fonts("Squares", "红蓝色")
-        assert "Squares" in draw_confusion(figures)
+        assert "Squares" in draw_confusion(confusion)
     assert caught == []

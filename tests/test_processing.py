@@ -80,6 +80,13 @@ def test_texts_of_any_sequence_are_a_text_each(processor):
         assert torch.equal(processor(text=texts)["input_ids"], expected["input_ids"])
 
 
+def test_tokens_of_texts_are_counted_before_they_are_cut(processor):
+    long = "red " * 100
+    number = len(processor.token_ids(long))
+    assert number > processor.tokenizer.model_max_length
+    assert processor.count_tokens([long, None, "", long]).tolist() == [number, 0, 0, number]
+
+
 @pytest.mark.parametrize("missing", [None, float("nan"), np.nan, np.float32("nan"), pd.NA, "", " \n"], ids=repr)
 def test_every_kind_of_missing_value_is_a_row_without_tokens(processor, missing):
     batch = processor(text=[TEXT, missing], padding="max_length")

@@ -11,8 +11,9 @@ from tiny import TINY
 
 import eval as evaluation
 import train
+from app.evaluation.figures import Calibration, CalibrationErrors, Confusion, Interval, ReliabilityBins, RiskCurve
 from app.reporting.charts import draw_confusion
-from app.reporting.text import describe_calibration, how_right
+from app.reporting.text import calibration_text, correctness_text
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_the_report_can_be_read_aloud(report):
             "Can its probabilities be believed?",
             "Which labels does it know?",
             "Where did it look?",
-            "Do the heat-maps tell the truth?",
-            "What did the model see?",
+            "Are the heat-maps faithful?",
+            "Which inputs reach the model?",
         ]
 
 
@@ -97,7 +98,7 @@ def test_the_report_needs_nothing_from_elsewhere_and_shows_texts_as_texts(run_di
 
 
 def test_labels_in_charts_are_no_mathematics():
-    assert "$5 or $6" in draw_confusion({"labels": ["$5 or $6", r"$\ce{a}$"], "counts": [[1, 0], [0, 1]]})
+    assert "$5 or $6" in draw_confusion(Confusion(["$5 or $6", r"$\ce{a}$"], [[1, 0], [0, 1]]))
 
 
 def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, tmp_path):
@@ -115,24 +116,25 @@ def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, t
     page = (folder / "report.html").read_text()
     verdicts = re.findall(r'<span class="(right|wrong|partly)">([^<]*)<', page)
     assert [kind for kind, _ in verdicts] == ["wrong", "partly"]
-    assert verdicts[1][1].startswith("earns 67%, it is")
-    assert "These rows chose the epoch" in page
+    assert verdicts[1][1].startswith("scores 67%, the label is")
+    assert "Training used these rows to choose the epoch" in page
 
 
 def test_what_a_set_of_labels_was_answered_and_is_is_said_even_where_it_is_empty():
-    assert how_right(1, "a|b") == "right"
-    assert how_right(0, "") == "wrong, it is “none of the labels”"
-    assert how_right(2 / 3, "a|a|b") == "earns 67%, it is “a|a|b”"
+    assert correctness_text(1, "a|b") == "correct"
+    assert "“none of the labels”" in correctness_text(0, "")
+    assert re.search("67%.*“a|a|b”", correctness_text(2 / 3, "a|a|b"))
 
 
 @pytest.mark.parametrize(
     ("threshold", "risk", "told"),
     [
-        (1.1, None, "no answer is sure: no threshold kept the errors"),
-        (0.8, None, "sure, from 80% on, of none of the rows"),
-        (0.8, {"value": 0.04}, "sure, from 80% on, of 50.0% of the rows, 4.0%"),
+        (1.1, None, "No answer is sure"),
+        (0.8, None, "all are below the threshold of 80%"),
+        (0.8, Interval(0.04, 0, 1), "Above a threshold of 80% it answers 50.0% of the rows; 4.0% of those"),
     ],
 )
 def test_how_sure_it_may_be_is_said_in_words(threshold, risk, told):
-    figures = {"ece": {"before": 0.2, "after": 0.1}, "threshold": threshold, "coverage": {"value": 0.5}, "risk": risk}
-    assert told in describe_calibration(figures)
+    errors, bins = CalibrationErrors(0.2, 0.1, 0.1), ReliabilityBins([], [])
+    figures = Calibration(1.0, threshold, errors, bins, RiskCurve([], []), Interval(0.5, 0, 1), risk)
+    assert told in calibration_text(figures)

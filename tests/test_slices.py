@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import eval as evaluation
-from app.evaluation.slices import MAX_NAMES, tell_apart
+from app.evaluation.slices import MAX_NAMES, slices_by_value
 from data import DataSettings, load_rows
 from data.loading import scored_split
 
@@ -21,21 +21,21 @@ from data.loading import scored_split
     | st.lists(st.booleans(), min_size=1)
 )
 def test_each_row_is_in_one_slice(values):
-    found = tell_apart(values)
+    found = slices_by_value(values)
     assert (np.sum(list(found.values()), axis=0) == 1).all()
     assert all(rows.any() for rows in found.values())
 
 
 def test_few_numbers_are_told_apart_each_and_many_by_quarters():
-    assert list(tell_apart([3, 1, 10, 1])) == ["1", "3", "10"]
+    assert list(slices_by_value([3, 1, 10, 1])) == ["1", "3", "10"]
     ages = np.random.default_rng(0).permutation(np.arange(80))
-    found = tell_apart(list(ages))
+    found = slices_by_value(list(ages))
     assert list(found) == ["0 to 19", "20 to 39", "40 to 59", "60 to 79"]
     assert (found["20 to 39"] == ((ages >= 20) & (ages < 40))).all()
 
 
 def test_numbers_that_are_missing_are_a_slice_of_their_own():
-    assert tell_apart([1.0, None, 2.0])["None"].tolist() == [False, True, False]
+    assert slices_by_value([1.0, None, 2.0])["None"].tolist() == [False, True, False]
 
 
 def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
@@ -44,20 +44,20 @@ def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
     table = pd.DataFrame({"image": "x.png", "text": "a", "label": "b", "age": ages, "ward": np.arange(80) % 2 + 100})
     table.assign(ward=table.ward.map("0{}".format)).to_csv(tmp_path / "t.csv", index=False)
     rows = load_rows(str(tmp_path / "t.csv"), "test", DataSettings())
-    found = tell_apart(rows.column("age"))
+    found = slices_by_value(rows.column("age"))
     assert len(found) == 5
     assert next(iter(found)).startswith("0 to ")
     assert np.flatnonzero(found["None"]).tolist() == [0, 1]
-    assert list(tell_apart(rows.column("ward"))) == ["0100", "0101"], "few values stay as they are written"
+    assert list(slices_by_value(rows.column("ward"))) == ["0100", "0101"], "few values stay as they are written"
 
 
 @pytest.mark.parametrize("odd", ["unknown", "nan", "inf"])
 def test_names_among_numbers_leave_them_names(odd):
-    assert list(tell_apart([*map(str, range(11)), odd, ""])) == sorted([*map(str, range(11)), odd, ""])
+    assert list(slices_by_value([*map(str, range(11)), odd, ""])) == sorted([*map(str, range(11)), odd, ""])
 
 
 def test_few_numbers_of_a_csv_and_none():
-    found = tell_apart(["1", "", "2", None])
+    found = slices_by_value(["1", "", "2", None])
     assert {name: rows.tolist() for name, rows in found.items()} == {
         "1": [True, False, False, False],
         "2": [False, False, True, False],
@@ -67,7 +67,7 @@ def test_few_numbers_of_a_csv_and_none():
 
 def test_rare_names_go_together_where_there_are_many():
     names = ["a"] * 5 + [f"rare {i}" for i in range(40)]
-    found = tell_apart(names)
+    found = slices_by_value(names)
     assert len(found) == MAX_NAMES
     assert found["a"].sum() == 5
     assert found["(others)"].sum() == 40 - (MAX_NAMES - 2)

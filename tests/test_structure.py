@@ -20,7 +20,15 @@ ROOMS = {
     "app.inference": {"app.inference", "app.evaluation", "app.explanation", *BASE},
     "app.training": {"app.training", "app.inference", "app.reporting", "app.evaluation", "app.explanation", *BASE},
     "app.studies": {"app.studies", "app.training", "app.reporting", "app.evaluation", *BASE},
-    "app.serving": {"app.serving", "app.training", "app.inference", "app.reporting", "app.explanation", *BASE},
+    "app.serving": {
+        "app.serving",
+        "app.training",
+        "app.inference",
+        "app.reporting",
+        "app.evaluation.figures",
+        "app.explanation",
+        *BASE,
+    },
     "app.command_line": {"app.command_line", "app.studies", "app.inference", "app.evaluation", *BASE},
 }
 """Room → rooms that its modules may import; "app" are the modules at the top of the package."""

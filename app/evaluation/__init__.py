@@ -1,1 +1,1 @@
-"""Figures on held-out rows: predictions, metrics with intervals, calibration, comparisons."""
+"""Figures on held-out rows: predictions, metrics with intervals, calibration, comparison of models."""

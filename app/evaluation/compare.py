@@ -1,17 +1,20 @@
-"""Is one model better than another? The difference on the same rows, with an interval and a test."""
+"""Comparison of two models: their difference in accuracy on the same rows, with an interval and a test."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from scipy.stats import permutation_test
 
-from app.evaluation.bootstrap import mean_interval
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.figures import Interval
 from app.output_paths import ready_file
 from data import Rows
 from data.errors import UserError
@@ -19,30 +22,51 @@ from data.paths import user_path
 from data.splits import connect_groups
 
 CONTENT = ["image_key", "text", "label"]
-"""Columns of predictions.parquet that a row consists of; images by the key of their bytes."""
+"""Columns of predictions.parquet with the content of a row; images by the hash of their bytes."""
 IDENTITY = [*CONTENT, "weight"]
-"""Columns that must be the same in two evaluations: the row, whatever its number, and what it counts."""
+"""Columns that must be equal in two evaluations. The number of a row may differ."""
+
+
+@dataclass
+class Comparison:
+    """Difference of two evaluations, the second minus the first.
+
+    Attributes:
+        accuracy: of the first and the second.
+        groups: number of groups of rows that are not independent.
+        p: two-sided p-value of a difference of zero.
+        better_first, better_second: number of rows that this one answers better.
+    """
+
+    rows: int
+    images: int
+    accuracy: list[float]
+    groups: int
+    difference: Interval
+    p: float
+    better_first: int
+    better_second: int
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Which runs, on which rows."""
+    """The arguments of ``eval.py compare``."""
     parser = argparse.ArgumentParser(
         "eval.py compare",
         description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
         "interval and a test, both by image and by the groups of --data.group. Evaluate them first: python eval.py RUN",
     )
     parser.add_argument("first", type=user_path, help="a run folder, or a folder with predictions.parquet")
-    parser.add_argument("second", type=user_path, help="another")
-    parser.add_argument("--rows", default="test", help="which evaluation of the runs, a folder's name (default: test)")
-    parser.add_argument("--output", type=user_path, help="write the figures to this JSON file too")
+    parser.add_argument("second", type=user_path, help="the same for the second model")
+    parser.add_argument("--rows", default="test", help="name of the evaluation folder in the runs (default: test)")
+    parser.add_argument("--output", type=user_path, help="also write the figures to this JSON file")
     return parser.parse_args(argv)
 
 
 def load_predictions(path: Path, rows: str) -> pd.DataFrame:
-    """What eval.py wrote.
+    """Predictions that eval.py wrote, sorted by row.
 
     Raises:
-        UserError: there are no such predictions.
+        UserError: there are none, or an earlier version wrote them.
     """
     for folder in (path / "evaluation" / rows, path):
         if (file := folder / "predictions.parquet").is_file():
@@ -65,16 +89,11 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     raise UserError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
 
-def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
-    """Second less first, on the rows of both.
+def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+    """Compare two tables of predictions on the same rows.
 
-    The test flips the sign of each group's difference at random: how often is the sum as large as the one found, if
-    the models are alike (a permutation test by cluster, Good 2005, chapter 3)? Rows about one image, or of one
-    value of ``data.group`` in either evaluation, stay together, which McNemar's test would take for independent.
-
-    Returns:
-        ``rows``, ``images``, ``groups``, ``accuracy`` (of each), ``difference`` (value, low, high), ``p``,
-        ``better_first`` and ``better_second`` (rows that this one answers better).
+    Rows about one image, or with one value of ``data.group`` in either evaluation, are not independent, as McNemar's
+    test would assume. They are resampled, and change their sign in `sign_flip_test`, as a group.
 
     Raises:
         UserError: the rows are not the same.
@@ -87,24 +106,24 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
             f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
             "are the same and count the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
         )
-    right = [table["correct"].to_numpy() for table in (first, second)]
+    correct = [table["correct"].to_numpy() for table in (first, second)]
     weights = first["weight"].to_numpy() / first["weight"].mean()
-    gain = right[1].astype(float) - right[0]
+    gain = correct[1].astype(float) - correct[0]
     groups = connect_groups(*(table["group"].astype(str).tolist() for table in (first, second)))
-    return {
-        "rows": len(first),
-        "images": int(first["image_key"].nunique()),
-        "accuracy": [float(np.average(r, weights=weights)) for r in right],
-        "groups": len(np.unique(groups)),
-        "difference": mean_interval(gain, groups, least=-1, weights=weights),
-        "p": sign_flip_test(weights * gain, groups),
-        "better_first": int((gain < 0).sum()),
-        "better_second": int((gain > 0).sum()),
-    }
+    return Comparison(
+        rows=len(first),
+        images=int(first["image_key"].nunique()),
+        accuracy=[float(np.average(c, weights=weights)) for c in correct],
+        groups=len(np.unique(groups)),
+        difference=mean_interval(gain, Resampler(groups), least=-1, weights=weights),
+        p=sign_flip_test(weights * gain, groups),
+        better_first=int((gain < 0).sum()),
+        better_second=int((gain > 0).sum()),
+    )
 
 
 def in_order_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The second table with its rows beside those of the first that have the same content, whatever their numbers."""
+    """The second table with its rows in the order of equal rows of the first."""
     if len(first) != len(second):
         return second
     columns = [*IDENTITY, "row"]
@@ -112,49 +131,64 @@ def in_order_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def holds_rows(predictions: Path, rows: Rows) -> bool:
-    """Whether these predictions are of rows with this content, in this order."""
+    """Whether a file of predictions has the content of these rows, in the same order."""
     try:
         table = pq.read_table(predictions, columns=CONTENT)
-    except (OSError, ValueError):  # there is none, or it is damaged, or of an earlier version
+    except (OSError, ValueError):  # missing, damaged, or of an earlier version
         return False
     now = [list(rows.image_keys), list(rows.texts), list(rows.labels)]
     return [table[name].to_pylist() for name in CONTENT] == now
 
 
-def sign_flip_test(differences: np.ndarray, groups: np.ndarray, flips: int = 10_000) -> float:
-    """Two-sided p-value of a mean difference of zero; groups keep or change their sign as a whole."""
+def sign_flip_test(differences: np.ndarray, groups: np.ndarray, resamples: int = 9999) -> float:
+    """Two-sided p-value of a mean difference of zero (permutation test by cluster, Good 2005, chapter 3).
+
+    The sum of each group's differences changes its sign at random. The test is exact if few groups differ
+    (up to 13 with the default number of resamples).
+    """
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], differences)
-    rng, found = np.random.default_rng(0), abs(sums.sum())
-    as_large = sum(
-        int((abs(rng.choice([-1.0, 1.0], (1000, len(sums))) @ sums) >= found - 1e-9).sum())
-        for _ in range(flips // 1000)
+    sums = sums[abs(sums) > 1e-9]  # a sign changes nothing in the others
+    if len(sums) < 2:  # both signs are equally extreme
+        return 1.0
+
+    def statistic(sample: np.ndarray, axis: int) -> np.ndarray:
+        return sample.sum(axis=axis).round(9)  # ties that rounding errors would break
+
+    found = permutation_test(
+        (sums,),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=1000,
+        rng=np.random.default_rng(0),
     )
-    return (as_large + 1) / (flips + 1)
+    return float(found.pvalue)
 
 
-def describe(figures: dict, names: tuple[str, str]) -> str:
-    """The comparison in words."""
-    one, two = figures["accuracy"]
-    difference, p = figures["difference"], figures["p"]
-    told = f"{100 * difference['value']:+.1f} points [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
-    meaning = "the rows do not tell which is better"
-    if p < 0.05:
-        meaning = f"{names[difference['value'] > 0]} is better on rows like these"
+def comparison_text(found: Comparison, names: tuple[str, str]) -> str:
+    """The comparison as printed text."""
+    one, two = found.accuracy
+    value, low, high = (100 * end for end in (found.difference.value, found.difference.low, found.difference.high))
+    meaning = "these rows do not show which one is better"
+    if found.p < 0.05:
+        meaning = f"{names[value > 0]} is better on rows like these"
     return (
-        f"{figures['rows']:,} rows, {figures['images']:,} images, {figures['groups']:,} groups that stay together\n\n"
+        f"{found.rows:,} rows, {found.images:,} images, {found.groups:,} independent groups\n\n"
         f"{one:>8.1%}  {names[0]}\n{two:>8.1%}  {names[1]}\n\n"
-        f"difference {told}, p = {p:.4f}: {meaning}\n"
-        f"better in {names[0]}: {figures['better_first']:,} rows; in {names[1]}: {figures['better_second']:,}"
+        f"difference {value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p:.4f}: {meaning}\n"
+        f"rows answered better by {names[0]}: {found.better_first:,}, by {names[1]}: {found.better_second:,}"
     )
 
 
 def main(argv: list[str]) -> dict:
-    """``eval.py compare``; returns the figures."""
+    """``eval.py compare``; returns the figures as written to JSON."""
     args = parse_args(argv)
     if args.output:
         ready_file(args.output)
-    figures = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
-    print(describe(figures, (str(args.first), str(args.second))))
+    found = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
+    print(comparison_text(found, (str(args.first), str(args.second))))
+    figures = asdict(found)
     if args.output:
         args.output.write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return figures

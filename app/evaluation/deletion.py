@@ -1,4 +1,4 @@
-"""The deletion check: hiding what a heat-map marks must lower the probability more than hiding as much at random."""
+"""The deletion check: hiding the hottest cells must lower the probability more than hiding random cells."""
 
 from collections.abc import Sequence
 
@@ -6,66 +6,67 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.evaluation.bootstrap import mean_interval
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.figures import Deletion
 from app.explanation.attribution import explain
 from data import Rows
 from models import ImageTextClassifier, ImageTextProcessor
 
 FRACTIONS = np.linspace(0, 1, 9)
-"""Shares of the picture that are hidden."""
+"""Shares of the image that are hidden."""
 DRAWS = 4
-"""Random orders a row that the heat-map is compared with."""
+"""Random orders for each row that heat-maps are compared with."""
 
 
 def deletion_figures(
     model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, indices: Sequence[int], groups: np.ndarray
-) -> dict:
-    """The probability of the answer as the picture is hidden, hottest cells first (RISE, Petsiuk et al. 2018).
+) -> Deletion:
+    """Probability of the answer while the image is hidden, hottest cells first (RISE, Petsiuk et al. 2018).
 
-    The answer is the one the model gives to the whole picture. ``answer`` hides by each position's share in it,
-    ``words`` by the sum of the words' effects, ``attention`` by the attention to the word that positions differ about
-    most, ``random`` in random orders.
+    The answer is that for the whole image. The heat-maps are ``answer``, each position's share in the answer;
+    ``words``, the sum of the words' effects; ``attention``, the attention to the word for which positions differ most;
+    and ``random``, random orders.
 
-    Returns:
-        ``rows``, ``fractions``, ``curves`` (heat-map → mean probability at each fraction) and ``drop`` (heat-map →
-        ``value``, ``low``, ``high``: area under the random curve less the area under its own, in points of
-        probability, resampled by the ``groups`` of the rows ``(n,)``).
+    Args:
+        indices: the rows of the check; they need image and text.
+        groups: group of each of all rows ``(n,)``, for the intervals.
     """
     found: dict[str, list[np.ndarray]] = {}
     for i in indices:
         example = rows[i]
         assert example.text is not None
-        curves = curves_of(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
-        for name, curve in curves.items():
+        of_row = deletion_curves(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
+        for name, curve in of_row.items():
             found.setdefault(name, []).append(curve)
     curves = {name: np.stack(of_rows) for name, of_rows in found.items()}
-    chosen, weights = np.asarray(indices), None if rows.weights is None else rows.weights[np.asarray(indices)]
+    chosen, resampler = np.asarray(indices), Resampler(groups[np.asarray(indices)])
+    weights = None if rows.weights is None else rows.weights[chosen]
     areas = {name: np.trapezoid(curve, FRACTIONS, axis=1) for name, curve in curves.items()}
-    return {
-        "rows": len(indices),
-        "fractions": FRACTIONS.tolist(),
-        "curves": {name: np.average(curve, axis=0, weights=weights).tolist() for name, curve in curves.items()},
-        "drop": {
-            name: mean_interval(areas["random"] - area, groups[chosen], least=-1, weights=weights)
+    return Deletion(
+        rows=len(indices),
+        fractions=FRACTIONS.tolist(),
+        curves={name: np.average(curve, axis=0, weights=weights).tolist() for name, curve in curves.items()},
+        drop={
+            name: mean_interval(areas["random"] - area, resampler, least=-1, weights=weights)
             for name, area in areas.items()
             if name != "random"
         },
-    }
+    )
 
 
 @torch.inference_mode()
-def curves_of(
+def deletion_curves(
     model: ImageTextClassifier,
     processor: ImageTextProcessor,
     image: Image.Image,
     text: str,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """One pair's curves ``(F,)`` by the heat-maps there are, and at random."""
+    """Heat-map, or "random" → probability of the answer at each of `FRACTIONS` ``(F,)``, for one image and text."""
     explanation = explain(model, processor, image, text)
     heats = {"answer": explanation.answer_weights, "words": explanation.effects.sum(axis=0)}
     shape = explanation.answer_weights.shape
-    if explanation.attention:  # a text without a word marks nothing: the order is random
+    if explanation.attention:  # without words the map is constant, and the order random
         heats["attention"] = max(explanation.maps("attention"), key=np.ptp, default=np.zeros(shape))
     heats |= {f"random {draw}": rng.random(shape) for draw in range(DRAWS)}
     orders = {name: rank(heat, rng) for name, heat in heats.items()}
@@ -83,7 +84,7 @@ def curves_of(
 
 
 def rank(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Place of each cell from the hottest (0) to the coldest, equal ones in random order."""
+    """Rank of each cell, 0 for the hottest; equal cells in random order."""
     order = np.lexsort((rng.random(heat.size), -heat.ravel()))
     places = np.empty(heat.size, dtype=int)
     places[order] = np.arange(heat.size)
@@ -91,7 +92,7 @@ def rank(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def hide(image: Image.Image, cells: np.ndarray) -> Image.Image:
-    """The picture with the cells ``(h, w)`` painted in its mean colour."""
+    """The image with the cells of a mask ``(h, w)`` painted in its mean colour."""
     mask = Image.fromarray((cells * 255).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     mean = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
     return Image.composite(Image.new("RGB", image.size, mean), image, mask)

@@ -1,6 +1,4 @@
-"""Rows told apart: by the values of a column, by ranges of numbers, by their texts as the model reads them."""
-
-from functools import lru_cache
+"""Slices of rows: by the values of a column, by ranges of numbers, by the number of tokens."""
 
 import numpy as np
 import pandas as pd
@@ -11,36 +9,36 @@ from data.cells import as_number, is_blank
 from models import ImageTextProcessor
 
 MAX_NUMBERS = 10
-"""More different numbers than these are told apart by quarters of the rows."""
+"""A column with more different numbers is cut at its quartiles."""
 MAX_NAMES = 30
-"""More different names than these are told apart but for the rarest, which go together."""
+"""Largest number of slices by name; the rarest names share one slice."""
 
 
 def slice_rows(rows: Rows, name: str, processor: ImageTextProcessor) -> dict[str, np.ndarray]:
-    """Which rows have each value of a column, or of one of `data.TEXT_SLICES`.
+    """Rows of each value of a column, or of one of `data.TEXT_SLICES`.
 
     Returns:
-        value → which rows ``(n,)`` bool, in order: numbers rising, names by the alphabet. Each row is in one of them.
+        value → mask of its rows ``(n,)``; numbers in rising order, names in alphabetical order. Each row is in exactly
+        one slice.
     """
     if name not in TEXT_SLICES:
-        return tell_apart(rows.column(name))
-    tokens = lru_cache(maxsize=4096)(lambda text: len(processor.tokenizer(text, verbose=False)["input_ids"]))
-    lengths = [tokens(text) if text else 0 for text in rows.texts]
+        return slices_by_value(rows.column(name))
+    lengths = processor.count_tokens(rows.texts).tolist()
     limit = processor.tokenizer.model_max_length
     if name == "text_cut":
-        return tell_apart([f"cut at {limit} tokens" if length > limit else "whole" for length in lengths])
-    return tell_apart(lengths)
+        return slices_by_value([f"cut at {limit} tokens" if length > limit else "whole" for length in lengths])
+    return slices_by_value(lengths)
 
 
-def tell_apart(values: list) -> dict[str, np.ndarray]:
-    """Rows by value: many numbers by quarters of the rows, the rarest of many names together."""
+def slices_by_value(values: list) -> dict[str, np.ndarray]:
+    """Masks of rows by value; many numbers are cut at their quartiles, and the rarest of many names share a slice."""
     series = pd.Series(parse_numbers(values))
     if is_numeric_dtype(series) and not is_bool_dtype(series):
         many = series.nunique() > MAX_NUMBERS
         parts = series.groupby(pd.qcut(series, 4, duplicates="drop") if many else series, observed=True)
         found: dict[str, np.ndarray] = {}
-        for _, part in parts:  # numbers that are written alike go together
-            found[span(part)] = found.get(span(part), False) | series.index.isin(part.index)
+        for _, part in parts:  # ranges that are printed alike are one slice
+            found[range_name(part)] = found.get(range_name(part), False) | series.index.isin(part.index)
         return found | ({"None": series.isna().to_numpy()} if series.hasnans else {})
     names = series.map(str)
     frequent = names.value_counts().index
@@ -50,9 +48,9 @@ def tell_apart(values: list) -> dict[str, np.ndarray]:
 
 
 def parse_numbers(values: list) -> list:
-    """Values of a CSV, which are strings, as numbers where all are, blank ones missing; few stay as they are written.
+    """Numbers for the strings of a CSV column if all are numbers, with ``None`` for blank cells.
 
-    Few of them may be codes, such as 007.
+    A column of few different numbers keeps its strings: they may be codes, such as 007.
     """
     written = [value for value in values if not is_blank(value)]
     if not written or not all(isinstance(value, str) for value in written):
@@ -65,6 +63,7 @@ def parse_numbers(values: list) -> list:
     return ["None" if is_blank(value) else value for value in values]
 
 
-def span(numbers: pd.Series) -> str:
+def range_name(numbers: pd.Series) -> str:
+    """The range of some numbers, with six digits."""
     low, high = f"{numbers.min():.6g}", f"{numbers.max():.6g}"
     return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""What is right, for each type of label: which answers probabilities give, whether they are, how sure they are."""
+"""The labels of rows as targets: which answers are correct, and how probable they are."""
 
 from __future__ import annotations
 
@@ -12,56 +12,60 @@ from models.decisions import give_answers
 
 
 @dataclass
-class Truth:
+class Targets:
     """The labels of n rows.
 
-    Args:
+    Attributes:
         label_type: see `data.LabelFormat`.
-        values: the labels as it encodes them.
-        most_given: of ``annotators``, the known class that most of them gave ``(n,)``; scores cannot tell, since what
-            four of ten people said earns as much as what six said.
-        weights: what each row counts ``(n,)``, above 0; ``None`` where all count alike.
+        values: the labels as `data.LabelFormat.encode` gives them.
+        most_frequent: for ``annotators``, the known class that most annotators gave ``(n,)``. The encoded scores do not
+            contain it: an answer of four of ten annotators scores as much as one of six.
+        weights: weight of each row ``(n,)``, above 0; ``None`` for equal weights.
     """
 
     label_type: str
     values: np.ndarray
-    most_given: np.ndarray | None = None
+    most_frequent: np.ndarray | None = None
     weights: np.ndarray | None = None
 
     @classmethod
     def of(
         cls, labels: Sequence[str], label2id: dict[str, int], form: LabelFormat, weights: np.ndarray | None = None
-    ) -> Truth:
-        most_given = None
+    ) -> Targets:
+        most_frequent = None
         if form.type == "annotators":
             most = [form.main_names(label, label2id) for label in labels]
-            most_given = np.array([label2id[name[0]] if name else UNKNOWN for name in most], dtype=np.int64)
-        return cls(form.type, form.encode(labels, label2id), most_given, weights)
+            most_frequent = np.array([label2id[name[0]] if name else UNKNOWN for name in most], dtype=np.int64)
+        return cls(form.type, form.encode(labels, label2id), most_frequent, weights)
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def select(self, rows: np.ndarray) -> Truth:
-        """Some of the rows, by number or as a mask."""
-        given, weights = (None if of_rows is None else of_rows[rows] for of_rows in (self.most_given, self.weights))
-        return Truth(self.label_type, self.values[rows], given, weights)
+    def select(self, rows: np.ndarray) -> Targets:
+        """Some of the rows, given by number or as a mask."""
+        optional = (None if array is None else array[rows] for array in (self.most_frequent, self.weights))
+        return Targets(self.label_type, self.values[rows], *optional)
 
     def mean(self, values: np.ndarray) -> float:
-        """Mean of what each row has ``(n,)``, by what it counts."""
+        """Mean of a value of each row ``(n,)``, weighted by the rows' weights."""
         return float(np.average(values, weights=self.weights))
 
-    def right(self, probabilities: np.ndarray) -> np.ndarray:
-        """How right each answer is, in [0, 1] ``(n,)``: the class, the whole set, or what annotators' answers earn."""
+    def correctness(self, probabilities: np.ndarray) -> np.ndarray:
+        """How correct each answer is, in [0, 1] ``(n,)``.
+
+        1 or 0 for one label a row, 1 if the whole set of labels is correct for ``multi``, and the VQA accuracy for
+        ``annotators``.
+        """
         best = probabilities.argmax(axis=1)
         if self.label_type == "single":
             return (best == self.values).astype(float)
         if self.label_type == "annotators":
             return self.values[np.arange(len(best)), best].astype(float)
-        answers = np.pad(give_answers(probabilities, "multi"), ((0, 0), (0, 1)))  # none of those that are not known
+        answers = np.pad(give_answers(probabilities, "multi"), ((0, 0), (0, 1)))  # never an unknown label
         return (answers == self.values).all(axis=1).astype(float)
 
-    def best(self) -> np.ndarray:
-        """How right the best possible answer would be ``(n,)``; less than 1 where a label is not known."""
+    def best_correctness(self) -> np.ndarray:
+        """Correctness of the best possible answer ``(n,)``; below 1 if a label is unknown or annotators disagree."""
         if self.label_type == "single":
             return (self.values != UNKNOWN).astype(float)
         if self.label_type == "annotators":
@@ -69,19 +73,22 @@ class Truth:
         return 1.0 - self.values[:, -1]
 
     def classes(self) -> np.ndarray:
-        """What metrics that count classes compare with: class numbers ``(n,)``, the annotators' most frequent answer,
-        or for ``multi`` the sets ``(n, C + 1)``."""
-        return self.values.astype(np.int64) if self.most_given is None else self.most_given
+        """The labels for metrics that count classes.
 
-    def loss(self, probabilities: np.ndarray) -> np.ndarray:
-        """Cross-entropy of each row, over classes on average for ``multi`` ``(n,)``; NaN where no label is known."""
-        likely = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+        Returns:
+            class numbers ``(n,)``, for ``annotators`` of the most frequent answer; for ``multi`` sets ``(n, C + 1)``.
+        """
+        return self.values.astype(np.int64) if self.most_frequent is None else self.most_frequent
+
+    def cross_entropy(self, probabilities: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row ``(n,)``, for ``multi`` the mean over the classes; NaN if no label is known."""
+        log_p = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
         if self.label_type == "multi":
             target = self.values[:, :-1]
-            unlikely = np.log(np.maximum(1 - probabilities.astype(np.float64), 1e-12))
-            return -(target * likely + (1 - target) * unlikely).mean(axis=1)
+            log_not_p = np.log(np.maximum(1 - probabilities.astype(np.float64), 1e-12))
+            return -(target * log_p + (1 - target) * log_not_p).mean(axis=1)
         if self.label_type == "single":
-            return np.where(self.values == UNKNOWN, np.nan, -likely[np.arange(len(likely)), np.maximum(self.values, 0)])
+            return np.where(self.values == UNKNOWN, np.nan, -log_p[np.arange(len(log_p)), np.maximum(self.values, 0)])
         total = self.values.sum(axis=1)
-        weighed = -(self.values * likely).sum(axis=1)
-        return np.divide(weighed, total, out=np.full(len(total), np.nan), where=total > 0)
+        weighted = -(self.values * log_p).sum(axis=1)
+        return np.divide(weighted, total, out=np.full(len(total), np.nan), where=total > 0)

@@ -1,4 +1,4 @@
-"""Fonts for the characters that are drawn; matplotlib's own has no Chinese, Japanese, Korean or Devanagari."""
+"""Fonts for drawn texts: matplotlib's default font has no Chinese, Japanese, Korean or Devanagari characters."""
 
 import unicodedata
 import warnings
@@ -8,19 +8,19 @@ import matplotlib as mpl
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
 
 PLACEHOLDERS = ("last resort", "lastresort", "blank", "notdef")
-"""In names of fonts that draw every character as a box, or not at all."""
+"""Parts of the names of fonts that draw every character as a box, or not at all."""
 CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 """First words of the Unicode names of Chinese, Japanese and Korean characters."""
 
 
 def font_families(*texts: str, warn: bool = True) -> list[str]:
-    """The value of ``font.family`` that draws these texts: the usual fonts, then installed ones with what those lack.
+    """Value of ``font.family`` for these texts: the default fonts, then installed fonts with the missing characters.
 
     Matplotlib takes each character from the first font that has it. Characters that no installed font has are drawn
-    as boxes. One warning says so and names a package, in place of matplotlib's own for every character.
+    as boxes. One warning names a package to install and replaces matplotlib's warnings for every character.
 
     Args:
-        warn: of such characters; not needed for SVG, whose reader chooses fonts.
+        warn: whether to warn; not needed for SVG, where the viewer chooses fonts.
     """
     usual = tuple(mpl.rcParams["font.family"])
     characters = frozenset("".join(texts)) - {"\n"}
@@ -35,10 +35,10 @@ def font_families(*texts: str, warn: bool = True) -> list[str]:
 
 @lru_cache(maxsize=256)
 def cover(characters: frozenset[str], usual: tuple[str, ...], number: int) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The fewest families beside the usual ones that have the characters, and the characters that no font has.
+    """Families to add to the default ones, chosen greedily, and the characters that no font has.
 
     Args:
-        number: of fonts known, so that one that is added is seen.
+        number: number of known fonts; a new font invalidates the cache.
     """
     left = characters
     for family in usual:
@@ -55,7 +55,7 @@ def cover(characters: frozenset[str], usual: tuple[str, ...], number: int) -> tu
 
 
 def covered(path: str, characters: frozenset[str]) -> frozenset[str]:
-    """Those of the characters that a font file has; none of a file that cannot be read."""
+    """The characters that a font file has; none if it cannot be read."""
     try:
         font = get_font(path)
     except (OSError, RuntimeError):
@@ -64,7 +64,7 @@ def covered(path: str, characters: frozenset[str]) -> frozenset[str]:
 
 
 def installed() -> dict[str, str]:
-    """A file of each family, upright and of normal weight where there is one."""
+    """Family → font file, upright and of normal weight if available."""
     add_new_fonts()
     entries = sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight not in (400, "normal")))
     paths: dict[str, str] = {}
@@ -76,23 +76,23 @@ def installed() -> dict[str, str]:
 
 @cache
 def add_new_fonts() -> None:
-    """Fonts that were installed after matplotlib wrote its list of them."""
+    """Register fonts that were installed after matplotlib cached its list of fonts."""
     known = {font.fname for font in fontManager.ttflist}
     for path in sorted(set(findSystemFonts()) - known):
         try:
             fontManager.addfont(path)
-        except Exception:  # whatever matplotlib raises for bitmaps and damaged files
+        except Exception:  # matplotlib raises different errors for bitmap fonts and damaged files
             continue
 
 
 def is_visible(character: str) -> bool:
-    """Whether a font should have a character: no space, control, variation selector or unassigned code."""
+    """Whether a character has a glyph: not a space, control character, variation selector or unassigned code."""
     name = unicodedata.name(character, "")
     return unicodedata.category(character)[0] not in "CZ" and "VARIATION SELECTOR" not in name
 
 
 def package_of(character: str) -> str:
-    """The package of Debian with a font that has the character."""
+    """Debian package of a font with the character."""
     if unicodedata.name(character, "").partition(" ")[0] in CJK:
         return "fonts-noto-cjk"
     return "fonts-symbola" if unicodedata.category(character)[0] == "S" else "fonts-noto-core"
@@ -100,11 +100,10 @@ def package_of(character: str) -> str:
 
 @cache
 def warn_of_boxes(package: str) -> None:
-    """Once in a process."""
+    """Warn about characters that are drawn as boxes, once for each package."""
     scripts = {"fonts-noto-cjk": "Chinese, Japanese or Korean characters", "fonts-symbola": "emoji and symbols"}
     warnings.warn(
-        f"No installed font has some of the {scripts.get(package, 'characters')} of the texts that are drawn, so they "
-        f"appear as boxes. Install one: apt-get install {package} on Debian and Ubuntu, elsewhere a font of "
-        "https://fonts.google.com/noto.",
+        f"Some {scripts.get(package, 'characters')} are drawn as boxes, because no installed font has them. Install a "
+        f"font: apt-get install {package} on Debian and Ubuntu, https://fonts.google.com/noto elsewhere.",
         stacklevel=4,
     )

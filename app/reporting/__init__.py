@@ -1,1 +1,1 @@
-"""What people read: text, charts, the HTML report, the model card."""
+"""Output of an evaluation for people: text, charts, the HTML report, the model card."""

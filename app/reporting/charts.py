@@ -1,19 +1,23 @@
-"""The pictures of figures: as SVG for the report, whose ink is the page's own colour in light and dark."""
+"""Charts: of an evaluation as SVG for the report, in the text colour of the page; of a training as PNG."""
 
 import re
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from app.evaluation.figures import Calibration, Confusion, Deletion, ReliabilityBins, Scores
 from app.explanation.fonts import font_families
 
 INK = "#123456"
-"""What is drawn in this colour takes the text colour of the page."""
+"""Placeholder that `svg` replaces by the text colour of the page."""
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8a8f98"
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -31,10 +35,10 @@ STYLE: Any = {
 
 
 def svg(figure: Figure, name: str) -> str:
-    """A figure as an element of a page, hidden from screen readers: its numbers stand in a table beside it.
+    """A figure as an SVG element. It is hidden from screen readers, because a table beside it has its numbers.
 
     Args:
-        name: of the figure, by which the names within it differ from those of other figures.
+        name: prefix of the ids in the element, unique on the page.
     """
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -44,18 +48,18 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots()
 
 
-def draw_inputs(scores: dict[str, dict]) -> str:
+def draw_inputs(scores: dict[str, Scores]) -> str:
     """Accuracy by what the model was given, with intervals."""
     with mpl.rc_context(STYLE):
         figure, ax = blank(6.4, 0.42 * len(scores) + 0.7)
-        values = [100 * s["accuracy"]["value"] for s in scores.values()]
-        low = [100 * s["accuracy"]["low"] for s in scores.values()]
-        high = [100 * s["accuracy"]["high"] for s in scores.values()]
+        accuracies = [metrics["accuracy"] for metrics in scores.values()]
+        values, low, high = ([100 * getattr(a, end) for a in accuracies] for end in ("value", "low", "high"))
         places = np.arange(len(scores))
         ax.barh(places, values, color=[BLUE, *[GREY] * (len(scores) - 1)], height=0.62)
         ax.hlines(places, low, high, color=INK, linewidth=1.6)
@@ -65,50 +69,52 @@ def draw_inputs(scores: dict[str, dict]) -> str:
         return svg(figure, "inputs")
 
 
-def draw_reliability(bins: dict[str, list[dict]]) -> str:
+def draw_reliability(bins: ReliabilityBins) -> str:
     """Accuracy by confidence, before and after calibration."""
     with mpl.rc_context(STYLE):
         figure, ax = blank(4.2, 3.6)
         ax.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
-        for way, color, label in (("before", GREY, "before calibration"), ("after", BLUE, "as given")):
-            points = bins[way]
-            sizes = np.array([b["rows"] for b in points])
-            x, y = ([100 * b[name] for b in points] for name in ("confidence", "accuracy"))
+        curves = ((bins.before, GREY, "before calibration"), (bins.after, BLUE, "after calibration"))
+        for points, color, label in curves:
+            sizes = np.array([b.rows for b in points])
+            x, y = [100 * b.confidence for b in points], [100 * b.accuracy for b in points]
             ax.plot(x, y, color=color, linewidth=1.2, label=label)
             ax.scatter(x, y, s=12 + 120 * sizes / sizes.sum(), color=color)
-        ax.set(xlim=(0, 102), ylim=(0, 102), xlabel="probability of the answer, %", ylabel="right, %")
+        ax.set(xlim=(0, 102), ylim=(0, 102), xlabel="probability of the answer, %", ylabel="correct, %")
         ax.legend(loc="upper left")
         return svg(figure, "reliability")
 
 
-def draw_risk(figures: dict) -> str:
-    """Share of wrong answers by the share of rows that are answered; a point where the threshold is."""
+def draw_risk(figures: Calibration) -> str:
+    """Share of wrong answers by share of rows answered, with a point at the model's threshold."""
     with mpl.rc_context(STYLE):
         figure, ax = blank(4.2, 3.6)
-        curve = figures["curve"]
-        ax.plot([100 * c for c in curve["coverage"]], [100 * r for r in curve["risk"]], color=BLUE)
-        if figures["risk"] is not None:
-            ax.plot(100 * figures["coverage"]["value"], 100 * figures["risk"]["value"], "o", color=ORANGE, label="sure")
+        curve, risk = figures.curve, figures.risk
+        ax.plot([100 * c for c in curve.coverage], [100 * r for r in curve.risk], color=BLUE)
+        if risk is not None:
+            ax.plot(100 * figures.coverage.value, 100 * risk.value, "o", color=ORANGE, label="sure answers")
             ax.legend(loc="upper left")
-        ax.set(xlim=(0, 102), ylim=(0, None), xlabel="rows answered, surest first, %", ylabel="wrong among them, %")
+        ax.set(
+            xlim=(0, 102), ylim=(0, None), xlabel="rows answered, most confident first, %", ylabel="wrong answers, %"
+        )
         return svg(figure, "risk")
 
 
-def draw_deletion(figures: dict) -> str:
-    """The probability of the answer as the picture is hidden."""
+def draw_deletion(figures: Deletion) -> str:
+    """Probability of the answer by the share of the image that is hidden."""
     with mpl.rc_context(STYLE):
         figure, ax = blank(4.8, 3.6)
-        for name, curve in figures["curves"].items():
-            label = f"hidden by {name}" if name != "random" else "at random"
-            ax.plot([100 * f for f in figures["fractions"]], [100 * p for p in curve], "o-", markersize=3, label=label)
-        ax.set(xlabel="of the picture hidden, %", ylabel="probability of the answer, %", ylim=(0, 102))
+        for name, curve in figures.curves.items():
+            label = f"hidden by {name}" if name != "random" else "hidden at random"
+            ax.plot([100 * f for f in figures.fractions], [100 * p for p in curve], "o-", markersize=3, label=label)
+        ax.set(xlabel="image hidden, %", ylabel="probability of the answer, %", ylim=(0, 102))
         ax.legend()
         return svg(figure, "deletion")
 
 
-def draw_confusion(figures: dict) -> str:
-    """Answers by true label, each row as shares of its label; numbers where there is room."""
-    matrix, names = np.array(figures["counts"]), figures["labels"]
+def draw_confusion(confusion: Confusion) -> str:
+    """Confusion matrix; the colour is the share of the label's rows, the number their count."""
+    matrix, names = np.array(confusion.counts), confusion.labels
     with mpl.rc_context(STYLE | {"font.family": font_families(*names, warn=False)}):
         side = max(3.2, 0.34 * len(names) + 1.6)
         figure, ax = blank(side, side)
@@ -123,3 +129,24 @@ def draw_confusion(figures: dict) -> str:
         ax.set_yticks(range(len(names)), short, fontsize=8)
         ax.set(xlabel="answer", ylabel="label")
         return svg(figure, "confusion")
+
+
+def draw_curves(records: list[dict], path: Path) -> None:
+    """Loss and learning rate by step, validation accuracy by epoch, from the records of a training, as a PNG file."""
+    steps = [r for r in records if "loss" in r]
+    epochs = [r for r in records if "validation_accuracy" in r]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], label="train")
+    loss.plot([r["step"] for r in epochs], [r["validation_loss"] for r in epochs], "o-", label="validation")
+    loss.set(title="loss", xlabel="step", yscale="log")
+    loss.legend()
+    accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-")
+    accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
+    rate.set(title="learning rate", xlabel="step")
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

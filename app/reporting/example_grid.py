@@ -1,4 +1,4 @@
-"""Example rows with their heat-maps, in one picture."""
+"""Example rows with their heat-maps for each word, in one picture."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.evaluation.predict import MODALITIES, Predictions
+from app.evaluation.predict import BOTH, Predictions
 from app.explanation.attribution import explain
-from app.reporting.text import how_right
+from app.reporting.text import correctness_text
 from data import LabelFormat, Rows
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import answered, confidence
@@ -23,17 +23,17 @@ def draw_examples(
     predictions: Predictions,
     chosen: Sequence[int],
 ) -> None:
-    """Heat-maps per word for some rows, right and wrong answers marked."""
+    """Write a picture with the heat-maps for each word of some rows, given by index."""
     pictures: list[Image.Image] = []
-    right, probabilities = predictions.right(), predictions.probabilities[MODALITIES[0]]
+    correctness, probabilities = predictions.correctness(), predictions.probabilities[BOTH]
     form = LabelFormat.of(model.config)
     for i in chosen:
         example = rows[i]
         assert example.text is not None
         best = int(probabilities[i].argmax())
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
-        sure = confidence(probabilities[i : i + 1], form.type)[0]
-        title = f"{example.text}\n→ {answer} ({sure:.0%}, {how_right(right[i], rows.labels[i])})"
+        probability = confidence(probabilities[i : i + 1], form.type)[0]
+        title = f"{example.text}\n→ {answer} ({probability:.0%}, {correctness_text(correctness[i], rows.labels[i])})"
         figure = explain(model, processor, rows.picture(i), example.text, best).figure(title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
@@ -42,14 +42,14 @@ def draw_examples(
         stack(pictures).save(path)
 
 
-def spread(rows: Rows, number: int) -> list[int]:
-    """Up to ``number`` rows that have both image and text, at even distances over all of them."""
+def evenly_spaced_rows(rows: Rows, number: int) -> list[int]:
+    """Indices of up to ``number`` rows with image and text, evenly spaced over all such rows."""
     with_both = [i for i in range(len(rows)) if rows.texts[i] and rows.image_keys[i] is not None]
     return [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures one below another on white."""
+    """Pictures below each other on white."""
     canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     top = 0
     for picture in pictures:

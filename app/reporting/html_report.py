@@ -1,4 +1,4 @@
-"""The report: one page, with everything in it, that says what a model learnt and shows where it looked."""
+"""The HTML report: one self-contained page with figures, charts and example rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from app.evaluation.predict import MODALITIES, Predictions
+from app.evaluation.figures import Evaluation, Interval
+from app.evaluation.predict import BOTH, Predictions
 from app.explanation.attribution import explain
-from app.explanation.heatmaps import lay_over
+from app.explanation.heatmaps import overlay_heatmap
 from app.reporting import charts
-from app.reporting.text import USED, how_right
+from app.reporting.example_grid import evenly_spaced_rows
+from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text
 from data import LabelFormat, Rows
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import answered, confidence
@@ -25,34 +27,34 @@ from models.description import describe_model
 from models.onnx_classifier import OnnxModel
 
 THUMBNAIL = 240
-"""Longest side of the report's pictures, in pixels."""
+"""Longest side of an example picture, in pixels."""
 SHOWN_WORDS = 12
-"""Words of a text that have a heat-map of their own."""
+"""Number of words of a text with a heat-map of their own."""
 
 
 @dataclass
 class Card:
-    """One row as the report shows it.
+    """One example row in the report.
 
     Attributes:
-        answer: what was answered, where that is not the first of ``answers``.
-        answers: the most probable labels, and their probabilities.
-        earned: how right the answer is, in [0, 1]; ``verdict`` says it in words.
-        picture, seen, heat: addresses (``data:``) of the picture, of what the model gets of it, and of the heat-map;
-            ``None`` where the model gives none.
-        words: each word, and the probability it brought to the answer; empty where the model gives no heat-map.
-        word_heats: word and address of its heat-map, where the card shows them.
+        answer: the set of labels that was answered; ``None`` if the answer is the first of ``answers``.
+        answers: the most probable labels with their probabilities.
+        correctness: how correct the answer is, in [0, 1]; ``verdict`` says it in words.
+        picture, model_input, heat: data URIs of the picture, of the model's input, and of the heat-map of the answer;
+            ``heat`` is ``None`` if the model gives none.
+        words: each word with its effect on the probability of the answer; empty if the model gives no heat-map.
+        word_heats: words with the data URI of their heat-map; empty if the card does not show them.
     """
 
     row: int
     text: str
     answer: str | None
     answers: list[tuple[str, float]]
-    earned: float
+    correctness: float
     verdict: str
     is_sure: bool
     picture: str
-    seen: str
+    model_input: str
     heat: str | None
     words: list[tuple[str, float]]
     word_heats: list[tuple[str, str]]
@@ -60,7 +62,7 @@ class Card:
 
 @dataclass
 class Gallery:
-    """Rows under a heading."""
+    """Example rows under one heading."""
 
     title: str
     note: str
@@ -69,7 +71,7 @@ class Gallery:
 
 def write_report(
     path: Path,
-    figures: dict,
+    figures: Evaluation,
     model: ImageTextClassifier | OnnxModel,
     processor: ImageTextProcessor,
     rows: Rows,
@@ -77,22 +79,23 @@ def write_report(
     num_pictures: int,
     chosen: Sequence[int] = (),
 ) -> None:
-    """Write ``report.html``, which needs no other file and no network.
+    """Write ``report.html``. The page needs no other file and no network.
 
     Args:
-        num_pictures: rows in each gallery; 0 leaves pictures of rows out.
-        chosen: rows that a gallery of their own shows, first of all.
+        num_pictures: rows in each gallery; 0 leaves the galleries out.
+        chosen: indices of rows that the first gallery shows.
     """
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here / "templates"), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "zip": zip}
+    environment.filters |= {"percent": percent, "interval": interval, "points": signed_points, "zip": zip}
     page = environment.get_template("report.html.jinja").render(
         source=rows.source,
         figures=figures,
-        both=MODALITIES[0],
+        both=BOTH,
+        input_use=input_use_text(figures),
         model=describe_model(model),
         explains=not isinstance(model, OnnxModel),
-        used=USED.get(figures["role"], ""),
+        role_warning=ROLE_WARNINGS.get(figures.role, ""),
         galleries=galleries(model, processor, rows, predictions, num_pictures, chosen),
         charts=draw_charts(figures),
     )
@@ -100,28 +103,31 @@ def write_report(
 
 
 def percent(value: float) -> str:
+    """A share in percent."""
     return f"{value:.1%}"
 
 
-def interval(value: dict[str, float]) -> str:
-    return f"{100 * value['low']:.1f} – {100 * value['high']:.1f}"
+def interval(value: Interval) -> str:
+    """Ends of an interval in percent."""
+    return f"{100 * value.low:.1f} – {100 * value.high:.1f}"
 
 
-def points(value: float) -> str:
+def signed_points(value: float) -> str:
+    """A difference in percentage points, with its sign."""
     return f"{100 * value:+.1f}"
 
 
-def draw_charts(figures: dict) -> dict[str, str]:
-    """All charts by name."""
+def draw_charts(figures: Evaluation) -> dict[str, str]:
+    """Name → SVG element of each chart."""
     found = {
-        "inputs": charts.draw_inputs(figures["scores"]),
-        "reliability": charts.draw_reliability(figures["calibration"]["bins"]),
-        "risk": charts.draw_risk(figures["calibration"]),
+        "inputs": charts.draw_inputs(figures.scores),
+        "reliability": charts.draw_reliability(figures.calibration.bins),
+        "risk": charts.draw_risk(figures.calibration),
     }
-    if figures["confusion"]:
-        found["confusion"] = charts.draw_confusion(figures["confusion"])
-    if "deletion" in figures:
-        found["deletion"] = charts.draw_deletion(figures["deletion"])
+    if figures.confusion:
+        found["confusion"] = charts.draw_confusion(figures.confusion)
+    if figures.deletion:
+        found["deletion"] = charts.draw_deletion(figures.deletion)
     return found
 
 
@@ -131,24 +137,21 @@ def galleries(
     rows: Rows,
     predictions: Predictions,
     number: int,
-    asked: Sequence[int],
+    chosen: Sequence[int],
 ) -> list[Gallery]:
-    """The rows asked for, the surest wrong and the surest right answers, the least sure, and rows at even distances."""
-    probabilities = predictions.probabilities[MODALITIES[0]]
-    earned = predictions.right()
-    sure = confidence(probabilities, predictions.truth.label_type)
+    """Chosen rows, confident mistakes, confident correct answers, unsure answers, and evenly spaced rows."""
+    correctness = predictions.correctness()
+    confidences = confidence(predictions.probabilities[BOTH], predictions.targets.label_type)
     with_both = np.array([bool(t) and k is not None for t, k in zip(rows.texts, rows.image_keys, strict=True)])
-    ranked = np.argsort(-sure, kind="stable")
-    wrong_first, right_first = (ranked[((earned == worth) & with_both)[ranked]] for worth in (0, 1))
+    ranked = np.argsort(-confidences, kind="stable")
+    wrong, correct = (ranked[((correctness == value) & with_both)[ranked]] for value in (0, 1))
     unsure = ranked[with_both[ranked]][::-1]
-    even = np.flatnonzero(with_both)
-    even = even[np.unique(np.linspace(0, len(even) - 1, min(number, len(even))).astype(int))] if len(even) else even
-    chosen = (
-        ("Chosen rows", "as asked for", asked, len(asked)),
-        ("Worst mistakes", "wrong, the surest first", wrong_first[:number], 1),
-        ("Surest right answers", "right, the surest first", right_first[:number], 1),
-        ("Least sure", "the lowest probability first", unsure[:number], 0),
-        ("From first to last", "rows at even distances, unchosen", even, 0),
+    selections = (
+        ("Chosen rows", "from the command line", chosen, len(chosen)),
+        ("Worst mistakes", "wrong answers, the most confident first", wrong[:number], 1),
+        ("Best answers", "correct answers, the most confident first", correct[:number], 1),
+        ("Least confident", "the lowest probability first", unsure[:number], 0),
+        ("From first to last", "evenly spaced rows", evenly_spaced_rows(rows, number), 0),
     )
     return [
         Gallery(
@@ -159,7 +162,7 @@ def galleries(
                 for place, i in enumerate(indices)
             ],
         )
-        for title, note, indices, by_word in chosen
+        for title, note, indices, by_word in selections
         if len(indices)
     ]
 
@@ -172,8 +175,8 @@ def make_card(
     index: int,
     by_word: bool,
 ) -> Card:
-    """One row, its answers, and where they came from if the model tells; ``by_word``: with a heat-map of each word."""
-    example, probabilities = rows[index], predictions.probabilities[MODALITIES[0]][index]
+    """One example row with its answers and heat-map; with ``by_word`` also a heat-map of each word."""
+    example, probabilities = rows[index], predictions.probabilities[BOTH][index]
     assert example.text is not None
     picture = rows.picture(index)
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
@@ -181,12 +184,12 @@ def make_card(
         None if isinstance(model, OnnxModel) else explain(model, processor, picture, example.text, int(best[0]))
     )
     names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))
-    earned = float(predictions.truth.select(np.array([index])).right(probabilities[None])[0])
-    seen = as_seen(processor, picture)
+    correctness = float(predictions.targets.select(np.array([index])).correctness(probabilities[None])[0])
+    resized = model_input(processor, picture)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     heat, words, overlays = None, [], []
     if explanation is not None:
-        heat = as_address(lay_over(picture, explanation.answer_weights, explanation.answer_weights.max()))
+        heat = to_data_uri(overlay_heatmap(picture, explanation.answer_weights, explanation.answer_weights.max()))
         words = list(zip(explanation.words, explanation.effects.sum(axis=(1, 2)).tolist(), strict=True))
         overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
     return Card(
@@ -194,27 +197,27 @@ def make_card(
         example.text,
         (names or "none of the labels") if form.type == "multi" else None,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
-        earned,
-        how_right(earned, rows.labels[index]),
+        correctness,
+        correctness_text(correctness, rows.labels[index]),
         bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
-        as_address(picture),
-        as_address(seen),
+        to_data_uri(picture),
+        to_data_uri(resized),
         heat,
         words,
-        [(word, as_address(overlay)) for (word, _), overlay in zip(words, overlays, strict=False)],
+        [(word, to_data_uri(overlay)) for (word, _), overlay in zip(words, overlays, strict=False)],
     )
 
 
-def as_seen(processor: ImageTextProcessor, picture: Image.Image) -> Image.Image:
-    """What the model gets of a picture."""
+def model_input(processor: ImageTextProcessor, picture: Image.Image) -> Image.Image:
+    """A picture as the model receives it: resized, and without the normalisation."""
     pixels = processor([picture], None)["pixel_values"][0]
     tools = processor.image_processor
     mean, std = (torch.tensor(values)[:, None, None] for values in (tools.image_mean, tools.image_std))
     return Image.fromarray(((pixels * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy())
 
 
-def as_address(picture: Image.Image) -> str:
-    """A picture as the source of an ``<img>``."""
+def to_data_uri(picture: Image.Image) -> str:
+    """A picture as a ``data:`` URI."""
     buffer = BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

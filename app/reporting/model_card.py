@@ -1,23 +1,24 @@
-"""The model card: what a model is, how it was trained, what held-out rows say of it, and what it cannot do."""
+"""The model card: parts, training, figures on held-out rows, and limits of a model."""
 
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.evaluation.predict import MODALITIES
-from app.reporting.text import describe_calibration
+from app.evaluation.figures import Evaluation
+from app.evaluation.predict import BOTH
+from app.reporting.text import calibration_text, input_use_text
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
 from models import ImageTextClassifier
 from models.description import describe_model
 
 TASK = "visual-question-answering"
-"""The Hub's name for what these models do; it has none for the classification of pairs."""
+"""The Hub's task for these models; it has none for the classification of image and text."""
 SHOWN_BESIDE = ("accuracy", "balanced_accuracy", "macro_f1")
-"""Metrics that the Hub shows beside the card."""
+"""Metrics that the Hub shows next to the card."""
 PATHS = {"data.train", "data.validation", "data.test", "data.image_root"}
-"""Settings of which the card tells the last part alone: where files lie on this machine is nobody's business."""
+"""Settings with a path on this machine; the card shows the last part alone."""
 
 
 def model_card(
@@ -26,19 +27,19 @@ def model_card(
     settings: Settings,
     data: PreparedData,
     split: str,
-    figures: dict,
+    figures: Evaluation,
 ) -> ModelCard:
-    """A card in the Hub's format, every figure of it from the evaluation.
+    """A card in the Hub's format.
 
     Args:
-        name: of the run.
-        split: the rows that were scored, ``test``, or ``validation`` where there are no test rows.
-        figures: what `app.evaluation.evaluate` found on them.
+        name: name of the run.
+        split: the rows that were scored: ``test``, or ``validation`` without test rows.
+        figures: their figures.
     """
     rows = data.splits[split]
-    source, scores = Path(rows.source).name, figures["scores"][MODALITIES[0]]
+    source, scores = Path(rows.source).name, figures.scores[BOTH]
     results = [
-        EvalResult(TASK, source, source, metric, round(scores[metric]["value"], 4), dataset_split=split)
+        EvalResult(TASK, source, source, metric, round(scores[metric].value, 4), dataset_split=split)
         for metric in SHOWN_BESIDE
         if metric in scores
     ]
@@ -67,13 +68,14 @@ def model_card(
             source=source,
             held_out=split == "test",
             figures=figures,
-            calibration=describe_calibration(figures["calibration"]),
-            saw=figures["saw"],
+            scores=scores,
+            input_use=input_use_text(figures),
+            calibration=calibration_text(figures.calibration),
             size=model.config.image_size,
         )
     )
 
 
 def cell(value: str) -> str:
-    """Text that stays within its cell of a table."""
+    """Text that does not break the table it is a cell of."""
     return value.replace("|", "\\|").replace("\n", " ")

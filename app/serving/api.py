@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from app.evaluation.figures import Scores
+from app.reporting.metrics_file import read_scores
 from app.serving.api_errors import add_error_handlers
 from app.serving.engine import ROUTES, Engine, Pair
 from app.serving.refusal import RefusedError, retry_after
@@ -44,7 +45,7 @@ from data import Example
 from models.description import describe_model
 
 
-def build_api(engine: Engine, name: str, metrics: dict | None = None, has_key: bool = False) -> FastAPI:
+def build_api(engine: Engine, name: str, metrics: dict[str, Scores] | None = None, has_key: bool = False) -> FastAPI:
     """Build the API around an engine.
 
     Args:
@@ -156,7 +157,7 @@ async def answer(engine: Engine, pairs: Sequence[Pair], top_k: int) -> PredictRe
     return PredictReply(predictions=replies)
 
 
-def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metrics: dict | None) -> None:
+def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metrics: dict[str, Scores] | None) -> None:
     """Add the route that describes the model."""
     config, parts = engine.predictor.model.config, describe_model(engine.predictor.model)
 
@@ -202,7 +203,7 @@ def add_state(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
         return Response(generate_latest(engine.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def load_metrics(run_dir: Path) -> dict | None:
+def load_metrics(run_dir: Path) -> dict[str, Scores] | None:
     """Scores of a run folder on held-out rows, or ``None`` if there are none."""
     path = own_evaluation(run_dir) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else None
+    return read_scores(path) if path.is_file() else None

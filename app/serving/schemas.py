@@ -8,6 +8,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from app.evaluation.figures import Scores
 from data.images import FORMATS
 
 MAX_INPUTS = 64
@@ -107,7 +108,7 @@ class ModelReply(BaseModel):
         "1 means that no prediction is sure."
     )
     parts: dict[str, str]
-    metrics: dict[str, Any] | None = Field(description="Scores on held-out rows, with 95 % confidence intervals.")
+    metrics: dict[str, Scores] | None = Field(description="Scores on held-out rows, with 95 % confidence intervals.")
 
 
 class Health(BaseModel):

@@ -6,15 +6,17 @@ import json
 import shlex
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from app.evaluation.bootstrap import Value
+from app.evaluation.bootstrap import Resampler
 from app.evaluation.compare import load_predictions
 from app.evaluation.evaluate import BRIEF, scores_of
-from app.evaluation.targets import Truth
+from app.evaluation.figures import Scores
+from app.evaluation.targets import Targets
 from app.settings import parse_settings
 from app.training.new_process import train_in_new_process
 from app.training.run_folder import RunDir
@@ -60,9 +62,11 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(np.average(table["correct"], weights=table.get("weight"))) for table in tables]
-    figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, **pooled(rows, form)}
-    (folder / "kfold.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    return describe(figures)
+    figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, "rows": len(rows)}
+    scores = pooled(rows, form)
+    content = figures | {"scores": {metric: asdict(interval) for metric, interval in scores.items()}}
+    (folder / "kfold.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    return folds_text(by_fold, len(rows), scores)
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -73,23 +77,22 @@ def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(numbered, ignore_index=True).sort_values("row", ignore_index=True)
 
 
-def pooled(rows: pd.DataFrame, form: LabelFormat) -> dict[str, int | dict[str, Value]]:
+def pooled(rows: pd.DataFrame, form: LabelFormat) -> Scores:
     """Accuracy and macro F1 of all rows, with intervals that resample groups; classes are matched by name."""
     label2id = {name: number for number, name in enumerate(form.count([*rows["label"], *rows["prediction"]]))}
     weights = rows["weight"].to_numpy() if "weight" in rows else None
-    truth = Truth.of(rows["label"].tolist(), label2id, form, weights)
+    targets = Targets.of(rows["label"].tolist(), label2id, form, weights)
     answers = np.zeros((len(rows), len(label2id)))
     for row, prediction in enumerate(rows["prediction"]):
         answers[row, [label2id[name] for name in form.names(prediction)]] = 1
-    return {"rows": len(rows), "scores": scores_of(answers, truth, rows["group"].to_numpy(dtype=str), BRIEF)}
+    return scores_of(answers, targets, Resampler(rows["group"].to_numpy(dtype=str)), BRIEF)
 
 
-def describe(figures: dict) -> str:
-    """The result as text."""
-    lines = [f"{len(figures['folds'])} folds, {figures['rows']:,} rows, each held out once", ""]
-    for name, value in figures["scores"].items():
-        interval = f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
-        lines.append(f"{name.replace('_', ' '):10} {interval}")
-    by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in figures["folds"])
-    spread = 100 * statistics.stdev(figures["folds"])
-    return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {spread:.1f} points"])
+def folds_text(accuracies: list[float], rows: int, scores: Scores) -> str:
+    """The accuracy of each fold and the pooled scores as text."""
+    lines = [f"{len(accuracies)} folds, {rows:,} rows, each held out once", ""]
+    for name, score in scores.items():
+        lines.append(f"{name.replace('_', ' '):10} {score.value:.1%} [{score.low:.1%}, {score.high:.1%}]")
+    by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
+    deviation = 100 * statistics.stdev(accuracies)
+    return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {deviation:.1f} points"])

@@ -4,9 +4,10 @@ import time
 
 from accelerate import Accelerator
 
-from app.evaluation.calibration import choose_threshold, fit_temperature, tempered
-from app.evaluation.evaluate import Role, groups_of
-from app.evaluation.predict import MODALITIES, predict
+from app.evaluation.calibration import apply_temperature, choose_threshold, fit_temperature
+from app.evaluation.evaluate import groups_of
+from app.evaluation.figures import Role
+from app.evaluation.predict import BOTH, predict
 from app.inference.load import load_model
 from app.reporting.model_card import model_card
 from app.reporting.text import score_table
@@ -40,14 +41,14 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     figures = evaluate_to(
         folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures, role=split
     )
-    if not accelerator.is_main_process:
+    if figures is None:  # not the main process
         return
     summary = score_table(figures, f"{split}, {rows.source}")
     if split == "validation":
         summary += "\n\nThere were no held-out rows; name them with --data.test."
     pictures = ", where_it_looked.png" if options.pictures else ""
     minutes = (time.time() - started) / 60
-    accuracy = figures["scores"][MODALITIES[0]]["accuracy"]["value"]
+    accuracy = figures.scores[BOTH]["accuracy"].value
     card = model_card(run.path.name, model, settings, data, split, figures)
     card.save(run.model / "README.md")
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
@@ -70,10 +71,10 @@ def calibrate(
     form, value_range = LabelFormat.of(model.config), model.config.value_range
     collate = Collate(InputCollate(processor, data.max_pixels, value_range), model.config.label2id, form)
     found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
-    probabilities, label_type = found.probabilities[MODALITIES[0]], found.truth.label_type
-    model.config.temperature = fit_temperature(probabilities, found.truth)
-    probabilities = tempered(probabilities, model.config.temperature, label_type)
+    probabilities, label_type = found.probabilities[BOTH], found.targets.label_type
+    model.config.temperature = fit_temperature(probabilities, found.targets)
+    probabilities = apply_temperature(probabilities, model.config.temperature, label_type)
     sure = confidence(probabilities, label_type)
     groups, _ = groups_of(rows, data.group)
-    right, weights = found.truth.right(probabilities), found.truth.weights
-    model.config.threshold = choose_threshold(sure, right, options.target_risk, groups, weights)
+    correctness, weights = found.targets.correctness(probabilities), found.targets.weights
+    model.config.threshold = choose_threshold(sure, correctness, options.target_risk, groups, weights)

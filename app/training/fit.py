@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from app.evaluation.predict import predict
-from app.reporting.text import draw_curves
+from app.reporting.charts import draw_curves
 from app.settings import Settings, flat
 from app.training.checkpoint import Checkpoints, Progress
 from app.training.progress import keep_record

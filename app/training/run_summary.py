@@ -1,10 +1,8 @@
 """What a run prints before it starts and after it has ended."""
 
 import shlex
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 
 from app.training.trainer import Training
@@ -22,8 +20,7 @@ def describe_training(training: Training, data: PreparedData, accelerator: Accel
 def describe_truncation(processor: ImageTextProcessor, texts: StringColumn[str | None]) -> str:
     """The number of training texts that are longer than the maximum length."""
     limit = processor.tokenizer.model_max_length
-    length = lru_cache(maxsize=4096)(lambda text: len(processor.tokenizer(text, verbose=False)["input_ids"]))
-    lengths = np.array([length(text) for text in texts.present()], dtype=np.int64)
+    lengths = processor.count_tokens(texts.present())
     cut = int((lengths > limit).sum())
     return (
         f"texts have up to {lengths.max(initial=0):,} tokens; {cut:,} of {len(lengths):,} training texts "

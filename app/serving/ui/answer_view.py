@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from app.inference.predictor import Predictor
-from app.reporting.html_report import as_address, as_seen
+from app.reporting.html_report import model_input, to_data_uri
 from app.serving.engine import Engine
 from data import Example
 from data.errors import UserError
@@ -81,19 +81,19 @@ def thumbnail(example: Example) -> str | None:
         return None
     picture = example.image.copy()
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return as_address(picture)
+    return to_data_uri(picture)
 
 
 def model_inputs(predictor: Predictor, example: Example) -> dict[str, str | None]:
     """The picture at the size of the model, and how much of the text the model reads, for the template."""
     picture, size = None, ""
     if isinstance(example.image, Image.Image):
-        picture, side = as_address(as_seen(predictor.processor, example.image)), predictor.model.config.image_size
+        picture, side = to_data_uri(model_input(predictor.processor, example.image)), predictor.model.config.image_size
         size = f"{example.image.width} × {example.image.height} px, resized to {side} × {side}"
     if example.text is None:
         return {"input_picture": picture, "input_size": size, "input_text": "No text."}
     tokenizer = predictor.processor.tokenizer
-    number, limit = len(tokenizer(example.text, verbose=False)["input_ids"]), tokenizer.model_max_length
+    (number,), limit = predictor.processor.count_tokens([example.text]), tokenizer.model_max_length
     read = f"The whole text, {number} tokens."
     if number > limit:
         encoding = tokenizer(example.text, truncation=True)
@@ -124,7 +124,7 @@ def heat_map(predictor: Predictor, example: Example) -> dict[str, Any]:
             "effects": np.round(explanation.effects, 4).tolist(),
             "attention": attention,
         },
-        "picture": as_address(picture),
+        "picture": to_data_uri(picture),
         "width": picture.width,
         "height": picture.height,
         "words": explanation.words,

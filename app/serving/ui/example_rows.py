@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from app.atomic_write import surviving
-from app.reporting.example_grid import spread
+from app.reporting.example_grid import evenly_spaced_rows
 from app.run_paths import MODEL_FOLDER, find_data
 from app.serving.ui.uploads import make_upload_folder
 from app.settings import load_settings
@@ -46,7 +46,7 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = verify_images(rows.select(chosen), data)
         folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
-        return [write_example(rows, i, folder) for i in spread(rows, NUM_EXAMPLES)]
+        return [write_example(rows, i, folder) for i in evenly_spaced_rows(rows, NUM_EXAMPLES)]
     except (UserError, OSError) as error:
         log.warning("the page has no examples: %s", error)
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from app.reporting.text import draw_curves
+from app.reporting.charts import draw_curves
 from app.training.run_folder import RunDir
 
 REFRESH_SECONDS = 5

@@ -1,0 +1,244 @@
+"""The figures of an evaluation, as ``metrics.json`` holds them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from data.value_range_report import ValueRangeReport
+
+Role = Literal["test", "validation", "train"]
+"""Use of the rows in training: none, choice of epoch, temperature and threshold, or learning."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % confidence interval.
+
+    Attributes:
+        value: the figure on the rows at hand.
+        low, high: ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+Scores = dict[str, Interval]
+"""Metric → value with interval. Metrics that the rows do not define are absent."""
+
+
+@dataclass
+class ClassFigures:
+    """One class against all others.
+
+    Attributes:
+        rows: number of rows with this label.
+    """
+
+    rows: int
+    precision: Interval
+    recall: Interval
+    f1: Interval
+
+
+@dataclass
+class SliceFigures:
+    """Some of the rows, chosen by the value of a column.
+
+    Attributes:
+        scores: accuracy and macro F1.
+    """
+
+    rows: int
+    scores: Scores
+
+
+@dataclass
+class Confusion:
+    """Confusion matrix.
+
+    Attributes:
+        labels: the most frequent labels of the rows, and last "others".
+        counts: ``counts[i][j]`` is the number of rows with label i and answer j.
+    """
+
+    labels: list[str]
+    counts: list[list[int]]
+
+
+@dataclass
+class InputUse:
+    """Whether the model uses both inputs.
+
+    Attributes:
+        lost: what the model was given (see `app.evaluation.predict.MODALITIES`) → accuracy with both inputs minus
+            accuracy with this, on the same rows.
+        kept: the same key → number of rows for which the input did not change, because it was missing or equal.
+    """
+
+    lost: Scores
+    kept: dict[str, int]
+
+
+@dataclass
+class ReliabilityBin:
+    """Answers of similar confidence.
+
+    Attributes:
+        weight: sum of the rows' weights.
+        confidence, accuracy: weighted means in [0, 1].
+    """
+
+    rows: int
+    weight: float
+    confidence: float
+    accuracy: float
+
+
+@dataclass
+class ReliabilityBins:
+    """Bins without rows are absent.
+
+    Attributes:
+        before, after: with temperature 1, and with the model's temperature.
+    """
+
+    before: list[ReliabilityBin]
+    after: list[ReliabilityBin]
+
+
+@dataclass
+class CalibrationErrors:
+    """Expected calibration errors; ``None`` without rows.
+
+    Attributes:
+        before, after: with temperature 1, and with the model's temperature.
+        known: with the model's temperature, on rows that can be answered correctly.
+    """
+
+    before: float | None
+    after: float | None
+    known: float | None
+
+
+@dataclass
+class RiskCurve:
+    """Risk-coverage curve: the rows are answered in the order of confidence.
+
+    Attributes:
+        coverage: shares of the rows that are answered, rising.
+        risk: share of wrong answers among them.
+    """
+
+    coverage: list[float]
+    risk: list[float]
+
+
+@dataclass
+class Calibration:
+    """Effect of the model's temperature and threshold on rows that they were not fitted on.
+
+    Attributes:
+        threshold: confidence that a sure answer has at least; above 1 if no answer is sure.
+        coverage: share of rows with a sure answer.
+        risk: share of wrong answers among the sure ones; ``None`` if there are none.
+    """
+
+    temperature: float
+    threshold: float
+    ece: CalibrationErrors
+    bins: ReliabilityBins
+    curve: RiskCurve
+    coverage: Interval
+    risk: Interval | None
+
+
+@dataclass
+class Deletion:
+    """Deletion check of the heat-maps (RISE, Petsiuk et al. 2018).
+
+    Attributes:
+        fractions: shares of the image that are hidden.
+        curves: heat-map, or "random" → mean probability of the answer at each fraction.
+        drop: heat-map → area under the random curve minus area under its own, in [-1, 1].
+    """
+
+    rows: int
+    fractions: list[float]
+    curves: dict[str, list[float]]
+    drop: Scores
+
+
+@dataclass
+class InputCoverage:
+    """How much of the rows reaches the model.
+
+    Attributes:
+        texts: number of different texts.
+        limit: tokens after which a text is cut.
+        cut: different texts that are longer.
+        unknown: different texts with words that the tokenizer does not know.
+        no_text, no_image: rows without one.
+        values: how images of more than 8 bits a channel are read.
+    """
+
+    texts: int
+    limit: int
+    cut: int
+    unknown: int
+    no_text: int
+    no_image: int
+    values: list[ValueRangeReport]
+
+
+@dataclass
+class Evaluation:
+    """All figures of a model on some rows.
+
+    Attributes:
+        source: where the rows come from.
+        weighed_by: column with the weights of the rows; ``None`` if all have the same weight.
+        images: number of different images.
+        resampled_by: the groups that the intervals are resampled by, in words.
+        label_type: see `data.LabelFormat`.
+        ceiling: accuracy of the best possible answers; below 1 if labels are unknown or annotators disagree.
+        unknown_labels: label that the model does not have → number of rows.
+        scores: what the model was given, or "majority answer" → metrics.
+        classes: label → figures.
+        confusion: ``None`` for several labels a row.
+        slices: column → value → figures.
+        saw: how much of the rows reaches the model.
+        deletion: ``None`` if the check was not asked for.
+    """
+
+    source: str
+    role: Role
+    weighed_by: str | None
+    rows: int
+    images: int
+    resampled_by: str
+    label_type: str
+    ceiling: float
+    unknown_labels: dict[str, int]
+    scores: dict[str, Scores]
+    inputs: InputUse
+    classes: dict[str, ClassFigures]
+    confusion: Confusion | None
+    slices: dict[str, dict[str, SliceFigures]]
+    calibration: Calibration
+    saw: InputCoverage
+    deletion: Deletion | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures in the layout of ``metrics.json``, with Python's own types alone."""
+        content = asdict(replace(self, saw=replace(self.saw, values=[])))
+        content["saw"]["values"] = [values.to_json() for values in self.saw.values]
+        content["confusion"] = content["confusion"] or {}
+        for column in content["slices"].values():
+            for value, found in column.items():
+                column[value] = {"rows": found["rows"], **found["scores"]}
+        if self.deletion is None:
+            del content["deletion"]
+        return content

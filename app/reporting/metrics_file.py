@@ -1,0 +1,35 @@
+"""``metrics.json``: the figures of an evaluation, with the sentences about its inputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from app.evaluation.figures import Evaluation, Interval, Scores
+from app.reporting.text import input_use_text
+
+
+def metrics_content(figures: Evaluation) -> dict[str, Any]:
+    """Content of ``metrics.json``."""
+    content = figures.to_json()
+    content["inputs"]["verdict"] = input_use_text(figures)
+    return content
+
+
+def write_metrics(figures: Evaluation, path: Path) -> None:
+    """Write ``metrics.json``."""
+    text = json.dumps(metrics_content(figures), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def read_scores(path: Path) -> dict[str, Scores]:
+    """The scores in a ``metrics.json``: what the model was given → metric → value with interval."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        system: {metric: Interval(**interval) for metric, interval in scores.items()}
+        for system, scores in content["scores"].items()
+    }
+
+
+def read_source(path: Path) -> str | None:
+    """The source of the rows in a ``metrics.json``; ``None`` in files of early versions."""
+    return json.loads(path.read_text(encoding="utf-8")).get("source")
