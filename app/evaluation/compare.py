@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 from pathlib import Path
 
@@ -12,30 +10,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from app.evaluation.bootstrap import mean_interval
-from app.output_paths import ready_file
 from data import Rows
 from data.errors import UserError
-from data.paths import user_path
 from data.splits import connect_groups
 
 CONTENT = ["image_key", "text", "label"]
 """Columns of predictions.parquet that a row consists of; images by the key of their bytes."""
 IDENTITY = [*CONTENT, "weight"]
 """Columns that must be the same in two evaluations: the row, whatever its number, and what it counts."""
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Which runs, on which rows."""
-    parser = argparse.ArgumentParser(
-        "eval.py compare",
-        description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
-        "interval and a test, both by image and by the groups of --data.group. Evaluate them first: python eval.py RUN",
-    )
-    parser.add_argument("first", type=user_path, help="a run folder, or a folder with predictions.parquet")
-    parser.add_argument("second", type=user_path, help="another")
-    parser.add_argument("--rows", default="test", help="which evaluation of the runs, a folder's name (default: test)")
-    parser.add_argument("--output", type=user_path, help="write the figures to this JSON file too")
-    return parser.parse_args(argv)
 
 
 def load_predictions(path: Path, rows: str) -> pd.DataFrame:
@@ -59,8 +41,8 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     hint = f"evaluate it first: python eval.py {shlex.quote(str(path))}"
     if there:
         hint = (
-            f"it has {', '.join(there)} (--rows). Rows that another evaluation names otherwise are given by their "
-            f"folder, such as {path / 'evaluation' / there[0]}"
+            f"it has {', '.join(there)} (--evaluation). Give a folder for rows with different names in the two runs, such "
+            f"as {path / 'evaluation' / there[0]}"
         )
     raise UserError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
@@ -146,15 +128,3 @@ def describe(figures: dict, names: tuple[str, str]) -> str:
         f"difference {told}, p = {p:.4f}: {meaning}\n"
         f"better in {names[0]}: {figures['better_first']:,} rows; in {names[1]}: {figures['better_second']:,}"
     )
-
-
-def main(argv: list[str]) -> dict:
-    """``eval.py compare``; returns the figures."""
-    args = parse_args(argv)
-    if args.output:
-        ready_file(args.output)
-    figures = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
-    print(describe(figures, (str(args.first), str(args.second))))
-    if args.output:
-        args.output.write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    return figures
