@@ -18,7 +18,8 @@ from accelerate import Accelerator
 
 from app.command_line.commands import Command, run_commands
 from app.command_line.scoring import Compare, Score, answering_command
-from app.evaluation.compare import compare, describe, holds_rows, load_predictions
+from app.evaluation import compare
+from app.evaluation.compare import holds_rows, load_predictions
 from app.evaluation.evaluate import Role
 from app.inference.load import load_any
 from app.output_paths import ready_file, ready_folder
@@ -93,8 +94,8 @@ def compare_runs(options: Compare) -> dict:
     """Compare two evaluations on the same rows; returns the figures."""
     output = ready_file(Path(options.output)) if options.output else None
     tables = [load_predictions(Path(folder), options.evaluation) for folder in (options.first, options.second)]
-    figures = compare(*tables)
-    print(describe(figures, (options.first, options.second)))
+    figures = compare.compare(*tables)
+    print(compare.describe(figures, (options.first, options.second)))
     if output is not None:
         output.write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return figures

@@ -85,7 +85,8 @@ def command_parser(prog: str, command: Command) -> SettingsParser:
     parser.add_class_arguments(command.options, as_group=False, skip={place.name for place in places})
     own = len(parser._actions)
     if command.takes_training:
-        parser.add_class_arguments(Settings, skip={"run_dir"})
+        has_output = "output" in {f.name for f in fields(command.options)}
+        parser.add_class_arguments(Settings, skip={"run_dir"} if has_output else set())
     for number, action in enumerate(parser._actions):
         if number >= own or action.dest == "data":  # train.py lists its options; --data FILE is not for these commands
             action.help = SUPPRESS

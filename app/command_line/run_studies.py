@@ -8,6 +8,7 @@ from jsonargparse.typing import NonNegativeInt, restricted_number_type
 
 from app.command_line.commands import positional
 from app.settings import parse_settings
+from data.errors import UserError
 from data.paths import user_path
 
 Folds = restricted_number_type("Folds", int, (">=", 2))
@@ -69,6 +70,10 @@ def run_doctor(options: Doctor, training: list[str]) -> None:
     """Print what is found, and the command to train with."""
     from app.studies.doctor import MARKS, examine  # slow to import, like the other studies
 
+    if options.config and not options.config.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"{options.config} is no configuration (.yaml); name tables with --data.train FILE and --data.test FILE."
+        )
     arguments = [options.config, *training] if options.config else training
     warnings = 0
     for heading, findings in examine(parse_settings(arguments)):

@@ -41,8 +41,8 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     hint = f"evaluate it first: python eval.py {shlex.quote(str(path))}"
     if there:
         hint = (
-            f"it has {', '.join(there)} (--evaluation). Give a folder for rows with different names in the two runs, such "
-            f"as {path / 'evaluation' / there[0]}"
+            f"it has {', '.join(there)} (--evaluation). For rows with different names in the two runs, give folders, "
+            f"such as {path / 'evaluation' / there[0]}"
         )
     raise UserError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
