@@ -15,7 +15,7 @@ from app.settings import parse_settings
 from data import Example
 
 OPTION = re.compile(r"--\w+\.\w+")
-OF_TRAINING = {"prepare", "labels", "feature_store", "sampler", "stream", "shapes"}
+OF_TRAINING = {"prepare", "labels", "feature_store", "sampler", "split_notes", "stream", "shapes"}
 """Modules of ``data`` whose messages training alone prints."""
 
 
