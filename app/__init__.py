@@ -1,4 +1,4 @@
-"""What a person touches: settings, predictor, reports."""
+"""The application: training, evaluation, prediction and serving of image + text classifiers."""
 
 from app.inference.predictor import Predictor
 

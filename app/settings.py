@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
@@ -196,21 +196,28 @@ BY_CONTENT = {
 
 
 class SettingsParser(ArgumentParser):
-    """A parser whose errors suggest the nearest valid key."""
+    """A parser without abbreviations, whose errors suggest the nearest valid option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
-            message += suggest(unknown[1])
+            message += suggest(unknown[1], self.option_names())
         elif unknown := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
-            message += suggest(f"{unknown[1]}.{unknown[2]}")
+            message += suggest(f"{unknown[1]}.{unknown[2]}", self.option_names())
         elif unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-            message += suggest(unknown[1])
+            message += suggest(unknown[1], self.option_names())
         super().error(message, ex)
 
+    def option_names(self) -> list[str]:
+        """Dotted names of all options, without their groups."""
+        names = [action.dest for action in self._actions if action.option_strings]
+        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
-def suggest(unknown: str) -> str:
+
+def suggest(unknown: str, valid: list[str]) -> str:
     """A sentence that suggests the valid key nearest to an unknown one, by its last word or as a whole."""
-    valid = setting_names(Settings)
     by_last_word = {key.rpartition(".")[2]: key for key in valid}
     last_word = difflib.get_close_matches(unknown.rpartition(".")[2], by_last_word, n=1)
     near = [by_last_word[word] for word in last_word] or difflib.get_close_matches(unknown, valid, n=1)

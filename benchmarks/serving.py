@@ -88,7 +88,7 @@ def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app", "serve", str(model), "--no-page", "--port", str(port), *options]
+    command = [sys.executable, "-m", "app", "serve", str(model), "--page", "false", "--port", str(port), *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:

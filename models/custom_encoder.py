@@ -50,7 +50,7 @@ def build_custom_encoder(config: ImageTextConfig, trust: bool) -> nn.Module:
     if not trust:
         raise UserError(
             f"The text encoder of this model is custom Python code ({config.custom_text_encoder}). Read {file}. If you "
-            "trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder)."
+            "trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder true)."
         )
     return construct(load_custom_class(find_file(config), class_name), config.custom_text_encoder_kwargs or {})
 

@@ -40,10 +40,9 @@ def test_an_ablation_trains_each_variant_and_seed_once(tmp_path, capfd):
         "--output",
         str(folder),
         "--seeds",
-        "3",
+        "[3]",
         "--variant",
-        "as it is",
-        "--",
+        "[as it is]",
         "--train.epochs",
         "2",
     ]

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from contextlib import suppress
 
 import pandas as pd
@@ -10,10 +11,11 @@ from tiny import ROOT, TINY
 
 import eval as evaluation
 from app.__main__ import main as app
+from app.settings import parse_settings
 from data import Example
 
 OPTION = re.compile(r"--\w+\.\w+")
-OF_TRAINING = {"prepare", "labels", "features", "batches", "stream", "shapes"}
+OF_TRAINING = {"prepare", "labels", "feature_store", "sampler", "split_notes", "stream", "shapes"}
 """Modules of ``data`` whose messages training alone prints."""
 
 
@@ -48,9 +50,9 @@ def test_options_that_a_command_advises_are_its_own(run_dir, tables, tmp_path, c
     advised = 0
     for main, command in (
         (evaluation.main, [run_dir, "--output_dir", out, "--data.test", table]),
-        (app, ["predict", run_dir, "--output", out / "a.csv", "--rows", table]),
+        (app, ["predict", run_dir, "--output", out / "a.csv", "--data.test", table]),
         (app, ["export", run_dir, "--output", out / "onnx", "--int8", table]),
-        (app, ["doctor", table]),
+        (app, ["doctor", "--data.train", table]),
     ):
         if name == "bare" and main is app and command[0] != "doctor":
             continue  # a text may be missing
@@ -79,13 +81,14 @@ def test_options_that_reading_advises_are_those_of_eval_or_said_to_be_of_trainin
 
 def test_a_study_takes_the_options_of_training_in_any_place(shapes_folder, capsys):
     rows = shapes_folder / "train.csv"
-    assert "has no column 'answer'" in told(capsys, app, "doctor", "--data.label", "answer", rows)
-    assert "has no column 'answer'" in told(capsys, app, "doctor", rows, "--data.label=answer")
-    assert "has no column 'answer'" in told(capsys, app, "doctor", rows, "--", "--data.label", "answer")
-    assert "did you mean 'data.label'?" in told(capsys, app, "doctor", rows, "--data.lable", "answer")
-    app(["doctor", str(rows), "--data.slice_by", "[kind]", *TINY])
-    assert "python train.py --data.train" in (found := capsys.readouterr().out)
-    assert "--data.slice_by '[kind]'" in found
+    assert "has no column 'answer'" in told(capsys, app, "doctor", "--data.label", "answer", "--data.train", rows)
+    assert "has no column 'answer'" in told(capsys, app, "doctor", "--data.train", rows, "--data.label=answer")
+    assert "did you mean 'data.label'?" in told(capsys, app, "doctor", "--data.train", rows, "--data.lable", "answer")
+    options = ["--data.train", str(rows), "--data.slice_by", "[kind]", *TINY]
+    app(["doctor", *options])
+    command = shlex.split(capsys.readouterr().out.partition("Train with: ")[2])
+    assert command[:2] == ["python", "train.py"]
+    assert parse_settings(command[2:]) == parse_settings(options)
     for study in ("kfold", "ablate"):
         assert "no configuration file 'none.yaml'" in told(capsys, app, study, "none.yaml", "--train.epochs", "1")
 
@@ -104,13 +107,13 @@ def test_a_command_without_settings_of_training_refuses_them(capsys):
     ],
 )
 def test_explain_says_what_it_cannot_do_before_the_model_is_loaded(capsys, monkeypatch, options, message):
-    monkeypatch.setattr("app.command_line.ask.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     assert message in told(capsys, app, "explain", "RUN", "--image", "a.png", "--text", "x", *options)
 
 
 def test_eval_and_export_say_that_they_cannot_write_before_they_work(run_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate_to", lambda *_: pytest.fail("evaluated"))
-    monkeypatch.setattr("app.__main__.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", "/dev/null/folder"):
         assert f"Cannot write in the folder {place}" in told(capsys, evaluation.main, run_dir, "--output_dir", place)
@@ -123,8 +126,12 @@ def test_rows_of_int8_are_read_before_the_export_and_those_left_out_are_counted(
     run_dir, shapes_folder, tmp_path, capsys, monkeypatch
 ):
     calls = []
-    monkeypatch.setattr("app.__main__.export_onnx", lambda *_: calls.append("export") or (out / "model.onnx").touch())
-    monkeypatch.setattr("app.__main__.quantize", lambda folder, processor, examples: calls.append(examples))
+    monkeypatch.setattr(
+        "app.inference.onnx_export.export_onnx", lambda *_: calls.append("export") or (out / "model.onnx").touch()
+    )
+    monkeypatch.setattr(
+        "app.inference.onnx_export.quantize", lambda folder, processor, examples: calls.append(examples)
+    )
     rows, out = pd.read_csv(shapes_folder / "test.csv")[:9], tmp_path / "out"
     rows.to_csv(tmp_path / "elsewhere.csv", index=False)
     command = ["export", run_dir, "--output", out, "--int8", tmp_path / "elsewhere.csv"]
@@ -143,6 +150,6 @@ def test_an_export_is_not_exported_again(tmp_path, capsys, monkeypatch):
     class Exported:
         processor, model = None, None
 
-    monkeypatch.setattr("app.__main__.OnnxModel", type(None))
-    monkeypatch.setattr("app.__main__.Predictor.from_pretrained", lambda *_, **__: Exported)
+    monkeypatch.setattr("app.command_line.export.OnnxModel", type(None))
+    monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: Exported)
     assert "is an exported model already" in told(capsys, app, "export", "MODEL", "--output", tmp_path)

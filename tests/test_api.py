@@ -474,7 +474,7 @@ def test_32_concurrent_clients_share_batches_and_get_their_own_answers(build, pr
 def test_accepted_requests_are_answered_when_the_server_stops(run_dir, tmp_path):
     """SIGTERM under load: every request is answered or gets 503, then the process ends."""
     outcomes: list[str] = []
-    with command(run_dir, tmp_path, "--no-page") as served:
+    with command(run_dir, tmp_path, "--page", "false") as served:
         address = served.address
 
         def ask_until_refused() -> None:

@@ -194,5 +194,5 @@ def test_the_command_compares_two_runs(run_dir, tmp_path, capsys):
     assert json.loads((tmp_path / "f.json").read_text()) == found
     assert "difference -" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        evaluation.main(["compare", str(run_dir), str(tmp_path / "other"), "--rows", "elsewhere"])
-    assert re.search(r"it has .*test.* \(--rows\)", capsys.readouterr().err)
+        evaluation.main(["compare", str(run_dir), str(tmp_path / "other"), "--evaluation", "elsewhere"])
+    assert re.search(r"it has .*test.* \(--evaluation\)", capsys.readouterr().err)

@@ -54,7 +54,7 @@ def sick(tmp_path):
 
 def test_every_fault_is_found_and_named(sick, capsys):
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
-    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    app(["doctor", "--data.train", str(sick / "train.csv"), "--data.test", str(sick / "test.csv"), *options])
     said = capsys.readouterr().out
     for finding in (
         "broken.png: not a readable JPEG",
@@ -75,7 +75,16 @@ def test_every_fault_is_found_and_named(sick, capsys):
 
 
 def test_sound_data_raise_no_warning(shapes_folder, capsys):
-    app(["doctor", str(shapes_folder / "train.csv"), str(shapes_folder / "test.csv"), "--", *TINY])
+    app(
+        [
+            "doctor",
+            "--data.train",
+            str(shapes_folder / "train.csv"),
+            "--data.test",
+            str(shapes_folder / "test.csv"),
+            *TINY,
+        ]
+    )
     said = capsys.readouterr().out
     assert "✓ no pair of an image and a text is in two splits" in said
     assert "have several labels" not in said
@@ -84,7 +93,7 @@ def test_sound_data_raise_no_warning(shapes_folder, capsys):
 
 def test_rows_that_are_both_validation_and_test_are_found(shapes_folder, capsys):
     train, test = (str(shapes_folder / name) for name in ("train.csv", "test.csv"))
-    app(["doctor", train, test, "--", *TINY, "--data.validation", test])
+    app(["doctor", "--data.train", train, "--data.test", test, *TINY, "--data.validation", test])
     said = capsys.readouterr().out
     number = len(pd.read_csv(test))
     images = pd.read_csv(test)["image"].nunique()
@@ -97,7 +106,7 @@ def test_rows_without_a_patient_are_not_of_one_patient(sick, capsys):
         rows = pd.read_csv(sick / name)
         rows.assign(patient=["", " "] * (len(rows) // 2)).to_csv(sick / name, index=False)
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
-    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    app(["doctor", "--data.train", str(sick / "train.csv"), "--data.test", str(sick / "test.csv"), *options])
     assert "values of patient" not in capsys.readouterr().out
 
 
@@ -106,7 +115,16 @@ def test_an_image_that_cannot_be_read_is_a_warning_of_its_split(shapes_folder, t
     table.loc[3:9, "image"] = "gone.png"
     table.to_csv(tmp_path / "test.csv", index=False)
     options = ["--data.image_root", str(shapes_folder), *TINY]
-    app(["doctor", str(shapes_folder / "train.csv"), str(tmp_path / "test.csv"), "--", *options])
+    app(
+        [
+            "doctor",
+            "--data.train",
+            str(shapes_folder / "train.csv"),
+            "--data.test",
+            str(tmp_path / "test.csv"),
+            *options,
+        ]
+    )
     said = capsys.readouterr().out
     assert "! test: 7 rows have an image that cannot be read (row 3, 4, 5, 6, 7, …)" in said
     assert "\n1 warnings." in said
@@ -115,7 +133,7 @@ def test_an_image_that_cannot_be_read_is_a_warning_of_its_split(shapes_folder, t
 def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
     pd.read_csv(sick / "test.csv").drop(columns="patient").iloc[1:].to_csv(sick / "test.csv", index=False)
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
-    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", *options])
+    app(["doctor", "--data.train", str(sick / "train.csv"), "--data.test", str(sick / "test.csv"), *options])
     said = capsys.readouterr().out
     assert "! test has no column patient" in said
     assert "and no patient" not in said
@@ -129,7 +147,18 @@ def test_pictures_as_large_as_training_allows_are_compared(shapes_folder, monkey
 
 def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypatch, capsys):
     monkeypatch.setattr("app.studies.data_checks.MAX_COMPARED", 12)
-    app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--train.batch_size", "4", *TINY])
+    app(
+        [
+            "doctor",
+            "--data.train",
+            str(sick / "train.csv"),
+            "--data.test",
+            str(sick / "test.csv"),
+            "--train.batch_size",
+            "4",
+            *TINY,
+        ]
+    )
     assert "(12 of 25 were compared, held-out images first)" in capsys.readouterr().out
     monkeypatch.setattr("app.studies.data_checks.MAX_COMPARED", 1)
     settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
@@ -143,7 +172,7 @@ def test_answers_of_annotators_are_counted_as_answers_and_their_order_does_not_m
     table.loc[:4, "label"] = "yes|yes"
     table.to_csv(sick / "people.csv", index=False)
     options = ["--data.label_type", "annotators", "--data.on_bad_image", "skip", "--train.batch_size", "4", *TINY]
-    app(["doctor", str(sick / "people.csv"), "--", *options])
+    app(["doctor", "--data.train", str(sick / "people.csv"), *options])
     said = capsys.readouterr().out
     assert re.search(r"yes: \d+ answers \((?!1\d\d)", said)
     assert "have several labels" not in said
@@ -151,12 +180,22 @@ def test_answers_of_annotators_are_counted_as_answers_and_their_order_does_not_m
 
 def test_what_it_cannot_compare_is_said(sick, capsys):
     with pytest.raises(SystemExit):
-        app(["doctor", str(sick / "train.csv"), str(sick / "test.csv"), "--", "--data.streaming", "true"])
+        app(
+            [
+                "doctor",
+                "--data.train",
+                str(sick / "train.csv"),
+                "--data.test",
+                str(sick / "test.csv"),
+                "--data.streaming",
+                "true",
+            ]
+        )
     assert "leave out data.streaming" in capsys.readouterr().err
     pd.read_csv(sick / "train.csv").assign(text="").to_csv(sick / "mute.csv", index=False)
     options = ["--data.allow_missing", "true", "--train.batch_size", "4", *TINY]
     with pytest.raises(SystemExit):
-        app(["doctor", str(sick / "mute.csv"), "--", *options])
+        app(["doctor", "--data.train", str(sick / "mute.csv"), *options])
     said = capsys.readouterr()
     assert "no row of train has a text" in said.out
     assert "no word" in said.err
@@ -164,14 +203,16 @@ def test_what_it_cannot_compare_is_said(sick, capsys):
 
 def test_a_configuration_is_examined_like_files(shapes_folder, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
-    app(["doctor", str(tmp_path / "c.yaml"), "--", *TINY])
+    app(["doctor", str(tmp_path / "c.yaml"), *TINY])
     assert f"Train with: python train.py {tmp_path / 'c.yaml'}" in capsys.readouterr().out
 
 
-def test_more_files_than_it_takes_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        app(["doctor", "a.csv", "b.csv", "c.csv"])
-    assert "training rows and held-out rows, got 3 sources" in capsys.readouterr().err
+@pytest.mark.parametrize(("tables", "message"), [(["a.csv"], "--data.train FILE"), (["a.csv", "b.csv"], "b.csv")])
+def test_tables_without_their_option_are_refused(tables, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        app(["doctor", *tables])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_near_duplicates_are_pictures_that_differ_by_size_and_compression_alone():

@@ -102,7 +102,7 @@ def test_other_rows_do_not_replace_the_result_on_the_runs_own(run_dir, shapes_fo
     assert stop.value.code == 2
     assert "--data.allow_missing true" in capsys.readouterr().err
     evaluation.main([str(run_dir), *options, "--data.allow_missing", "true"])
-    assert "has no column kind: accuracy is not told apart by it" in capsys.readouterr().out
+    assert "has no column kind" in capsys.readouterr().out
     assert (run_dir / "evaluation/elsewhere_test/metrics.json").is_file()
     assert (run_dir / "evaluation/test/metrics.json").read_bytes() == before
 
@@ -174,7 +174,7 @@ def test_rows_whose_labels_are_unknown_have_no_f1_and_are_shown_all_the_same(run
     rows = pd.read_csv(shapes_folder / "test.csv").head(4)
     rows = rows.assign(label=[labels[i % len(labels)] for i in range(4)], organ=["knee", "head"] * 2)
     rows.to_csv(shapes_folder / "unknown.csv", index=False)
-    options = ["--data.test", str(shapes_folder / "unknown.csv"), "--data.slice_by", "organ", "--pictures", "1"]
+    options = ["--data.test", str(shapes_folder / "unknown.csv"), "--data.slice_by", "[organ]", "--pictures", "1"]
     figures = evaluation.main([str(run_dir), *options, "--output_dir", str(tmp_path)])
     assert "macro_f1" not in figures["slices"]["organ"]["knee"]
     assert "–" in (tmp_path / "report.html").read_text()
@@ -185,7 +185,7 @@ def test_signs_of_mathematics_in_texts_and_labels_are_signs(run_dir, shapes_fold
     rows = pd.read_csv(shapes_folder / "test.csv").head(3)
     rows = rows.assign(text=r"what is $\ce{H2O}$ here?", label="$10_$ to $x^$", cost=r"$\ce{a}$ or $x^$")
     rows.to_csv(shapes_folder / "money.csv", index=False)
-    options = ["--data.test", str(shapes_folder / "money.csv"), "--data.slice_by", "cost", "--pictures", "1"]
+    options = ["--data.test", str(shapes_folder / "money.csv"), "--data.slice_by", "[cost]", "--pictures", "1"]
     evaluation.main([str(run_dir), *options, "--output_dir", str(tmp_path)])
     assert (tmp_path / "where_it_looked.png").exists()
 
@@ -291,11 +291,11 @@ def test_a_column_of_the_test_rows_alone_is_no_matter_to_others(run_dir, shapes_
 
 def test_chosen_rows_are_shown_and_rows_that_are_not_there_refused(run_dir, tmp_path, capsys):
     options = [str(run_dir), "--pictures", "0", "--output_dir", str(tmp_path)]
-    evaluation.main([*options, "--rows", "17", "3"])
+    evaluation.main([*options, "--show_rows", "[17, 3]"])
     page = (tmp_path / "report.html").read_text()
     assert re.findall(r'<article[^>]* aria-label="row (\d+)"', page) == ["17", "3"]
     assert (tmp_path / "where_it_looked.png").is_file()
     with pytest.raises(SystemExit) as stop:
-        evaluation.main([*options, "--rows", "5", "9999"])
+        evaluation.main([*options, "--show_rows", "[5, 9999]"])
     assert stop.value.code == 2
     assert "has no row [9999]" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_a_report_shows_texts_without_a_word(run_dir, shapes_folder, tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": NORMALIZER}))
     rows = pd.read_csv(shapes_folder / "test.csv").iloc[:4]
     rows.assign(text=["\u200b", *rows.text[1:]]).to_csv(shapes_folder / "wordless.csv", index=False)
-    options = ["--data.test", str(shapes_folder / "wordless.csv"), "--output_dir", str(tmp_path), "--rows", "0"]
+    options = ["--data.test", str(shapes_folder / "wordless.csv"), "--output_dir", str(tmp_path), "--show_rows", "[0]"]
     figures = evaluation.main([str(run_dir), *options, "--pictures", "2", "--deletion", "2"])
     assert figures["deletion"]["rows"] == 2
     assert (tmp_path / "where_it_looked.png").exists()

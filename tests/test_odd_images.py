@@ -42,9 +42,9 @@ def test_odd_pictures_are_trained_on_examined_scored_and_answered(tables, capsys
     data = ["--data.train", sources[0], "--data.test", sources[1], "--data.on_bad_image", "skip"]
     run = train.main([*data, *TINY, "--run_dir", str(tables / "run"), "--train.epochs", "1"])
     assert evaluation.main([str(run), "--pictures", "0"])["rows"] == 2 * len(ODD)
-    app(["doctor", *sources, "--", *TINY])
+    app(["doctor", *data[:4], *TINY])
     assert f"{2 * len(BAD_IMAGES)} rows have an image that cannot be read" in capsys.readouterr().out
-    app(["predict", str(run), "--rows", sources[0], "--output", str(tables / "answers.csv")])
+    app(["predict", str(run), "--data.test", sources[0], "--output", str(tables / "answers.csv")])
     errors = pd.read_csv(tables / "answers.csv")["error"]
     assert errors.notna().tolist() == [False] * 2 * len(ODD) + [True] * 2 * len(BAD_IMAGES)
     assert errors.dropna().str.len().max() < 300

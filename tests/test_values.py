@@ -179,7 +179,7 @@ def test_every_interface_reads_an_image_as_in_training(float_run, tmp_path):
     assert all((pixels <= 1).all() for pixels in seen), "black: not its own range"
     assert np.asarray(decode_image(dark)).max() == 255
     (tmp_path / "rows.csv").write_text("image,text,label\ndark.tif,x,yes\n")
-    app(["predict", str(run), "--rows", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "a.csv")])
+    app(["predict", str(run), "--data.test", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "a.csv")])
     black = predictor(Image.new("RGB", (8, 8)), "x", top_k=1)[0]
     answer = pd.read_csv(tmp_path / "a.csv")
     assert answer["probability"][0] == pytest.approx(black["probability"], abs=0.02)
@@ -187,8 +187,7 @@ def test_every_interface_reads_an_image_as_in_training(float_run, tmp_path):
 
 def test_the_doctor_reports_ranges(shapes_folder, tmp_path, capsys):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * (16 if number % 2 else 1 / 255), "float32")
-    tables = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
-    app(["doctor", *tables, "--", *arguments(tmp_path, tmp_path / "run")[4:]])
+    app(["doctor", *arguments(tmp_path, tmp_path / "run")])
     told = capsys.readouterr().out
     assert "· test: 8 images hold floating-point values (4 within 0 to 1, 4 within 0 to 4095); 0 is read as" in told
     assert "! test: 4 images (row 0, " in told

@@ -1,1 +1,1 @@
-"""Options and commands of `python -m app` and eval.py."""
+"""Commands of `python -m app` and of eval.py, and their options."""

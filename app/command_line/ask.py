@@ -1,174 +1,209 @@
 """The commands that ask a trained model: ``predict`` and ``explain``."""
 
-import argparse
 import shlex
 import sys
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm.auto import tqdm
 
-from app.command_line.rows import add_reading, at_least, reading_options
-from app.inference.batch_predict import AbsentColumnsError, Answers, Pairs, answer_pairs, open_pairs, write_answers
+from app.command_line.commands import positional
+from app.command_line.reading import Reading, reading_options
+from app.inference.batch_predict import Answers, answer_rows, write_answers
 from app.inference.predictor import Predictor
+from app.inference.python_rows import AbsentColumnsError
+from app.inference.table_rows import SourceRows, open_rows
 from app.output_paths import ready_file
 from app.settings import load_settings
 from data.errors import UserError
 from data.paths import expand_home, user_path
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-ANSWERS = Path("answers.parquet")
-"""Where the answers to rows go unless it is said."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
-"""Endings of the file that ``explain`` writes."""
+"""File formats that ``explain`` writes."""
 SHOWN = 5
-"""Reasons why rows are not answered that are told; all are counted."""
+"""Reasons for unanswered rows that are printed; all rows are counted."""
 
 
-def add_asking(commands: Commands) -> None:
-    """The options of ``predict`` and ``explain``."""
-    predict = commands.add_parser("predict", help="the most probable labels of an image and a text, or of many")
-    explain = commands.add_parser("explain", help="a picture of where the model looked for each word")
-    for command in (predict, explain):
-        command.add_argument("model", type=expand_home, help="a run folder, a model folder or a Hub id")
-        command.add_argument("--image", type=expand_home, help="image file; leave out to ask without an image")
-        command.add_argument("--text", help="text; leave out to ask without a text")
-        command.add_argument(
-            "--trust_custom_encoder", action="store_true", help="run the model's own text encoder file"
-        )
-    predict.add_argument("--top_k", type=at_least(1), default=3, help="how many labels (default: 3)")
-    rows = predict.add_argument_group("many pairs at once")
-    rows.add_argument(
-        "--rows",
-        type=expand_home,
-        metavar="SOURCE",
-        help="a table, or a folder of images of which all are asked the --text",
-    )
-    rows.add_argument(
-        "--output",
-        type=user_path,
-        help=f"file for the answers, .parquet or .csv, with --top_k labels a row (default: {ANSWERS})",
-    )
-    add_reading(rows, "rows_")
-    predict.set_defaults(run=run_predict)
-    explain.add_argument("--output", type=user_path, default=Path("where_it_looked.png"), help="file to write")
-    explain.add_argument("--head", type=int, help="one head of the attention, from 0 (default: the mean of all)")
-    explain.add_argument("--level", type=int, help="block of the image encoder (default: the last with attention)")
-    explain.set_defaults(run=run_explain)
+@dataclass
+class AnsweredRows(Reading):
+    """Many pairs at once; columns are read as for the training by default."""
+
+    test: str = ""
+    """Rows to answer: a table, a folder of images that are all asked --text, or another source as for train.py."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.test = expand_home(self.test)
 
 
-def run_predict(args: argparse.Namespace) -> None:
-    check_question(args)
-    limit = {} if args.rows_max_pixels is None else {"max_pixels": args.rows_max_pixels}
-    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder, **limit)
-    if args.rows is not None:
-        predict_rows(predictor, args)
+@dataclass
+class Predict:
+    """The most probable labels of an image and a text, or of many.
+
+    python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
+    python -m app predict runs/quickstart --data.test rows.csv --output answers.parquet
+    """
+
+    model: str = positional()
+    """A run folder, a model folder or a Hub id."""
+    image: str = ""
+    """Image file; without it the question has no image."""
+    text: str = ""
+    """Text; without it the question has no text."""
+    top_k: PositiveInt = 3
+    """Number of labels."""
+    output: str = "answers.parquet"
+    """File for the answers to many pairs, .parquet or .csv, with --top_k labels a row."""
+    data: AnsweredRows = field(default_factory=AnsweredRows)
+    trust_custom_encoder: bool = False
+    """Run the text encoder file that is saved with the model."""
+
+    def __post_init__(self) -> None:
+        self.model, self.image = expand_home(self.model), expand_home(self.image)
+
+
+@dataclass
+class Explain:
+    """A picture of where the model looked for each word.
+
+    python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
+    """
+
+    model: str = positional()
+    """A run folder, a model folder or a Hub id."""
+    image: str = ""
+    """Image file."""
+    text: str = ""
+    """Text."""
+    output: str = "where_it_looked.png"
+    """File to write: .png, .jpg, .jpeg, .webp, .svg or .pdf."""
+    head: NonNegativeInt | None = None
+    """One head of the attention, counted from 0; by default the mean of all."""
+    level: PositiveInt | None = None
+    """Block of the image encoder; by default the last with attention."""
+    trust_custom_encoder: bool = False
+    """Run the text encoder file that is saved with the model."""
+
+    def __post_init__(self) -> None:
+        self.model, self.image = expand_home(self.model), expand_home(self.image)
+
+
+def run_predict(options: Predict) -> None:
+    """Print the answers to one pair, or write those to many."""
+    output = check_question(options)
+    limit = {} if options.data.max_pixels is None else {"max_pixels": options.data.max_pixels}
+    predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder, **limit)
+    if options.data.test:
+        predict_rows(predictor, options, output)
         return
-    prediction = predictor.predict([(args.image, args.text)], args.top_k)[0]
+    prediction = predictor.predict([(options.image or None, options.text or None)], options.top_k)[0]
     for answer in prediction.answers:
         applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
         print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
     if not prediction.is_sure:
         threshold = predictor.model.config.threshold
-        why = f"{prediction.confidence:.1%}, sure only from {threshold:.1%} on"
+        reason = f"{prediction.confidence:.1%} is below the threshold of {threshold:.1%}"
         if threshold > 1:
-            why = "on its validation rows no answer of this model was safe enough"
-        print(f"not sure: {why}")
+            reason = "no answer of this model was reliable enough on its validation rows"
+        print(f"not sure: {reason}")
 
 
-def check_question(args: argparse.Namespace) -> None:
-    """Refuse what cannot be asked, or written, before the model is loaded.
-
-    Raises:
-        UserError: says what is missing, or does not go together.
-    """
-    if args.rows is None:
-        of_rows = {"--output": args.output} | reading_options(args, "rows_")
-        of_rows.pop("--data.max_pixels", None)
-        if given := [option for option, value in of_rows.items() if value is not None]:
-            raise UserError(f"{given[0]} is for many pairs: add --rows SOURCE.")
-        if args.image is None and not (args.text or "").strip():
-            raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --rows SOURCE.")
-        check_image(args.image, "ask about all its images with --rows FOLDER")
-        return
-    if not args.rows:
-        raise UserError("--rows is empty; give a table or a folder of images.")
-    if args.image is not None:
-        raise UserError("--image asks about one picture, --rows about all of a source: give one of them.")
-    args.output = ready_file(args.output or ANSWERS, (".parquet", ".csv"))
-    if args.output.exists() and Path(args.rows).exists() and args.output.samefile(args.rows):
-        raise UserError(f"--output {args.output} would replace the rows themselves; name another file.")
-
-
-def check_image(image: str | None, instead: str) -> None:
-    """Refuse a folder where one image is asked for."""
-    if image is not None and Path(image).is_dir():
-        raise UserError(f"--image {image or repr(image)} is a folder, not an image file; {instead}.")
-
-
-def open_rows(predictor: Predictor, source: str, args: argparse.Namespace, text: str | None = None) -> Pairs:
-    """A source as the options of `add_reading` say; what the model looks for in vain is told.
+def check_question(options: Predict) -> Path:
+    """Refuse what cannot be asked or written before the model is loaded; returns the file for answers to many pairs.
 
     Raises:
-        UserError: a source that cannot be read; names the option that may help.
+        UserError: an option is missing, or two exclude each other.
     """
-    columns = {name: column for name in ("image", "text") if (column := getattr(args, f"rows_{name}")) is not None}
+    if not options.data.test:
+        given = [option for option in reading_options(options.data) if option != "--data.max_pixels"]
+        if options.output != Predict.output:
+            given.insert(0, "--output")
+        if given:
+            raise UserError(f"{given[0]} is for many pairs: add --data.test SOURCE.")
+        if not options.image and not options.text.strip():
+            raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --data.test SOURCE.")
+        check_image(options.image, "ask about all its images with --data.test FOLDER")
+        return user_path(options.output)
+    if options.image:
+        raise UserError("--image asks about one picture, --data.test about all of a source: give one of them.")
+    output, source = ready_file(user_path(options.output), (".parquet", ".csv")), Path(options.data.test)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"--output {output} would replace the rows themselves; name another file.")
+    return output
+
+
+def check_image(image: str, instead: str) -> None:
+    """Refuse a folder in place of an image."""
+    if image and Path(image).is_dir():
+        raise UserError(f"--image {image} is a folder, not an image file; {instead}.")
+
+
+def open_source(predictor: Predictor, source: str, data: Reading, text: str | None = None) -> SourceRows:
+    """Open a source with the columns that the options name; print which columns of the training it lacks.
+
+    Raises:
+        UserError: a source that cannot be read; the message names the option that may help.
+    """
+    columns = {name: column for name in ("image", "text") if (column := getattr(data, name))}
+    confined = bool(data.confine_images)
     try:
-        confined = bool(args.rows_confine_images)
-        pairs = open_pairs(predictor, source, text, args.rows_image_root, columns=columns, confined=confined)
+        rows = open_rows(predictor, source, text, data.image_root or None, columns=columns, confined=confined)
     except AbsentColumnsError as error:
         raise UserError(f"{error} Name them with --data.image COLUMN and --data.text COLUMN.") from error
-    for setting, names in pairs.absent.items():
-        named = ", ".join(map(repr, names))
-        print(f"{source} has no column {named}: its rows are answered without {setting} (--data.{setting} COLUMN)")
-    return pairs
+    for setting, names in rows.absent.items():
+        missing = ", ".join(map(repr, names))
+        print(f"{source} has no column {missing}: its rows are answered without {setting} (--data.{setting} COLUMN)")
+    return rows
 
 
-def predict_rows(predictor: Predictor, args: argparse.Namespace) -> None:
-    """Answer a source, write the answers, and say how many there are; exits with code 1 if there are none."""
-    pairs = open_rows(predictor, args.rows, args, args.text)
-    with tqdm(desc="answering", total=pairs.number, unit="row") as bar:
-        answers = answer_pairs(predictor, pairs, args.top_k, told=lambda rows: bar.update(rows - bar.n))
-    write_answers(answers.table, args.output)
-    tell_reasons(answers)
+def predict_rows(predictor: Predictor, options: Predict, output: Path) -> None:
+    """Answer the rows of a source, write the answers and print how many there are; exit with code 1 without any."""
+    rows = open_source(predictor, options.data.test, options.data, options.text or None)
+    with tqdm(desc="answering", total=rows.number, unit="row") as bar:
+        answers = answer_rows(predictor, rows, options.top_k, progress=lambda done: bar.update(done - bar.n))
+    write_answers(answers.table, output)
+    print_reasons(answers)
     total, failed = len(answers.table), sum(map(len, answers.reasons.values()))
-    print(f"{total - failed:,} of {total:,} rows answered, {failed:,} not; wrote {args.output}")
+    print(f"{total - failed:,} of {total:,} rows answered, {failed:,} not; wrote {output}")
     if failed == total:
         sys.exit(1)
-    if pairs.has_labels:
-        print(f"The rows have labels. To score the model on them:\n  {scoring_command(args)}")
+    if rows.has_labels:
+        print(f"The rows have labels. To score the model on them:\n  {scoring_command(options)}")
 
 
-def tell_reasons(answers: Answers) -> None:
-    """Why rows are not answered: the most frequent reasons, each with its number of rows and the first of them."""
+def print_reasons(answers: Answers) -> None:
+    """The most frequent reasons for unanswered rows, each with its number of rows and the first of them."""
     ranked = sorted(answers.reasons.values(), key=len, reverse=True)
     for rows in ranked[:SHOWN]:
         such = "" if len(rows) == 1 else f"{len(rows):,} rows, such as "
         print(f"not answered: {such}row {rows[0]}: {answers.table['error'][rows[0]]}", file=sys.stderr)
     if rest := sum(map(len, ranked[SHOWN:])):
-        print(f"not answered: {rest:,} rows for other reasons; the column error has them", file=sys.stderr)
+        print(f"not answered: {rest:,} rows for other reasons; see the column error", file=sys.stderr)
 
 
-def scoring_command(args: argparse.Namespace) -> str:
+def scoring_command(options: Predict) -> str:
     """The command that scores the rows that ``predict`` has answered."""
-    options, run = reading_options(args, "rows_"), Path(args.model) / "config.yaml"
-    if "--data.image_root" not in options and run.is_file() and load_settings(run).data.image_root is not None:
-        options["--data.image_root"] = str(Path(args.rows).parent)  # otherwise paths would be relative to the run's
-    trust = ["--trust_custom_encoder"] if args.trust_custom_encoder else []
-    command = ["python", "eval.py", args.model, "--data.test", args.rows, *chain(*options.items()), *trust]
+    reading, run = reading_options(options.data), Path(options.model) / "config.yaml"
+    if "--data.image_root" not in reading and run.is_file() and load_settings(run).data.image_root is not None:
+        # Without it, paths would be relative to the folder of the run's own images.
+        reading["--data.image_root"] = str(Path(options.data.test).parent)
+    trust = ["--trust_custom_encoder", "true"] if options.trust_custom_encoder else []
+    command = ["python", "eval.py", options.model, "--data.test", options.data.test, *chain(*reading.items()), *trust]
     return shlex.join(command)
 
 
-def run_explain(args: argparse.Namespace) -> None:
-    if args.image is None or not (args.text or "").strip():
+def run_explain(options: Explain) -> None:
+    """Write the heat-maps of one pair."""
+    if not options.image or not options.text.strip():
         raise UserError("explain needs both --image and --text.")
-    check_image(args.image, "explain shows one image")
-    args.output = ready_file(args.output, PICTURES)
-    predictor = Predictor.from_pretrained(args.model, trust_custom_encoder=args.trust_custom_encoder)
-    figure = predictor.explain(args.image, args.text).figure(args.text, args.head, args.level)
+    check_image(options.image, "explain shows one image")
+    output = ready_file(user_path(options.output), PICTURES)
+    predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
+    figure = predictor.explain(options.image, options.text).figure(options.text, options.head, options.level)
     try:
-        figure.savefig(args.output)
+        figure.savefig(output)
     except OSError as error:
-        raise UserError(f"Cannot write {args.output}: {error.strerror or error}.") from error
-    print(f"wrote {args.output}")
+        raise UserError(f"Cannot write {output}: {error.strerror or error}.") from error
+    print(f"wrote {output}")

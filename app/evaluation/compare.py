@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,8 @@ from scipy.stats import permutation_test
 
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.figures import Interval
-from app.output_paths import ready_file
 from data import Rows
 from data.errors import UserError
-from data.paths import user_path
 from data.splits import connect_groups
 
 CONTENT = ["image_key", "text", "label"]
@@ -48,20 +44,6 @@ class Comparison:
     better_second: int
 
 
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    """The arguments of ``eval.py compare``."""
-    parser = argparse.ArgumentParser(
-        "eval.py compare",
-        description="The difference in accuracy of two runs that were evaluated on the same rows, with a 95 %% "
-        "interval and a test, both by image and by the groups of --data.group. Evaluate them first: python eval.py RUN",
-    )
-    parser.add_argument("first", type=user_path, help="a run folder, or a folder with predictions.parquet")
-    parser.add_argument("second", type=user_path, help="the same for the second model")
-    parser.add_argument("--rows", default="test", help="name of the evaluation folder in the runs (default: test)")
-    parser.add_argument("--output", type=user_path, help="also write the figures to this JSON file")
-    return parser.parse_args(argv)
-
-
 def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     """Predictions that eval.py wrote, sorted by row.
 
@@ -83,8 +65,8 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     hint = f"evaluate it first: python eval.py {shlex.quote(str(path))}"
     if there:
         hint = (
-            f"it has {', '.join(there)} (--rows). Rows that another evaluation names otherwise are given by their "
-            f"folder, such as {path / 'evaluation' / there[0]}"
+            f"it has {', '.join(there)} (--evaluation). For rows with different names in the two runs, give folders, "
+            f"such as {path / 'evaluation' / there[0]}"
         )
     raise UserError(f"{path} has no evaluation of {rows!r} rows; {hint}.")
 
@@ -179,16 +161,3 @@ def comparison_text(found: Comparison, names: tuple[str, str]) -> str:
         f"difference {value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p:.4f}: {meaning}\n"
         f"rows answered better by {names[0]}: {found.better_first:,}, by {names[1]}: {found.better_second:,}"
     )
-
-
-def main(argv: list[str]) -> dict:
-    """``eval.py compare``; returns the figures as written to JSON."""
-    args = parse_args(argv)
-    if args.output:
-        ready_file(args.output)
-    found = compare(load_predictions(args.first, args.rows), load_predictions(args.second, args.rows))
-    print(comparison_text(found, (str(args.first), str(args.second))))
-    figures = asdict(found)
-    if args.output:
-        args.output.write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    return figures

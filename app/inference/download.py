@@ -1,4 +1,4 @@
-"""Images from http(s) addresses, for callers who allow it: bounded in bytes and in time."""
+"""Fetch images from http(s) addresses, with limits on bytes and time."""
 
 import queue
 import threading
@@ -10,13 +10,13 @@ from data import BadImageError
 from data.messages import excerpt
 
 MAX_DOWNLOAD = 50_000_000
-"""Bytes of one image."""
+"""Most bytes of one image."""
 DOWNLOAD_SECONDS = 20.0
-"""Time for one image, from the look-up of the host to the last byte."""
+"""Most time for one image, from the look-up of the host to the last byte."""
 
 
 def is_url(image: object) -> bool:
-    """Whether an image is named by an address."""
+    """Whether an image is an ``http(s)`` address."""
     return isinstance(image, str) and image.lower().startswith(("http://", "https://"))
 
 
@@ -24,9 +24,9 @@ def fetch(url: str) -> bytes:
     """The bytes at an address.
 
     Raises:
-        BadImageError: nothing there, more than `MAX_DOWNLOAD` bytes, or more than `DOWNLOAD_SECONDS`.
+        BadImageError: no reply, more than `MAX_DOWNLOAD` bytes, or more than `DOWNLOAD_SECONDS`.
     """
-    # In a thread: a socket's time-out is for one read, and a host that sends a byte now and then never exceeds it.
+    # In a thread: the time-out of a socket is for one read, and a host that sends a byte now and then never reaches it.
     found: queue.SimpleQueue[bytes | BadImageError] = queue.SimpleQueue()
     threading.Thread(target=lambda: found.put(download(url)), daemon=True).start()
     try:
@@ -39,9 +39,9 @@ def fetch(url: str) -> bytes:
 
 
 def download(url: str) -> bytes | BadImageError:
-    """The bytes at an address, or why there are none."""
+    """The bytes at an address, or the error."""
     end, data = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
-    headers = {"Accept-Encoding": "identity"}  # what is counted is what is kept
+    headers = {"Accept-Encoding": "identity"}  # so that the bytes on the wire are the bytes in memory
     try:
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=DOWNLOAD_SECONDS) as response:
             response.raise_for_status()
@@ -50,7 +50,7 @@ def download(url: str) -> bytes | BadImageError:
                 if len(data) > MAX_DOWNLOAD:
                     return BadImageError(f"it has more than {MAX_DOWNLOAD:,} bytes")
                 if time.monotonic() > end:
-                    break  # nobody waits for it any more
+                    break  # the caller has given up
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return BadImageError(f"it cannot be fetched: {excerpt(str(error))}")
     return bytes(data)

@@ -16,10 +16,10 @@ from models.onnx_classifier import ONNX_FILE, OnnxModel
 
 
 def find_model(path: str | Path) -> str:
-    """The model folder of a run folder, or the path itself; a Hub id is returned as it is.
+    """The model folder of a run folder, or the path itself; a Hub id is returned unchanged.
 
     Raises:
-        UserError: a local folder that holds no model, with what was expected and found.
+        UserError: a local folder without a model; the message has the files that were expected and found.
     """
     path = expand_home(str(path))
     folder = surviving(Path(path))
@@ -41,7 +41,7 @@ def find_model(path: str | Path) -> str:
 
 
 def hide_file_bars() -> None:
-    """No progress bars for the files of a model, which would break through the run's own; downloads keep theirs."""
+    """Hide the progress bars of loading files, which would interrupt those of the run; downloads keep theirs."""
     transformers.utils.logging.disable_progress_bar()
     enable_progress_bars()
 
@@ -49,7 +49,11 @@ def hide_file_bars() -> None:
 def load_any(
     path: str | Path, trust_custom_encoder: bool = False
 ) -> tuple[ImageTextClassifier | OnnxModel, ImageTextProcessor]:
-    """Load a trained classifier as `load_model` does, or one that was exported to ONNX."""
+    """Load a trained classifier as `load_model` does, or one that was exported to ONNX.
+
+    Raises:
+        UserError: see `load_model`.
+    """
     folder = Path(find_model(path))
     if (folder / ONNX_FILE).is_file() and not (folder / "model.safetensors").is_file():
         return OnnxModel(folder), ImageTextProcessor.from_pretrained(folder)
@@ -57,7 +61,7 @@ def load_any(
 
 
 def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[ImageTextClassifier, ImageTextProcessor]:
-    """Load a trained classifier, in eval mode, and its processor.
+    """Load a trained classifier in eval mode and its processor.
 
     Raises:
         UserError: no model there, another kind of model, damaged weights, or a custom encoder without trust.

@@ -1,4 +1,4 @@
-"""A trained model as one ONNX file: written, quantised to int8, and run by onnxruntime behind the same `Predictor`."""
+"""Export a trained model to one ONNX file, and quantize it to int8."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Logits(nn.Module):
 
 
 def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folder: Path) -> None:
-    """Write ``model.onnx``, ``config.json`` and the processor; images, texts, tokens and pairs may be any number.
+    """Write ``model.onnx``, ``config.json`` and the processor; the numbers of images, texts, tokens and pairs
+    are dynamic.
 
     Raises:
-        UserError: a gated model, whose skipped work is no fixed graph, or packages that are missing.
+        UserError: a gated model, which has no fixed graph, or missing packages.
     """
     if model.config.gated:
-        raise UserError("A gated model skips work by sample, which a fixed graph cannot: it is not exported.")
+        raise UserError("A gated model cannot be exported: it skips work by sample, which a fixed graph cannot.")
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -54,7 +55,7 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     of_texts, of_pairs = {0: Dim("texts"), 1: Dim("tokens")}, {0: Dim("pairs")}
     shapes = dict(zip(INPUTS, ({0: Dim("images")}, of_texts, of_texts, of_pairs, of_pairs), strict=True))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "# The axis name")  # one that stands for two inputs is named once
+        warnings.filterwarnings("ignore", "# The axis name")  # two inputs share an axis, which has one name
         program = torch.onnx.export(
             Logits(model.float().cpu()).eval(),
             kwargs=example,
@@ -72,13 +73,13 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
 
 
 def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Example], batch_size: int = 16) -> None:
-    """Replace ``model.onnx`` by one whose convolutions and products are int8, scaled by what examples bring about.
+    """Quantize the convolutions and matrix products of ``model.onnx`` to int8, in place.
 
-    Each example is seen whole, without its image and without its text, so that pairs that lack one are in range too.
-    Static quantisation with a scale for each output channel (Jacob et al. 2018, section 3); accuracy must be measured.
+    Static quantization per output channel (Jacob et al. 2018, section 3), calibrated on each example as a pair, without
+    its image and without its text. Measure the accuracy afterwards.
 
     Raises:
-        UserError: no example.
+        UserError: no examples.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -96,7 +97,7 @@ def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Exa
             block = list(islice(examples, batch_size))
 
     class Reader(CalibrationDataReader):
-        """onnxruntime asks for the next batch until there is none."""
+        """Calibration batches, until ``get_next`` returns ``None``."""
 
         def __init__(self):
             self.batches = batches()

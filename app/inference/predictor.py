@@ -1,4 +1,4 @@
-"""The one way to ask a trained model: used by the command line, the pages and other people's code."""
+"""Ask a trained model; used by the command line, the server and Python code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from models.decisions import confidence, give_answers
 from models.onnx_classifier import OnnxModel
 
 HELD_PIXELS = 2**28
-"""Pixels of different pictures that `Predictor.predict` holds at a time, 0.8 GB of RGB."""
+"""Pixels of different pictures that `Predictor.predict` holds in memory at a time: 0.8 GB of RGB."""
 IMAGES_AT_ONCE = 32
 """Different images in one pass of the model."""
 PAIRS_AT_ONCE = 1024
@@ -36,9 +36,9 @@ class Prediction:
     """The answer to one pair.
 
     Attributes:
-        labels: the most probable label, or all that apply where each does by itself.
-        confidence: how probable it is that these, and no others, are right.
-        is_sure: whether that reaches the probability chosen on the validation rows.
+        labels: the most probable label; with multi-label, all that apply.
+        confidence: probability that exactly these labels are right.
+        is_sure: whether the confidence reaches the threshold chosen on the validation rows.
         answers: the most probable labels, ``{"label", "probability"}``, best first.
     """
 
@@ -49,15 +49,15 @@ class Prediction:
 
 
 class Predictor:
-    """Answers about pairs of an image and a text.
+    """Predict labels for pairs of an image and a text.
 
     Args:
         model, processor: a trained classifier, or one exported to ONNX.
-        device: where to compute; a GPU where there is one.
+        device: a GPU by default if there is one.
         precision: ``no`` is float32; ``auto`` is bf16 where the processor computes it natively, as in training.
         max_pixels: larger images are refused.
-        max_text: longer texts, in characters, are refused; without it they are read as far as the model reads.
-        fetch_urls: permission to fetch images from ``http(s)`` addresses, up to 50 MB and 20 seconds each.
+        max_text: texts with more characters are refused; without it, long texts are truncated by the tokenizer.
+        fetch_urls: fetch images from ``http(s)`` addresses, up to 50 MB and 20 seconds each.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Predictor:
         self.max_text = max_text
         self.precision = choose_precision(precision)
         self.max_pixels = max_pixels
-        on_gpu = torch.cuda.is_available() and not isinstance(model, OnnxModel)  # which chooses for itself
+        on_gpu = torch.cuda.is_available() and not isinstance(model, OnnxModel)  # onnxruntime chooses its own device
         self.device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         self.model = model.to(self.device).eval()
         self.processor = processor
@@ -85,32 +85,30 @@ class Predictor:
     def from_pretrained(
         cls, path: str | Path, device: str | torch.device | None = None, trust_custom_encoder: bool = False, **options
     ) -> Predictor:
-        """Load from a run folder, a model folder, an ONNX export or a Hub id; `load_model` says what can go wrong.
+        """Load a run folder, a model folder, an ONNX export or a Hub id; see `load_any` for the errors.
 
         Args:
-            options: precision and limits, as the class takes them.
+            options: precision and limits of the class.
         """
         return cls(*load_any(path, trust_custom_encoder), device, **options)
 
     def __call__(
         self, image: ImageInput | Table, text: str | None = None, top_k: int = 3
     ) -> list[dict[str, str | float]] | list[list[dict[str, str | float]]]:
-        """The most probable labels of one pair, best first; of a table, those of each row.
+        """The most probable labels of one pair, or of each row of a table, best first.
 
         Args:
-            image: what `app.inference.python_inputs.read_image_input` takes: a file, encoded bytes, an open file, a
-                PIL picture, a numpy
-                array, a torch tensor; or a `pandas.DataFrame` or `datasets.Dataset`, as `predict` takes it. ``None``,
-                NaN and ``pandas.NA`` are no image.
-            text: ``None``, NaN and ``pandas.NA`` are no text.
-            top_k: how many labels.
+            image: a file, encoded bytes, an open file, a PIL image, a numpy array or a torch tensor (see
+                `app.inference.python_inputs.read_image_input`); or a table as for `predict`. ``None``, NaN and
+                ``pandas.NA`` mean no image.
+            text: ``None``, NaN and ``pandas.NA`` mean no text.
+            top_k: number of labels.
 
         Returns:
-            ``[{"label": …, "probability": …}, …]``; the probabilities of all labels add up to 1, unless each applies by
-            itself.
+            ``[{"label": …, "probability": …}, …]``. The probabilities of all labels sum to 1, except for multi-label.
 
         Raises:
-            UserError: an image that cannot be read, a text that is none, or neither image nor text.
+            UserError: an image that cannot be read, a text that is not a string, or neither image nor text.
         """
         if is_table(image):
             if text is not None:
@@ -119,19 +117,18 @@ class Predictor:
         return self.predict([(image, text)], top_k)[0].answers
 
     def predict(self, pairs: Iterable[Pair] | Iterable[Mapping] | Table, top_k: int = 3) -> list[Prediction]:
-        """Answers for several pairs, in their order.
+        """Predictions for several pairs, in their order.
 
-        Equal images share one pass of the image encoder, by their content, wherever they stand among pictures of up to
-        `HELD_PIXELS` pixels together.
+        Equal images, by content, share one pass of the image encoder among up to `HELD_PIXELS` pixels of pictures.
 
         Args:
-            pairs: ``(image, text)`` each, from a list or made on the fly by a generator; or rows with the columns that
-                the model was trained on, as dictionaries, a `pandas.DataFrame` or a `datasets.Dataset`, of which image
-                or text may be missing. Paths are relative to the current folder.
-            top_k: how many labels.
+            pairs: an iterable of ``(image, text)``; or rows with the columns of the training, as dictionaries, a
+                `pandas.DataFrame` or a `datasets.Dataset`; one of image and text may be missing. Paths are relative to
+                the current folder.
+            top_k: number of labels.
 
         Raises:
-            UserError: the first pair that cannot be answered, by its number.
+            UserError: a pair that cannot be answered; the message has the number of the first one.
         """
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
@@ -144,13 +141,24 @@ class Predictor:
             except UserError as error:
                 raise error if is_only else UserError(f"Pair {number} (counted from 0): {error}") from error
             if pictures.num_pixels > HELD_PIXELS:
-                found += self.describe(self.probabilities(block), top_k)
+                found += self.predict_examples(block, top_k)
                 pictures, block = self.pictures(), []
-        return found + self.describe(self.probabilities(block), top_k)
+        return found + self.predict_examples(block, top_k)
+
+    def predict_examples(self, examples: Sequence[Example], top_k: int = 3) -> list[Prediction]:
+        """Predictions for prepared pairs."""
+        return self.to_predictions(self.probabilities(examples), top_k)
 
     def prepare(self, pairs: Iterable[tuple[ImageInput | UserError, str | None]]) -> list[Example | UserError]:
-        """Each pair with its image decoded, one that several share once; in the place of a faulty pair its fault: an
-        image that cannot be read (or a fault found before), a text that is none, or neither image nor text."""
+        """Check pairs and decode their images, equal ones once.
+
+        Args:
+            pairs: images and texts; an error in place of an image is passed through.
+
+        Returns:
+            an example for each pair, or its error: an image that cannot be read, a text that is not a string, or
+            neither image nor text.
+        """
         found: list[Example | UserError] = []
         pictures = self.pictures()
         for number, (image, text) in enumerate(pairs):
@@ -163,28 +171,28 @@ class Predictor:
         return found
 
     def pictures(self) -> Pictures:
-        """A new, empty collection of pictures, decoded as in training, with the predictor's limits."""
+        """An empty collection of pictures that decodes as in training, within the limits of the predictor."""
         reading = {"max_pixels": self.max_pixels, "value_range": self.model.config.value_range}
         return Pictures(partial(decode_image, **reading), self.fetch_urls)
 
     def prepare_one(self, image: ImageInput, text: str | None, number: int, pictures: Pictures) -> Example:
-        """One pair, checked, its image decoded.
+        """Check one pair and decode its image.
 
         Raises:
-            UserError: what is wrong with it.
+            UserError: an image that cannot be read, an invalid or too long text, or neither image nor text.
         """
         text = read_text_input(text)
         if text is not None and self.max_text is not None and len(text) > self.max_text:
             raise UserError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
         if text is not None and not is_clean(text):
-            raise UserError("The text has NUL characters or lone surrogates, which no tokenizer can read.")
+            raise UserError("The text has NUL characters or lone surrogates, which a tokenizer cannot read.")
         key, picture = pictures.read(image) or (None, None)
         if picture is None and text is None:
             raise UserError("Give an image, a text or both; a pair has neither.")
         return Example(number, picture, text, image_key=key)
 
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
-        """Of each class for prepared pairs ``(n, C)``, the pairs of one image in one pass."""
+        """Class probabilities of prepared pairs ``(n, C)``; the pairs of one image share one pass."""
         found = np.empty((len(examples), len(self.labels)), dtype=np.float32)
         for places in batch_by_image(examples):
             found[places] = self.batch_probabilities([examples[place] for place in places])
@@ -192,7 +200,7 @@ class Predictor:
 
     @torch.inference_mode()
     def batch_probabilities(self, examples: Sequence[Example]) -> np.ndarray:
-        """Of each class for prepared pairs, in one batch ``(n, C)``."""
+        """Class probabilities of prepared pairs ``(n, C)``, in one batch."""
         batch = InputCollate(self.processor)(examples)
         with self.autocast():
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
@@ -203,12 +211,10 @@ class Predictor:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
-    def describe(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
-        """What probabilities ``(n, C)`` say in words."""
-        sure, chosen = (
-            confidence(probabilities, self.label_format.type),
-            give_answers(probabilities, self.label_format.type),
-        )
+    def to_predictions(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
+        """Labels, confidence and the most probable classes from probabilities ``(n, C)``."""
+        label_type = self.label_format.type
+        sure, chosen = confidence(probabilities, label_type), give_answers(probabilities, label_type)
         return [
             Prediction(
                 [self.labels[c] for c in np.flatnonzero(chosen[row])],
@@ -220,12 +226,16 @@ class Predictor:
         ]
 
     def explain(self, image: ImageInput, text: str) -> Explanation:
-        """Where it looked: one heat-map over the image for each word of the text."""
+        """Heat-maps over the image, one for each word of the text.
+
+        Raises:
+            UserError: no image, no text, or an ONNX model.
+        """
         words = read_text_input(text)
         if words is None:
             raise UserError("The text is empty: there is no word to show the attention of.")
         if isinstance(self.model, OnnxModel):
-            raise UserError("An ONNX model answers and does not explain: use the run folder it was exported from.")
+            raise UserError("An ONNX model does not explain its answers: use the run folder it was exported from.")
         found = self.pictures().read(image)
         if found is None:
             raise UserError("There is no image to show the attention in.")
@@ -234,8 +244,9 @@ class Predictor:
 
 
 def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Places of examples in batches of up to `IMAGES_AT_ONCE` images and `PAIRS_AT_ONCE` pairs; those of one image are
-    together, in order."""
+    """Split examples into batches of up to `IMAGES_AT_ONCE` images and `PAIRS_AT_ONCE` pairs; yields their positions.
+
+    The pairs of one image are in one batch."""
     by_image: dict[str | int, list[int]] = {}
     for place, example in enumerate(examples):
         by_image.setdefault(example.image_key or place, []).append(place)

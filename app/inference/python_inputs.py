@@ -1,4 +1,4 @@
-"""What Python code gives as image and text, in the forms that `data` reads; anything else is refused by its type."""
+"""Convert the images and texts of Python code to the forms that `data` reads."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ CHANNELS = (1, 2, 3, 4)
 
 
 class Pictures:
-    """Decoded pictures by content. Equal pictures are one, whatever holds them; no name or address is remembered.
+    """Decoded pictures by content, so that equal pictures are stored once.
 
     Args:
-        decode: makes an RGB picture of its own of encoded bytes or of a picture, as `data.decode_image` does.
-        fetch_urls: permission to fetch ``http(s)`` addresses.
+        decode: returns a new RGB picture for encoded bytes or for a picture, as `data.decode_image` does.
+        fetch_urls: fetch ``http(s)`` addresses.
 
     Attributes:
-        num_pixels: of all different pictures together.
+        num_pixels: pixels of all different pictures together.
     """
 
     def __init__(self, decode: Callable[[bytes | Image.Image], Image.Image], fetch_urls: bool = False):
@@ -53,7 +53,7 @@ class Pictures:
         self.num_pixels = 0
 
     def read(self, image: ImageInput) -> tuple[str, Image.Image] | None:
-        """The key of an image and the decoded picture; ``None`` where the image is missing.
+        """The key of an image and the decoded picture; ``None`` for a missing image.
 
         Raises:
             BadImageError: an image that cannot be read; the message names its file.
@@ -66,7 +66,7 @@ class Pictures:
             raise BadImageError(f"{name} cannot be read: {error}") from error
 
     def add(self, image: bytes | Image.Image) -> tuple[str, Image.Image]:
-        """The key and the picture, a copy that later changes of the original do not reach."""
+        """The key and a decoded copy of the picture."""
         encoded = content_key(image) if isinstance(image, bytes) else None
         if encoded is not None and encoded in self.by_bytes:
             return self.by_bytes[encoded]
@@ -82,10 +82,10 @@ class Pictures:
 
 
 def read_text_input(text: object) -> str | None:
-    """A text without the spaces around it; ``None`` where it is missing.
+    """A text without the spaces around it; ``None`` for a missing text.
 
     Raises:
-        UserError: anything but a string.
+        UserError: not a string.
     """
     if is_missing(text):
         return None
@@ -95,16 +95,16 @@ def read_text_input(text: object) -> str | None:
 
 
 def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Image | None:
-    """The encoded bytes of an image, or the picture where it is given decoded; ``None`` where it is missing.
+    """The encoded bytes of an image, or the picture if it is decoded already; ``None`` for a missing image.
 
     Args:
         image: an `ImageInput`: the path of a file; its bytes; a file opened with ``"rb"``, which is read from its
             beginning; a PIL image of any mode; a numpy array (`array_to_picture`) or torch tensor
             (`tensor_to_picture`); the ``{"bytes", "path"}`` of `datasets`; or an ``http(s)`` address.
-        fetch_urls: permission to fetch addresses.
+        fetch_urls: fetch addresses.
 
     Raises:
-        BadImageError: another type, an array that is no picture, or a file that cannot be read.
+        BadImageError: another type, an array with another shape or range, or a file that cannot be read.
     """
     if isinstance(image, Mapping):
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
@@ -133,7 +133,7 @@ def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Imag
 
 
 def read_file(file: IO[bytes]) -> bytes:
-    """All bytes of an open file, from its beginning where it can be rewound, as PIL reads it."""
+    """All bytes of an open file, from its beginning if it is seekable."""
     try:
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
@@ -146,10 +146,10 @@ def read_file(file: IO[bytes]) -> bytes:
 
 
 def array_to_picture(pixels: np.ndarray) -> Image.Image:
-    """A picture of an array ``(H, W)``, or ``(H, W, C)`` with C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+    """A picture from an array ``(H, W)``, or ``(H, W, C)`` with C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
 
     Values are uint8 in [0, 255], bool, uint16 in [0, 65535] or floating point in [0, 1]. Grey of more than 8 bits may
-    have any range: it is read as `decode_image` reads a file with such pixels.
+    have any range, as in files that `decode_image` reads.
 
     Raises:
         BadImageError: another shape, type or range.
@@ -170,13 +170,13 @@ def array_to_picture(pixels: np.ndarray) -> Image.Image:
 
 
 def deep_grey(pixels: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits in a type that PIL has: uint16, int32 or float32."""
+    """Grey of more than 8 bits in a type that PIL supports: uint16, int32 or float32."""
     if pixels.dtype.kind == "f":
         return pixels.astype(np.float32)
     if pixels.dtype.kind not in "iu":
         raise BadImageError(f"values must be numbers, got {pixels.dtype}")
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        return pixels.astype(np.uint16)  # in the byte order of this machine
+        return pixels.astype(np.uint16)  # to native byte order
     limits = np.iinfo(np.int32)
     if pixels.min() < limits.min or pixels.max() > limits.max:
         raise BadImageError(f"integers must fit in 32 bits, these reach from {pixels.min()} to {pixels.max()}")
@@ -184,13 +184,13 @@ def deep_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def eight_bit_color(pixels: np.ndarray) -> np.ndarray:
-    """Colours as uint8."""
+    """Colours as uint8, from uint16 or from floating point in [0, 1]."""
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
         return (pixels / np.float32(257)).round().astype(np.uint8)
     if pixels.dtype.kind != "f":
         raise BadImageError(f"colours must be uint8, uint16, bool or floating point in [0, 1], got {pixels.dtype}")
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):  # nor NaN
+    if not (low >= 0 and high <= 1):  # also false for NaN
         raise BadImageError(
             f"colours in floating point must be in [0, 1], these are in [{low:.4g}, {high:.4g}]; divide them by the "
             "largest possible value, undo a normalisation, or convert them to uint8"
@@ -199,7 +199,7 @@ def eight_bit_color(pixels: np.ndarray) -> np.ndarray:
 
 
 def tensor_to_picture(pixels: torch.Tensor) -> Image.Image:
-    """A picture of a tensor ``(H, W)`` or ``(C, H, W)``, on any device; values as of `array_to_picture`.
+    """A picture from a tensor ``(H, W)`` or ``(C, H, W)`` on any device; values as for `array_to_picture`.
 
     Raises:
         BadImageError: another shape, type or range.

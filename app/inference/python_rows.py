@@ -1,6 +1,4 @@
-"""Pairs of an image and a text from what Python code holds them in: tuples, dictionaries, a DataFrame, a Dataset."""
-
-from __future__ import annotations
+"""Pairs of an image and a text from Python objects: tuples, dictionaries, a DataFrame or a Dataset."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -9,7 +7,7 @@ from datasets import Dataset, DatasetDict, Image, IterableDataset
 
 from app.inference.python_inputs import ImageInput
 from data.errors import UserError
-from data.messages import excerpt, quote
+from data.messages import enumerate_names, quote
 from data.text_template import make_text, text_columns
 from models.processor import is_missing
 
@@ -18,28 +16,36 @@ Pair = tuple[ImageInput, str | None]
 """An image and a text; ``None`` for a missing one."""
 
 
+class AbsentColumnsError(UserError):
+    """A table with neither the columns of images nor those of texts."""
+
+
+def wanted_columns(columns: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """The columns that a model reads, by ``image`` and ``text``; a template of texts has several."""
+    columns = columns or {}
+    return {"image": [columns.get("image", "image")], "text": text_columns(columns.get("text", "text"))}
+
+
 def find_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> tuple[str | None, str | None]:
-    """The column of images and the text (a column or a template) that a model was trained on; ``None`` for one that
-    a table lacks.
+    """The column of images and the text (a column or a template) in a table; ``None`` for one that the table lacks.
 
     Args:
         columns: the model's own, ``{"image": …, "text": …}``.
         names: columns of the table.
-        source: what the table is called.
+        source: what the table is called in messages.
 
     Raises:
-        UserError: the table has neither.
+        AbsentColumnsError: the table has neither.
     """
-    names = list(names)
-    wanted = {"image": "image", "text": "text"} | dict(columns or {})
-    image = wanted["image"] if wanted["image"] in names else None
-    text = wanted["text"] if set(text_columns(wanted["text"])) <= set(names) else None
-    if image is None and text is None:
-        raise UserError(
-            f"{source} has neither the column of images, {wanted['image']!r}, nor that of texts, {wanted['text']!r}; "
-            f"it has {excerpt(', '.join(map(str, names)), 200)}."
+    columns, names = columns or {}, list(names)
+    image, text = columns.get("image", "image"), columns.get("text", "text")
+    has_image, has_text = (set(wanted) <= set(names) for wanted in wanted_columns(columns).values())
+    if not (has_image or has_text):
+        raise AbsentColumnsError(
+            f"{source} has neither the column of images, {image!r}, nor that of texts, {text!r}; "
+            f"it has {enumerate_names(names)}."
         )
-    return image, text
+    return image if has_image else None, text if has_text else None
 
 
 def read_pairs(pairs: Iterable, columns: Mapping[str, str] | None) -> Iterator[Pair]:
@@ -47,7 +53,7 @@ def read_pairs(pairs: Iterable, columns: Mapping[str, str] | None) -> Iterator[P
 
     Args:
         pairs: pairs; rows as dictionaries; or a `pandas.DataFrame` or `datasets.Dataset`.
-        columns: columns of rows that hold image and text, as `find_columns` takes them.
+        columns: columns of image and text, see `find_columns`.
 
     Raises:
         UserError: another type, or a table or row without the columns.
@@ -80,7 +86,7 @@ def is_table(value: object) -> bool:
 
 
 def frame_rows(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Iterator[dict]:
-    """Rows of a frame, of the columns that are read."""
+    """The rows of a frame, with the columns that are read."""
     names = used_columns(columns, frame.columns, "The DataFrame")
     if repeated := [name for name in names if list(frame.columns).count(name) > 1]:
         raise UserError(f"The DataFrame has more than one column {quote(repeated[0])}.")
@@ -89,8 +95,8 @@ def frame_rows(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Iterat
 
 
 def dataset_rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None) -> Iterator[dict]:
-    """Rows of a data set, of the columns that are read; images are left for our own decoder."""
-    if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # a transform of the user's own
+    """The rows of a data set, with the columns that are read; images stay encoded."""
+    if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # keep a transform of the user
         dataset = dataset.with_format(None)
     if dataset.features is None:
         yield from dataset
@@ -104,12 +110,12 @@ def dataset_rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str] 
 
 
 def used_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> list[str]:
-    """Columns of a table that hold the image and the parts of the text."""
+    """The columns of a table that hold the image and the parts of the text."""
     image, text = find_columns(columns, names, source)
     return list(dict.fromkeys([*([image] if image else []), *(text_columns(text) if text else [])]))
 
 
 def row_pair(row: Mapping, image: str | None, text: str | None) -> Pair:
-    """The image and the text of a row, by the columns that hold them."""
+    """The image and the text of a row, from these columns."""
     cells = {name: None if is_missing(row[name]) else row[name] for name in (text_columns(text) if text else [])}
     return row[image] if image else None, make_text(cells, text) if text else None

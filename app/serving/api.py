@@ -148,7 +148,7 @@ async def answer(engine: Engine, pairs: Sequence[Pair], top_k: int) -> PredictRe
             code, message = pair_error(example)
             replies.append(PredictionReply(error=ErrorBody(code=code, message=message)))
             continue
-        found = engine.predictor.describe(next(probabilities)[None], top_k)[0]
+        found = engine.predictor.to_predictions(next(probabilities)[None], top_k)[0]
         engine.count_answer(found.is_sure)
         answers = [Answer.model_validate(label) for label in found.answers]
         replies.append(

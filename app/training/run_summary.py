@@ -40,7 +40,7 @@ def next_commands(run_dir: Path, rows: Rows, custom_encoder: bool) -> str:
     example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), rows[0])
     folder, text = shlex.quote(str(run_dir)), example.text or "TEXT"
     image = shlex.quote(example.image) if isinstance(example.image, str) else "IMAGE.png"
-    trust = " --trust_custom_encoder" if custom_encoder else ""
+    trust = " --trust_custom_encoder true" if custom_encoder else ""
     return (
         "Next:\n"
         f"  python eval.py {folder}{trust} --data.test OTHER.csv\n"

@@ -51,7 +51,7 @@ async def answer_question(engine: Engine, path: str | None, text: str | None) ->
     (example,), probabilities = await engine.ask([(path, text)])
     if isinstance(example, UserError):
         raise UserError(str(example).replace(f" {excerpt_path(str(path))}", ""))  # without the path on the server
-    found = predictor.describe(probabilities[0][None], NUM_ANSWERS)[0]
+    found = predictor.to_predictions(probabilities[0][None], NUM_ANSWERS)[0]
     engine.count_answer(found.is_sure)
     template = templates().get_template("answer.html.jinja")
     rendered = template.render(

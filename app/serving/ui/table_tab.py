@@ -87,7 +87,7 @@ def answer_file(predictor: Predictor, path: Path, on_progress: Callable[[int], o
     """
     # Windows cannot delete the cache while a table in it is memory-mapped.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, tempfile.TemporaryDirectory() as empty:
-        answer = partial(answer_table, predictor, told=on_progress, max_rows=MAX_ROWS, cache_dir=cache)
+        answer = partial(answer_table, predictor, progress=on_progress, max_rows=MAX_ROWS, cache_dir=cache)
         if path.suffix.lower() == ".zip":
             with unpacked(path) as table:
                 return answer(table)

@@ -1,0 +1,105 @@
+"""The commands that look at data and compare ways to train: ``doctor``, ``kfold`` and ``ablate``."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jsonargparse.typing import NonNegativeInt, restricted_number_type
+
+from app.command_line.commands import positional
+from app.settings import parse_settings
+from data.errors import UserError
+from data.paths import user_path
+
+Folds = restricted_number_type("Folds", int, (">=", 2))
+
+
+@dataclass
+class Doctor:
+    """Look at data before training: broken and duplicate images, leaks, labels, baselines, cost.
+
+    Takes the arguments of train.py, which python train.py --help lists.
+
+    python -m app doctor configs/quickstart.yaml
+    python -m app doctor --data.train train.csv --data.test test.csv
+    """
+
+    config: str = positional("")
+    """A configuration (.yaml)."""
+
+
+@dataclass
+class KFold:
+    """Cross-validation: train with each fold held out, and score all rows together.
+
+    Options of train.py for all runs may be added, such as --train.epochs 5; python train.py --help lists them.
+
+    python -m app kfold configs/mine.yaml --folds 5
+    """
+
+    config: str = positional()
+    """A configuration (.yaml) whose training rows are split into folds."""
+    folds: Folds = 5  # type: ignore[valid-type]
+    """Number of folds."""
+    output: str = ""
+    """Folder of the runs; by default runs/kfold_<config>."""
+
+
+@dataclass
+class Ablate:
+    """Train variants of a configuration with several seeds and compare them.
+
+    Options of train.py for all runs may be added, such as --train.epochs 5; python train.py --help lists them.
+
+    python -m app ablate configs/quickstart.yaml
+    python -m app ablate configs/mine.yaml --variant+ "as it is" --variant+ "small: --model.image_size 64"
+    """
+
+    config: str = positional()
+    """A configuration (.yaml) that all variants share."""
+    variant: list[str] = field(default_factory=list)
+    """A variant as "name: options of train.py"; repeat --variant+ for each. The first one is the reference. By default
+    the four fusions."""
+    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds that each variant is trained with."""
+    output: str = ""
+    """Folder of the runs; by default runs/ablation_<config>."""
+
+
+def run_doctor(options: Doctor, training: list[str]) -> None:
+    """Print what is found, and the command to train with."""
+    from app.studies.doctor import MARKS, examine  # slow to import, like the other studies
+
+    if options.config and not options.config.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"{options.config} is no configuration (.yaml); name tables with --data.train FILE and --data.test FILE."
+        )
+    arguments = [options.config, *training] if options.config else training
+    warnings = 0
+    for heading, findings in examine(parse_settings(arguments)):
+        print(f"\n{heading}")
+        for grade, finding in findings:
+            print(f"  {MARKS[grade]} {finding}")
+            warnings += grade == "warning"
+    print(f"\n{warnings} warnings. Train with: {shlex.join(['python', 'train.py', *arguments])}")
+
+
+def run_kfold(options: KFold, training: list[str]) -> None:
+    """Train the folds and print the figures over all rows."""
+    from app.studies.kfold import kfold
+
+    config = user_path(options.config)
+    folder = user_path(options.output) if options.output else Path("runs") / f"kfold_{config.stem}"
+    print("\n" + kfold(config, options.folds, folder, training))
+    print(f"\nwritten to {folder}: kfold.json, predictions.parquet, a run in each fold_*")
+
+
+def run_ablate(options: Ablate, training: list[str]) -> None:
+    """Train the variants and print the table."""
+    from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant
+
+    config = user_path(options.config)
+    variants = [parse_variant(text) for text in options.variant] or FUSION_VARIANTS
+    folder = user_path(options.output) if options.output else Path("runs") / f"ablation_{config.stem}"
+    print("\n" + ablate(config, variants, options.seeds, folder, training))
+    print(f"\nwritten to {folder / 'ablation.md'}")

@@ -1,0 +1,166 @@
+"""Rows of image and text to answer, read from a table or a folder of images one at a time."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset
+
+from app.inference.predictor import Predictor
+from app.inference.python_rows import find_columns, wanted_columns
+from data import require_columns
+from data.cells import is_blank
+from data.column_names import refuse_repeated
+from data.errors import UserError
+from data.image_cells import resolve_image
+from data.images import IMAGE_ENDINGS
+from data.sources import load_source
+from data.text_template import make_text
+
+SAVED = ("metadata.*", "state.json", "dataset_dict.json")
+"""Files that make a folder a table rather than a folder of images."""
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One row to answer.
+
+    Attributes:
+        row: its number in the source, from 0.
+        name: the path of its image as the source has it; ``None`` without one.
+        image: a file, encoded bytes, ``None`` for no image, or the error of an image that cannot be used.
+        text: ``None`` for no text.
+    """
+
+    row: int
+    name: str | None
+    image: str | bytes | UserError | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a source, read lazily.
+
+    Attributes:
+        number: how many.
+        absent: columns of the training that the source lacks, by ``image`` and ``text``; rows are answered without
+            that input.
+        has_labels: whether the rows could be scored, too.
+    """
+
+    rows: Iterable[SourceRow]
+    number: int
+    absent: dict[str, list[str]] = field(default_factory=dict)
+    has_labels: bool = False
+
+
+def open_rows(
+    predictor: Predictor,
+    source: str | Path,
+    text: str | None = None,
+    image_root: str | Path | None = None,
+    max_rows: int | None = None,
+    cache_dir: str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    confined: bool = True,
+) -> SourceRows:
+    """Open a source; see `app.inference.batch_predict.answer_table` for the arguments and errors."""
+    path = Path(source)
+    if path.is_dir() and not any(file for name in SAVED for file in path.glob(name)):
+        return folder_rows(path, text)
+    table, folder = load_source(str(source), "test", cache_dir=cache_dir)
+    if not len(table):
+        raise UserError(f"{source} has no rows.")
+    if max_rows is not None and len(table) > max_rows:
+        raise UserError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
+    root = Path(image_root) if image_root else folder
+    return table_rows(table, str(source), predictor.model.config.columns, columns or {}, text, root, confined)
+
+
+def folder_rows(folder: Path, text: str | None) -> SourceRows:
+    """Every image of a folder and its subfolders, with one text for all."""
+    files = sorted(file for file in files_below(folder) if file.suffix.lower() in IMAGE_ENDINGS)
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)}).")
+    return SourceRows([SourceRow(row, str(file), str(file), text) for row, file in enumerate(files)], len(files))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders. A folder that several links lead to is searched once."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        yield from (Path(parent, name) for name in names)
+
+
+def table_rows(
+    table: Dataset,
+    source: str,
+    trained: dict[str, str] | None,
+    chosen: dict[str, str],
+    text: str | None,
+    image_root: Path | None,
+    confined: bool,
+) -> SourceRows:
+    """The rows of a table; an image that cannot be used is an error of its row.
+
+    Args:
+        source: what the table is called in messages.
+        trained: columns of the training, ``image``, ``text`` and ``label``.
+        chosen: columns in their place, which must be there.
+        text: of every row, if the table has no texts.
+
+    Raises:
+        UserError: columns that are absent or repeated, or texts in the table and in ``text``.
+    """
+    columns, names = (trained or {}) | chosen, table.column_names
+    wanted = wanted_columns(columns)
+    for setting, of in wanted.items():
+        refuse_repeated(names, setting, of, source)
+    require_columns(names, {setting: wanted[setting] for setting in chosen}, source)
+    image_column, text_column = find_columns(columns, names, source)
+    if text is not None and text_column:
+        raise UserError(f"{source} has texts of its own, in {text_column!r}: leave out --text.")
+    absent = {setting: [name for name in of if name not in names] for setting, of in wanted.items()}
+    if text is not None:
+        absent.pop("text")
+    return SourceRows(
+        read_rows(table, image_column, text_column, text, image_root, confined),
+        len(table),
+        {setting: missing for setting, missing in absent.items() if missing},
+        has_labels(table, columns.get("label", "label")),
+    )
+
+
+def read_rows(
+    table: Dataset,
+    image_column: str | None,
+    text_column: str | None,
+    text: str | None,
+    image_root: Path | None,
+    confined: bool,
+) -> Iterator[SourceRow]:
+    """The rows of a table, one at a time; the arguments are those of `table_rows`."""
+    for number, row in enumerate(table):
+        image: str | bytes | UserError | None = None
+        asked, cell = text, row[image_column] if image_column else None
+        try:
+            stored = resolve_image(cell, image_root, confined)
+            image = stored.get("bytes") or stored.get("path") if isinstance(stored, dict) else stored
+            asked = make_text(row, text_column) if text_column else text
+        except UserError as error:
+            image = error
+        name = cell.get("path") if isinstance(cell, dict) else cell
+        yield SourceRow(number, name if isinstance(name, str) and name else None, image, asked)
+
+
+def has_labels(table: Dataset, column: str) -> bool:
+    """Whether any row has a label."""
+    return column in table.column_names and any(not is_blank(row[column]) for row in table.select_columns([column]))
