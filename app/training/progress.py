@@ -14,7 +14,10 @@ from data.errors import UserError
 
 @contextmanager
 def output_of_main_process() -> Iterator[None]:
-    """Discard what the other processes of ``accelerate launch`` print, in any module; their errors remain."""
+    """Discard what the other processes of ``accelerate launch`` print, in any module; their errors remain.
+
+    The `Accelerator` must exist: it alone reads which devices and processes the launcher chose.
+    """
     if PartialState().is_main_process:
         yield
         return

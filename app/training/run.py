@@ -34,11 +34,11 @@ def run_training(settings: Settings) -> Path:
     started = time.time()
     hide_file_bars()
     run = RunDir(settings.run_dir)
+    accelerator = build_accelerator(settings)
     with output_of_main_process(), explain_memory_errors():
-        resumes = run.goes_on(settings)
-        accelerator = build_accelerator(settings)
         try:
             with accelerator.main_process_first():  # so that an error in the data is reported once
+                resumes = run.goes_on(settings)
                 data = prepare_data(settings.data, settings.train.seed)
             train_in_memory(settings, data, accelerator, run, resumes)
             finish(settings, data, accelerator, run, started)
