@@ -29,20 +29,20 @@ IMAGE_SIZE = 32
 SLOW_MODULES = {"test_ablate", "test_compare", "test_course", "test_doctor", "test_feature_cache", "test_learning"}
 SLOW_MODULES |= {"test_lora", "test_odd_images", "test_onnx", "test_page", "test_places", "test_provenance"}
 SLOW_MODULES |= {"test_proxy", "test_resume", "test_sharding", "test_stopping", "test_train", "test_values"}
-"""Modules of which most tests train a model or start a process."""
-SLOW_FIXTURES = {"run_dir", "command", "browser"}
+"""Modules in which most tests train a model or start a process."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that train a model, serve one or start a process: they are for ``make test``."""
+    """Mark tests as slow that train a model, directly or through a fixture, or start a process."""
     for item in items:
-        if item.module.__name__ in SLOW_MODULES or SLOW_FIXTURES & set(item.fixturenames):
+        calls_training = {"train", "main"} <= set(item.function.__code__.co_names)
+        if item.module.__name__ in SLOW_MODULES or "run_dir" in item.fixturenames or calls_training:
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():
-    """Leave what the imports made out of every garbage collection to come: it is a million objects that stay."""
+    """Exclude the objects made by imports, about a million, from later garbage collections."""
     gc.collect()
     gc.freeze()
 

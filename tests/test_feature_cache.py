@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny import VGG16, arguments
 
@@ -104,12 +105,19 @@ def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> Featur
 def test_other_weights_preprocessing_or_precision_are_another_store(tmp_path, model, processor, shapes_folder):
     first = store_of(tmp_path, model, processor, shapes_folder)
     assert store_of(tmp_path, model, processor, shapes_folder).folder == first.folder
-    assert store_of(tmp_path, model, processor, shapes_folder, mixed_precision="bf16").folder != first.folder
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
     other = store_of(tmp_path, model, processor, shapes_folder).folder
     with torch.no_grad():
         model.image_encoder.features[0].bias[0] += 1
     assert len({first.folder, other, store_of(tmp_path, model, processor, shapes_folder).folder}) == 3
+
+
+def test_runs_in_float32_and_in_bf16_do_not_share_a_store(tmp_path, model, processor, shapes_folder):
+    folders = set()
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        folders.add(store_of(tmp_path, model, processor, shapes_folder, mixed_precision=precision).folder)
+    assert len(folders) == 2
 
 
 def test_only_images_that_are_new_are_computed_and_a_damaged_file_is_computed_anew(
