@@ -188,10 +188,8 @@ def test_an_answer_exactly_at_the_threshold_is_sure(model, processor):
     )
     assert figures.coverage.value == 0.5
     model.config.threshold = 0.75
-    assert [found.is_sure for found in Predictor(model, processor, "cpu").to_predictions(probabilities, 1)] == [
-        True,
-        False,
-    ]
+    predictions = Predictor(model, processor, "cpu").to_predictions(probabilities, 1)
+    assert [prediction.is_sure for prediction in predictions] == [True, False]
 
 
 def test_answers_of_equal_confidence_are_sure_together_or_not_at_all():
