@@ -1,6 +1,5 @@
 """Examples → batches of tensors. A batch holds each different image and each different text once."""
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from data.label_format import SINGLE, LabelFormat
 from data.rows import Example, Rows
 from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange
+from data.workers import end_workers_at_exit, ignore_stop_signals
 
 
 class Targets(NamedTuple):
@@ -164,6 +164,7 @@ def make_loader(
     rows: Rows, sampler: ImageBatchSampler, collate: Collate | InputCollate, num_workers: int
 ) -> DataLoader:
     """Load batches in the order of the sampler. The loader leaves the global random state unchanged."""
+    end_workers_at_exit()
     return DataLoader(
         rows,
         batch_sampler=sampler,
@@ -174,9 +175,3 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
     )
-
-
-def ignore_stop_signals(worker: int) -> None:
-    """Leave SIGTERM and Ctrl-C, which a whole process group receives, to the main process; it stops its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

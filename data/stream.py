@@ -8,8 +8,9 @@ from itertools import chain, groupby, islice
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.collate import Collate, InputCollate, ignore_stop_signals
+from data.collate import Collate, InputCollate
 from data.rows import Example, Rows
+from data.workers import end_workers_at_exit, ignore_stop_signals
 
 
 class StreamedBatches(IterableDataset[list[Example]]):
@@ -96,6 +97,7 @@ def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> 
 
     The loader leaves the global random state unchanged.
     """
+    end_workers_at_exit()
     generator = torch.Generator().manual_seed(0)
     return DataLoader(
         batches,
