@@ -389,7 +389,7 @@ def test_a_table_may_lack_one_of_the_columns_but_not_both(asked):
     texts = [(None, "one?"), (None, "two?")]
     rows = pd.DataFrame({"question": ["one?", "two?"]})
     np.testing.assert_allclose(found(asked.predict(rows)), found(asked.predict(texts)), atol=1e-6)
-    with pytest.raises(ValueError, match=r"The DataFrame has neither .* 'file', nor .* 'question'; it has a, b"):
+    with pytest.raises(ValueError, match=r"The DataFrame has neither .* 'file', nor .* 'question'; it has 'a', 'b'"):
         asked.predict(pd.DataFrame({"a": [1], "b": [2]}))
     with pytest.raises(ValueError, match="The row has neither"):
         asked.predict([{"a": 1}])
