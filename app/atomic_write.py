@@ -16,7 +16,7 @@ def replacing(target: Path) -> Iterator[Path]:
     A file is replaced by one rename. Folders cannot be exchanged in one step on all systems: the previous folder is
     first renamed to ``<target>.old``. A crash between the two renames leaves it there, and `surviving` finds it.
     """
-    new, old = target.with_name(f"{target.name}.new"), old_name(target)
+    new, old = new_name(target), old_name(target)
     remove(new)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -35,6 +35,11 @@ def replacing(target: Path) -> Iterator[Path]:
 def surviving(target: Path) -> Path:
     """Where the content of ``target`` is: ``<target>.old`` if a crash interrupted `replacing`, else ``target``."""
     return old_name(target) if not target.exists() and old_name(target).exists() else target
+
+
+def new_name(target: Path) -> Path:
+    """Where new content is written before it is moved to ``target``."""
+    return target.with_name(f"{target.name}.new")
 
 
 def old_name(target: Path) -> Path:

@@ -54,7 +54,9 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _own_accelerator_state():
-    """Accelerate keeps device and precision for the whole process; each test begins without."""
+    """Accelerate keeps device and precision for the whole process; each test, and what it leaves, is without."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -110,5 +112,6 @@ def run_dir(shapes_folder, tmp_path_factory) -> Path:
     """A run of train.py that tests read and leave as it is."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     more = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
+    AcceleratorState._reset_state(reset_partial_state=True)  # other fixtures may have left theirs
     train.main(arguments(shapes_folder, run_dir, *more))
     return run_dir

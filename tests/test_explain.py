@@ -28,7 +28,7 @@ def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_
     image = shapes_folder / "images" / "test" / "0.png"
     found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
     assert found.words == ["where", "is", "the", "circle", "?"]
-    assert {level: attention.shape for level, attention in found.attention.items()} == {5: (8, 5, 7, 7)}
+    assert {level: attention.shape for level, attention in found.attention.items()} == {5: (8, 5, 4, 4)}
     assert (found.attention[5].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
     assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
     np.testing.assert_allclose(found.maps("attention"), found.attention[5].mean(axis=0))

@@ -6,6 +6,7 @@ from tiny import arguments
 from torch import nn
 from transformers import BertModel
 
+import app.training.fit
 import train
 from app.inference.load import load_model
 from app.training.optimizer import parameter_groups
@@ -62,14 +63,14 @@ def test_a_run_with_lora_goes_on_after_an_interruption_and_saves_a_model_that_ne
     assert not torch.equal(learnt["encoder.layer.0.output.dense.weight"], start["encoder.layer.0.output.dense.weight"])
     assert torch.equal(learnt["embeddings.word_embeddings.weight"], start["embeddings.word_embeddings.weight"])
 
-    validate = train.validate
+    validate = app.training.fit.validate
 
     def stop_after_one_epoch(settings, data, training, accelerator, run, progress, bar):
         if progress.epoch == 1:
             raise KeyboardInterrupt
         validate(settings, data, training, accelerator, run, progress, bar)
 
-    monkeypatch.setattr(train, "validate", stop_after_one_epoch)
+    monkeypatch.setattr(app.training.fit, "validate", stop_after_one_epoch)
     with pytest.raises(KeyboardInterrupt):
         train.main(arguments(shapes_folder, tmp_path / "halves", *options))
     monkeypatch.undo()

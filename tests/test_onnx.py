@@ -201,8 +201,8 @@ def test_a_damaged_file_is_told(exported, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id2label": {"0": "red", "1": "blue"}}, r"gives \d+ classes for images of 32 pixels, .* says 2 and 32"),
-        ({"image_size": 64}, r"images of 32 pixels, .* says \d+ and 64"),
+        ({"id2label": {"0": "red", "1": "blue"}}, r"\d+ classes and images of 32 pixels, .* has 2 and 32"),
+        ({"image_size": 64}, r"images of 32 pixels, .* has \d+ and 64"),
     ],
 )
 def test_a_file_beside_the_configuration_of_another_model_is_refused(change, message, exported, tmp_path):

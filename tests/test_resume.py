@@ -232,7 +232,7 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(
 def test_a_signal_reaches_the_training_of_a_study(options, shapes_folder, tmp_path):
     config, said = tmp_path / "tiny.yaml", tmp_path / "said"
     config.write_text(json.dumps({"data": {"train": str(shapes_folder / "train.csv")}}))
-    command = ["kfold", str(config), "--output", str(tmp_path / "study"), "--", *TINY, *options]
+    command = ["kfold", str(config), "--output", str(tmp_path / "study"), *TINY, *options]
     process = start([*command, "--train.epochs", "100000"], tmp_path, "-m app")
     wait_for(lambda: "training:" in said.read_text(), process)
     process.terminate()  # not the group: the study passes it on

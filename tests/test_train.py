@@ -133,7 +133,7 @@ def test_a_cost_of_gates_closes_them(shapes_folder, tmp_path):
     for cost in ("0", "20"):
         options = ["--model.gated", "true", "--train.gate_cost", cost, "--train.gate_warmup", "0"]
         options += ["--train.learning_rate", "1e-2"]
-        run = train.main([*arguments(shapes_folder, tmp_path / cost), *options])
+        run = train.main([*arguments(shapes_folder, tmp_path / cost, *VGG16), *options])
         weights = load_file(run / "model" / "model.safetensors")
         bias[cost] = weights["fusions.5.decide.2.bias"].item()
     assert bias["20"] < bias["0"] - 0.02
@@ -248,7 +248,7 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
         (["--data.label", "lable"], "no column 'lable'"),
         (["--data.train", "none.csv"], "no file or folder 'none.csv'"),
         (["--model.text_encoder", "someone/encoder"], "hf download someone/encoder"),
-        (["--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
+        ([*VGG16, "--model.image_weights", "nope.pth"], "no file 'nope.pth'"),
         (["--train.gate_cost", "1"], "add --model.gated true"),
         (["--train.attention_penalty", "1", "--model.fusion", "concat"], "--model.fusion cross, not of concat"),
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
-from app.atomic_write import remove, replacing
+from app.atomic_write import new_name, remove, replacing
 from app.run_paths import MODEL_FOLDER, RECORD
 from app.settings import BY_CONTENT, LATER, Settings, differences, load_settings, save_settings
 from app.training.checkpoint import Checkpoints, Progress, read_state
@@ -150,8 +150,9 @@ class RunDir:
             os.replace(self.path / EVALUATION, kept)
 
     def content(self) -> list[Path]:
-        """Everything in the folder except the lock."""
-        return [item for item in self.path.iterdir() if item != Path(self.lock.lock_file)]
+        """Everything in the folder except the lock and what a crash left of the first file, ``config.yaml``."""
+        ignored = (Path(self.lock.lock_file), new_name(self.config))
+        return [item for item in self.path.iterdir() if item not in ignored]
 
     def log(self, record: dict) -> None:
         """Append a record to ``metrics.jsonl``."""
