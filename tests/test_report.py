@@ -35,9 +35,8 @@ def test_the_report_shows_its_figures_and_pictures_at_any_width_in_light_and_dar
         assert [entry["message"] for entry in chrome.get_log("browser")] == []
         assert read(chrome, ".headline b")[0] == f"{figures['scores']['image + text']['accuracy']['value']:.1%}"
         assert read(chrome, ".verdict") == [figures["inputs"]["verdict"]]
-        assert len(read(chrome, "article")) == 2 * len(read(chrome, "section[aria-labelledby=looked] h3")), (
-            "two a gallery"
-        )
+        galleries = len(read(chrome, "section[aria-labelledby=looked] h3"))
+        assert len(read(chrome, "article")) == 2 * galleries >= 6
         sizes = chrome.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth)")
         words = len(read(chrome, ".by-word figure"))
         assert words >= 3, "the worst mistake word by word"
