@@ -24,10 +24,10 @@ endif
 demo: $(STAMP)   ## Train on the built-in data, score held-out rows, draw where it looked
 	$(BIN)/python train.py configs/quickstart.yaml --overwrite true
 
-check: lint      ## Check format, lint and types, and run the fast tests: 90 seconds
+check: lint      ## Check format, lint and types, and run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: $(STAMP)   ## Run all tests, also those that train and serve: 8 minutes
+test: $(STAMP)   ## Run all tests, also those that train and serve
 	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist worksteal
 
 quality: lint docs  ## Check format, lint, types and documentation
