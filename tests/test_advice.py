@@ -1,4 +1,4 @@
-"""What a message advises can be done in the command that prints it, and what cannot be written is told before work."""
+"""A command can follow the advice that it prints, and refuses unwritable outputs before it starts."""
 
 import ast
 import re

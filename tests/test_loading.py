@@ -104,7 +104,7 @@ def test_a_text_encoder_whose_weights_do_not_fit_is_refused(fault, bert, capfd):
     edit(bert, change)
     with pytest.raises(ValueError, match=f"The weights in {bert} do not match the text encoder: {message}"):
         build(text_encoder=str(bert))
-    assert "LOAD REPORT" not in capfd.readouterr().err, "it is said once"
+    assert "LOAD REPORT" not in capfd.readouterr().err, "reported once"
 
 
 @pytest.mark.parametrize("options", [[], ["--train.scales.text_encoder", "0"], ["--train.lora_rank", "2"]])
