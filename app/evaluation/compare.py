@@ -57,7 +57,7 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
                 raise UserError(f"{file} was written before rows had groups; evaluate again: python eval.py {path}")
             if "fold" in table and table.groupby("group")["fold"].nunique().max() > 1:
                 raise UserError(
-                    f"{file} was written by a version that did not separate groups by fold; run python -m app kfold again: folds "
+                    f"{file} mixes the groups of different folds; run python -m app kfold again: folds "
                     "that are done are not trained again."
                 )
             return table.sort_values("row", ignore_index=True)
