@@ -134,7 +134,7 @@ def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):
     found = compare(load_predictions(tmp_path, "test"), table(~right, images))
     assert found.groups == 30
     rows.assign(group=np.arange(30) // 3).to_parquet(tmp_path / "predictions.parquet")
-    with pytest.raises(ValueError, match="before groups were told apart by fold"):
+    with pytest.raises(ValueError, match="mixes the groups of different folds"):
         load_predictions(tmp_path, "test")
 
 

@@ -241,8 +241,10 @@ def test_a_signal_reaches_the_training_of_a_study(options, shapes_folder, tmp_pa
     assert "Traceback" not in said.read_text()
 
 
-def test_a_second_signal_counts_when_it_is_not_the_first_one_sent_twice(monkeypatch):
+def test_a_second_signal_counts_when_it_is_not_the_first_one_sent_twice(request, monkeypatch):
     """As by `timeout`, which signals its process and then the whole group."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
