@@ -18,14 +18,13 @@ from accelerate import Accelerator
 
 from app.command_line.commands import Command, run_commands
 from app.command_line.scoring import Compare, Score, answering_command
-from app.evaluation import compare
-from app.evaluation.compare import holds_rows, load_predictions
+from app.evaluation.compare import compare, holds_rows, load_predictions
 from app.evaluation.figures import Role
 from app.inference.load import load_any
 from app.output_paths import ready_file, ready_folder
 from app.precision import choose_precision
 from app.reporting.metrics_file import metrics_content, read_source
-from app.reporting.text import score_table
+from app.reporting.text import comparison_text, score_table
 from app.reporting.write import evaluate_to, find_rows
 from app.run_paths import find_data
 from app.settings import Settings, load_settings
@@ -96,8 +95,8 @@ def compare_runs(options: Compare) -> dict:
     """Compare two evaluations on the same rows; returns the figures."""
     output = ready_file(Path(options.output)) if options.output else None
     tables = [load_predictions(Path(folder), options.evaluation) for folder in (options.first, options.second)]
-    found = compare.compare(*tables)
-    print(compare.comparison_text(found, (options.first, options.second)))
+    found = compare(*tables)
+    print(comparison_text(found, (options.first, options.second)))
     figures = asdict(found)
     if output is not None:
         output.write_text(json.dumps(figures, indent=2), encoding="utf-8")

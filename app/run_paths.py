@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.hashing import sha256
 from data import DataSettings
 from data.errors import UserError
+from data.hashing import sha256
 from models.backbone import is_backbone_type
 from models.build import VGG16
 

@@ -33,6 +33,6 @@ def enumerate_names(names: Iterable[object], shown: int = 20) -> str:
     return ", ".join(quote(name) for name in names[:shown]) + more
 
 
-def name_rows(rows: Sequence[int]) -> str:
-    """The numbers of the first `MAX_ROWS` rows."""
-    return "row " + ", ".join(map(str, rows[:MAX_ROWS])) + (", …" if len(rows) > MAX_ROWS else "")
+def name_rows(rows: Sequence[int], shown: int = MAX_ROWS) -> str:
+    """The numbers of the first ``shown`` rows."""
+    return "row " + ", ".join(map(str, rows[:shown])) + (", …" if len(rows) > shown else "")

@@ -120,7 +120,7 @@ class Rows(torch.utils.data.Dataset[Example]):
         weight = 1.0 if self.table_weights is None else float(self.table_weights[number])
         return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
 
-    def picture(self, index: int) -> Image.Image:
+    def decoded_image(self, index: int) -> Image.Image:
         """The decoded image of a row. `data.image_check.verify_images` has checked its number of pixels before."""
         image = self.read_image(int(self.numbers[index]))
         assert image is not None

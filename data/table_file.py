@@ -1,6 +1,5 @@
 """Read table files. The same table gives the same rows in every format."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from datasets.fingerprint import Hasher
 from data.cells import cell_text
 from data.column_names import distinct_names
 from data.csv_file import csv_columns, csv_rows
+from data.hashing import sha256
 from data.json_file import json_columns, json_rows
 from data.parquet_file import parquet_columns, parquet_rows
 
@@ -108,7 +108,7 @@ def read_table(files: list[TableFile], streaming: bool, cache_dir: str | Path | 
     if streaming:
         return IterableDataset.from_generator(read_rows, features=features, gen_kwargs=rows)
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    content = [(file.path.suffix, str(file.folder), hash_file(file.path)) for file in files]
+    content = [(file.path.suffix, str(file.folder), sha256(file.path)) for file in files]
     return Dataset.from_generator(
         read_rows,
         features=features,
@@ -133,12 +133,3 @@ def read_rows(files: tuple[TableFile, ...], features: Features) -> Iterator[dict
         as_text = {name for name, feature in file.features().items() if features[name] != feature}
         for row in file.rows():
             yield {name: cell_text(row.get(name)) if name in as_text else row.get(name) for name in features}
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of the content, read in chunks."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            found.update(chunk)
-    return found.hexdigest()

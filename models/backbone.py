@@ -11,7 +11,7 @@ from data.errors import UserError
 from models.configuration import ImageTextConfig
 from models.hub_errors import explain_hub_errors
 from models.vgg import LAST
-from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
+from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
 INSTEAD = ", or train VGG16 from scratch (--model.image_encoder vgg16)"
 """Suggestion when a pretrained backbone cannot be loaded."""
@@ -91,19 +91,17 @@ class BackboneEncoder(nn.Module):
         Raises:
             UserError: weights that cannot be read, or that do not cover the encoder.
         """
-        with explain_hub_errors(name, "the image encoder", INSTEAD), no_loading_report():
-            pretrained, info = type(
-                self.network
-            ).from_pretrained(  # AutoBackbone.from_pretrained contacts the Hub even for folders
-                name,
-                config=self.network.config,
-                revision=revision or "main",
-                use_safetensors=True,
-                key_mapping={r"^image_encoder\.network\.": ""},
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        check_weights(name, "the image encoder", needed_names(pretrained), info, RESAVE)
+        part = "the image encoder"
+        pretrained, info = load_pretrained(
+            type(self.network),  # AutoBackbone.from_pretrained contacts the Hub even for folders
+            name,
+            self.network.config,
+            part=part,
+            instead=INSTEAD,
+            prefix="image_encoder.network.",
+            revision=revision,
+        )
+        check_weights(name, part, needed_names(pretrained), info, RESAVE)
         self.network.load_state_dict(pretrained.float().state_dict())
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from models.attention import Attention, MultiHeadCrossAttention, take
-from models.attention_kinds import WindowAttention
+from models.window_attention import WindowAttention
 
 FUSIONS = ("cross", "self", "concat", "none")
 

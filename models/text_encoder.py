@@ -21,7 +21,7 @@ from data.errors import UserError
 from models.configuration import ImageTextConfig
 from models.custom_encoder import build_custom_encoder
 from models.hub_errors import explain_hub_errors
-from models.weight_check import RESAVE, check_weights, needed_names, no_loading_report
+from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
 INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
 """Suggestion when a pretrained encoder cannot be loaded."""
@@ -87,17 +87,17 @@ class TextEncoder(PreTrainedModel):
             UserError: weights that cannot be read, or that do not cover the encoder; or a PEFT adapter.
         """
         model_class, kwargs = text_model_class(self.config.text_config)
-        with explain_hub_errors(name, "the text encoder", INSTEAD), no_loading_report():
-            pretrained, info = model_class.from_pretrained(
-                name,
-                config=self.config.text_config,
-                revision=revision or "main",
-                use_safetensors=True,
-                key_mapping={r"^text_encoder\.encoder\.": ""},
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **kwargs,
-            )
+        part = "the text encoder"
+        pretrained, info = load_pretrained(
+            model_class,
+            name,
+            self.config.text_config,
+            part=part,
+            instead=INSTEAD,
+            prefix="text_encoder.encoder.",
+            revision=revision,
+            **kwargs,
+        )
         if getattr(pretrained, "_hf_peft_config_loaded", False):
             raise UserError(
                 f"{name} contains a PEFT adapter. Merge it into its encoder with merge_and_unload(), save the result "
@@ -106,7 +106,7 @@ class TextEncoder(PreTrainedModel):
         encoder = pretrained.get_encoder() if pretrained.config.is_encoder_decoder else pretrained
         own = {*encoder.parameters(), *encoder.buffers()}
         of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if tensor in own}
-        check_weights(name, "the text encoder", needed_names(pretrained) & of_encoder, info, RESAVE)
+        check_weights(name, part, needed_names(pretrained) & of_encoder, info, RESAVE)
         self.encoder.load_state_dict(encoder.float().state_dict())
 
 

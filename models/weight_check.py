@@ -1,13 +1,19 @@
-"""Check that loaded weights cover a model, so that no parameter keeps its random initialization unnoticed."""
+"""Load pretrained weights, and check that they cover a model.
+
+Without the check, a parameter that a file lacks would keep its random initialization unnoticed.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from data.errors import UserError
+from data.messages import excerpt
+from models.hub_errors import explain_hub_errors
 
 NOT_NEEDED = re.compile(r"(^|\.)(pooler|hidden_states_norms|mask_token|num_batches_tracked)(\.|$)")
 """Parameters that a file may lack: the features do not depend on them, or they are initialized to the identity
@@ -49,7 +55,7 @@ def check_weights(
     """
     missing = expected & set(info["missing_keys"])
     shapes = {
-        f"{clip_name(name)} is {tuple(found)} instead of {tuple(own)}"
+        f"{excerpt(name)} is {tuple(found)} instead of {tuple(own)}"
         for name, found, own in info["mismatched_keys"]
         if name in expected
     }
@@ -83,11 +89,45 @@ def list_names(names: Iterable[str]) -> str:
     """The first names in alphabetical order, and the number of the others."""
     ordered = sorted(names)
     more = len(ordered) - SHOWN
-    return ", ".join(map(clip_name, ordered[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(excerpt, ordered[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
 
 
-def clip_name(name: str) -> str:
-    return name if len(name) <= 80 else f"{name[:79]}…"
+def load_pretrained(
+    model_class: type[PreTrainedModel],
+    name: str,
+    config: PreTrainedConfig,
+    *,
+    part: str,
+    instead: str,
+    prefix: str,
+    revision: str | None = None,
+    **options: bool,
+) -> tuple[PreTrainedModel, Mapping]:
+    """Load the weights of a Hub id or local folder (safetensors only). `check_weights` must follow.
+
+    Args:
+        part: part of the classifier, such as "the text encoder".
+        instead: an alternative to suggest if loading fails.
+        prefix: of the part's parameters in a saved `ImageTextClassifier`.
+        options: more arguments of the model class.
+
+    Returns:
+        The model, and transformers' ``output_loading_info``.
+
+    Raises:
+        UserError: weights that cannot be read.
+    """
+    with explain_hub_errors(name, part, instead), no_loading_report():
+        return model_class.from_pretrained(
+            name,
+            config=config,
+            revision=revision or "main",
+            use_safetensors=True,
+            key_mapping={f"^{re.escape(prefix)}": ""},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
 
 
 @contextmanager

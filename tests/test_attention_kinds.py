@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.attention import attention
-from models.attention_kinds import (
-    KINDS,
-    ChunkedAttention,
-    LowRankAttention,
-    TopKAttention,
-    WindowAttention,
-    build_attention,
-)
+from models.attention_kinds import KINDS, ChunkedAttention, LowRankAttention, TopKAttention, build_attention
+from models.window_attention import WindowAttention
 
 side = st.integers(1, 9)
 grids = st.tuples(side, side)

@@ -32,6 +32,7 @@ from app.settings import load_settings
 from app.training.checkpoint import Checkpoints, find_fault, write
 from app.training.run_folder import RunDir
 from app.training.stop_signal import StopRequest
+from data.hashing import sha256
 
 
 class Killed(BaseException):
@@ -368,7 +369,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(stopped, capsys)
         (checkpoint / "state.json").write_text(json.dumps(state))
         files = json.loads((checkpoint / "manifest.json").read_text())
         path = checkpoint / "state.json"
-        files["state.json"] = {"size": path.stat().st_size, "sha256": app.hashing.sha256(path)}
+        files["state.json"] = {"size": path.stat().st_size, "sha256": sha256(path)}
         (checkpoint / "manifest.json").write_text(json.dumps(files))
     with pytest.raises(SystemExit):
         train.main(command)

@@ -266,7 +266,7 @@ def test_images_may_be_outside_the_folder_of_the_table(tmp_path, elsewhere, way)
         tmp_path.mkdir(exist_ok=True)
     path = write(tmp_path, "csv", rows)
     found = read(path)
-    assert [found.picture(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    assert [found.decoded_image(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
     with pytest.raises(ValueError, match=r"3 rows of .*(?s:.*)leads out of .*--data.confine_images false"):
         read(path, confine_images=True)
 
@@ -293,7 +293,7 @@ def test_an_existing_path_may_hold_any_character(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/red.png").write_bytes(png("blue"))
     rows = read(write(tmp_path, "jsonl", [row | {"image": name} for row, name in zip(ROWS, names, strict=True)]))
-    assert {rows.picture(i).getpixel((0, 0)) for i in range(3)} == {(255, 0, 0)}
+    assert {rows.decoded_image(i).getpixel((0, 0)) for i in range(3)} == {(255, 0, 0)}
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, list])
@@ -308,7 +308,7 @@ def test_a_parquet_file_of_pandas_with_raw_bytes_is_read(folder, column):
     rows = [row | {"image": cell if column == "binary" else list(cell)} for row, cell in zip(ROWS, cells, strict=True)]
     found = read(write(folder, "parquet", rows))
     assert found.image_keys[0] == found.image_keys[2] == content_key(png("red"))
-    assert [found.picture(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    assert [found.decoded_image(i).getpixel((0, 0)) for i in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
 
 
 BIG = b"\x89PNG" + b"\0" * 400_000

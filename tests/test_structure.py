@@ -12,7 +12,7 @@ LOCAL = {"app", "data", "models", "eval", "train", "benchmarks"}
 BASE = {"app", "data", "models"}
 ROOMS = {
     "data": {"data"},
-    "models": {"models", "data.errors"},
+    "models": {"models", "data.errors", "data.messages"},
     "app": BASE,
     "app.explanation": {"app.explanation", *BASE},
     "app.evaluation": {"app.evaluation", "app.explanation", *BASE},

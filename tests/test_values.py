@@ -82,7 +82,7 @@ def test_all_images_are_read_in_the_range_of_the_training_images(shapes_folder, 
     assert {split: rows.value_range for split, rows in data.splits.items()} == dict.fromkeys(data.splits, expected)
     rows = data.splits["test"]
     for place, brightest in ((0, 2 * 255), (len(rows) - 1, 16 * 255)):
-        assert np.asarray(rows.picture(place)).max() == round(255 * brightest / 4095)
+        assert np.asarray(rows.decoded_image(place)).max() == round(255 * brightest / 4095)
 
 
 def test_the_ranges_of_a_table_are_reported_with_a_warning_if_they_differ(shapes_folder, tmp_path):

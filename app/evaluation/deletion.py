@@ -35,7 +35,7 @@ def deletion_figures(
     for i in indices:
         example = rows[i]
         assert example.text is not None
-        of_row = deletion_curves(model, processor, rows.picture(i), example.text, np.random.default_rng(i))
+        of_row = deletion_curves(model, processor, rows.decoded_image(i), example.text, np.random.default_rng(i))
         for name, curve in of_row.items():
             found.setdefault(name, []).append(curve)
     curves = {name: np.stack(of_rows) for name, of_rows in found.items()}

@@ -34,7 +34,7 @@ def draw_examples(
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
         probability = confidence(probabilities[i : i + 1], form.type)[0]
         title = f"{example.text}\n→ {answer} ({probability:.0%}, {correctness_text(correctness[i], rows.labels[i])})"
-        figure = explain(model, processor, rows.picture(i), example.text, best).figure(title)
+        figure = explain(model, processor, rows.decoded_image(i), example.text, best).figure(title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))

@@ -178,7 +178,7 @@ def make_card(
     """One example row with its answers and heat-map; with ``by_word`` also a heat-map of each word."""
     example, probabilities = rows[index], predictions.probabilities[BOTH][index]
     assert example.text is not None
-    picture = rows.picture(index)
+    picture = rows.decoded_image(index)
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
     explanation = (
         None if isinstance(model, OnnxModel) else explain(model, processor, picture, example.text, int(best[0]))

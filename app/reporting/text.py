@@ -2,6 +2,7 @@
 
 import textwrap
 
+from app.evaluation.compare import Comparison
 from app.evaluation.figures import Calibration, Evaluation, Interval
 from app.evaluation.predict import IMAGE_ONLY, IMAGES_SHUFFLED, TEXT_ONLY, TEXTS_SHUFFLED
 
@@ -117,3 +118,18 @@ def correctness_text(correctness: float, label: str) -> str:
         return "correct"
     label = label or "none of the labels"
     return f"wrong, the label is “{label}”" if correctness == 0 else f"scores {correctness:.0%}, the label is “{label}”"
+
+
+def comparison_text(found: Comparison, names: tuple[str, str]) -> str:
+    """The comparison as printed text."""
+    one, two = found.accuracy
+    value, low, high = (100 * end for end in (found.difference.value, found.difference.low, found.difference.high))
+    meaning = "these rows do not show which one is better"
+    if found.p < 0.05:
+        meaning = f"{names[value > 0]} is better on rows like these"
+    return (
+        f"{found.rows:,} rows, {found.images:,} images, {found.groups:,} independent groups\n\n"
+        f"{one:>8.1%}  {names[0]}\n{two:>8.1%}  {names[1]}\n\n"
+        f"difference {value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p:.4f}: {meaning}\n"
+        f"rows answered better by {names[0]}: {found.better_first:,}, by {names[1]}: {found.better_second:,}"
+    )

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.settings import parse_settings
-from app.training.new_process import train_in_new_process
-from app.training.run_folder import RunDir
+from app.training.new_process import finished_run
 from data.errors import UserError
 from models.fusion import FUSIONS
 
@@ -75,14 +74,9 @@ def ablate(
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for variant in variants:
-            run = RunDir(folder / f"{variant.folder}_{seed}")
             command = [str(config), *options, *variant.options, "--train.seed", str(seed)]
-            settings = parse_settings([*command, "--run_dir", str(run.path)])
-            if run.result() is not None:
-                run.check_same(settings)
-            else:
-                print(f"\n== {variant.name}, seed {seed}: {run.path}", flush=True)
-                train_in_new_process(settings)
+            command += ["--run_dir", str(folder / f"{variant.folder}_{seed}")]
+            run = finished_run(parse_settings(command), f"{variant.name}, seed {seed}")
             result = run.result()
             assert result is not None
             variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
@@ -118,16 +112,16 @@ def table_of(variants: Sequence[Variant]) -> str:
             continue
         both = sorted(variant.accuracy.keys() & base.accuracy.keys())
         gaps = [100 * (variant.accuracy[seed] - base.accuracy[seed]) for seed in both]
-        gap = "" if variant is base or not gaps else f"{statistics.mean(gaps):+.1f} ({spread(gaps)})"
+        gap = "" if variant is base or not gaps else f"{statistics.mean(gaps):+.1f} ({standard_deviation(gaps)})"
         options = f"`{shlex.join(variant.options)}`" if variant.options else ""
         lines.append(
             f"| {variant.name} | {options} | {', '.join(f'{v:.1f}' for v in values)} | {statistics.mean(values):.1f} "
-            f"| {spread(values)} | {gap} | {100 * statistics.mean(variant.validation.values()):.1f} "
+            f"| {standard_deviation(values)} | {gap} | {100 * statistics.mean(variant.validation.values()):.1f} "
             f"| {statistics.mean(variant.minutes.values()):.1f} |"
         )
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
+def standard_deviation(values: list[float]) -> str:
     """Standard deviation with one decimal; a dash for a single value."""
     return f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"

@@ -1,4 +1,4 @@
-"""Checks of the data: damaged images, near-duplicates, contradictory labels, leaks between splits."""
+"""The checks of `app.studies.doctor` that only compare rows: near-duplicates, contradictory labels, leaks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_images(data: PreparedData) -> list[Finding]:
     all_compared = len(places) == len(first)
     thumbnails = []
     for split, place in tqdm(places, "comparing images", unit="image", leave=False):
-        thumbnails.append(thumbnail(data.splits[split].picture(place)))
+        thumbnails.append(thumbnail(data.splits[split].decoded_image(place)))
     pairs = near_duplicates(np.stack(thumbnails)) if thumbnails else []
     across = [pair for pair in pairs if places[pair[0]][0] != places[pair[1]][0]]
     left_out = "" if all_compared else f" ({MAX_COMPARED:,} of {len(first):,} were compared, held-out images first)"

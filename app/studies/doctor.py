@@ -1,4 +1,4 @@
-"""Examination of the data before a training: faults, leaks, baselines and the time of training."""
+"""Run the checks of the data before a training, those of `app.studies.data_checks` and those that fit a model."""
 
 from __future__ import annotations
 

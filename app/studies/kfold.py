@@ -18,8 +18,7 @@ from app.evaluation.evaluate import BRIEF, scores_of
 from app.evaluation.figures import Scores
 from app.evaluation.targets import Targets
 from app.settings import parse_settings
-from app.training.new_process import train_in_new_process
-from app.training.run_folder import RunDir
+from app.training.new_process import finished_run
 from data import LabelFormat
 from data.errors import UserError
 
@@ -45,14 +44,9 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
         raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
     form, tables = LabelFormat.of(parse_settings([str(config), *options]).data), []
     for fold in range(folds):
-        run = RunDir(folder / f"fold_{fold}")
         command = [str(config), *options, "--data.folds", str(folds), "--data.fold", str(fold)]
-        settings = parse_settings([*command, "--run_dir", str(run.path)])
-        if run.result() is not None:
-            run.check_same(settings)
-        else:
-            print(f"\n== fold {fold} of {folds}: {run.path}", flush=True)
-            train_in_new_process(settings)
+        command += ["--run_dir", str(folder / f"fold_{fold}")]
+        run = finished_run(parse_settings(command), f"fold {fold} of {folds}")
         tables.append(load_predictions(run.path, "test"))
     if len({"weight" in table for table in tables}) > 1:
         raise UserError(

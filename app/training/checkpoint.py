@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from app.atomic_write import remove, replacing
-from app.hashing import sha256
 from app.training.sharding import restore_state, whole_state
 from data.errors import UserError
+from data.hashing import sha256
 
 MANIFEST = "manifest.json"
 

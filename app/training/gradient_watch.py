@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from app.training.sharding import unwrapped
 from data.errors import UserError
+from data.messages import name_rows
 
 
 @dataclass
@@ -43,12 +44,7 @@ class GradientWatch:
             if not is_finite:
                 raise UserError(
                     f"The gradient is not finite at step {step} (loss {loss.item():.4g}, learning rate {rate:.2g}), in "
-                    f"a batch of rows {shorten(rows.tolist())} of the training data; the last checkpoint and the best "
-                    "model so far are kept. Look at these rows, lower --train.learning_rate, or set "
+                    f"a batch of the training data with {name_rows(rows.tolist(), 10)}; the last checkpoint and the "
+                    "best model so far are kept. Look at these rows, lower --train.learning_rate, or set "
                     "--train.mixed_precision no."
                 )
-
-
-def shorten(numbers: list[int], shown: int = 10) -> str:
-    """The first few numbers, and how many there are."""
-    return ", ".join(map(str, numbers[:shown])) + (f", … ({len(numbers)} in all)" if len(numbers) > shown else "")

@@ -12,8 +12,28 @@ from types import FrameType
 from app.settings import Settings
 from app.training.exit_codes import exit_codes
 from app.training.run import run_training
+from app.training.run_folder import RunDir
 from app.training.stop_signal import SIGNALS
 from data.errors import UserError
+
+
+def finished_run(settings: Settings, title: str) -> RunDir:
+    """The finished run with these settings. It is trained or resumed in a new process unless it is there already.
+
+    Args:
+        title: printed before the training.
+
+    Raises:
+        UserError: the folder holds a finished run with other settings or data, or the training failed.
+        SystemExit: a signal stopped the training.
+    """
+    run = RunDir(settings.run_dir)
+    if run.result() is not None:
+        run.check_same(settings)
+    else:
+        print(f"\n== {title}: {run.path}", flush=True)
+        train_in_new_process(settings)
+    return run
 
 
 def train_in_new_process(settings: Settings) -> None:

@@ -16,13 +16,14 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from app.atomic_write import replacing
-from app.hashing import sha256
 from app.run_paths import RECORD, Place, places_of, read_places
 from app.settings import Settings
 from app.training.feature_cache import update_with_weights
 from app.training.trainer import build
 from data import PreparedData, Rows, prepare_data
 from data.errors import UserError
+from data.hashing import sha256
+from data.messages import quote
 from data.prepare import group_names
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16, image_is_pretrained, text_is_pretrained
@@ -172,7 +173,8 @@ def content_change(name: str, before: list[str] | str, now: list[str] | str) -> 
     if not isinstance(before, list):
         return f"the {name} has changed"
     gone, new = (
-        ", ".join(map(shorten, sorted({*one} - {*other})[:5])) for one, other in ((before, now), (now, before))
+        ", ".join(quote(name, SHOWN) for name in sorted({*one} - {*other})[:5])
+        for one, other in ((before, now), (now, before))
     )
     told = [f"{word} {names}" for word, names in (("gone", gone), ("new", new)) if names] or ["in another order"]
     return f"classes: {len(before):,} before, {len(now):,} now ({'; '.join(told)})"
@@ -208,11 +210,7 @@ def describe_part(part: str, before: pa.Table, now: pa.Table, place: int) -> str
     if part not in ("label", "weight"):
         return f"{part} changed"
     old, new = (table[part][place].as_py() for table in (before, now))
-    return f"label {shorten(old)} → {shorten(new)}" if part == "label" else f"weight {old:g} → {new:g}"
-
-
-def shorten(label: str) -> str:
-    return repr(label if len(label) <= SHOWN else label[: SHOWN - 1] + "…")
+    return f"label {quote(old, SHOWN)} → {quote(new, SHOWN)}" if part == "label" else f"weight {old:g} → {new:g}"
 
 
 def changed_rows(run_dir: Path, split: str, rows: Rows, group: str | None, without: Collection[str]) -> str | None:

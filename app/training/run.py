@@ -38,7 +38,7 @@ def run_training(settings: Settings) -> Path:
     with output_of_main_process(), explain_memory_errors():
         try:
             with accelerator.main_process_first():  # so that an error in the data is reported once
-                resumes = run.goes_on(settings)
+                resumes = run.resumes(settings)
                 data = prepare_data(settings.data, settings.train.seed)
             train_in_memory(settings, data, accelerator, run, resumes)
             finish(settings, data, accelerator, run, started)

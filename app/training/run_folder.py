@@ -39,7 +39,7 @@ class RunDir:
         self.provenance = self.path / RECORD
         self.lock = FileLock(self.path / ".lock")
 
-    def goes_on(self, settings: Settings) -> bool:
+    def resumes(self, settings: Settings) -> bool:
         """Whether a run with these settings resumes the run in this folder or starts a new one; changes nothing.
 
         An unfinished run is resumed if the settings are the same. A changed setting is allowed if all steps so far
@@ -114,7 +114,7 @@ class RunDir:
             )
         return None
 
-    def open(self, settings: Settings, goes_on: bool, provenance: Provenance) -> None:
+    def open(self, settings: Settings, resumes: bool, provenance: Provenance) -> None:
         """Lock the folder, empty it unless its run is resumed, and write settings and provenance.
 
         When a finished run is resumed, its evaluations are kept as ``evaluation_after_<N>_epochs``.
@@ -130,7 +130,7 @@ class RunDir:
                 f"Another process is training in {self.path}: wait for it, or choose another folder with --run_dir "
                 "FOLDER."
             ) from error
-        if not goes_on:
+        if not resumes:
             for item in sorted(self.content(), key=lambda item: item == self.config):  # last what makes it a run
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         if self.result() is not None:

@@ -53,7 +53,7 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
 
 
 def write_example(rows: Rows, index: int, folder: Path) -> tuple[str, str]:
-    picture = rows.picture(index)
+    picture = rows.decoded_image(index)
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     path = folder / f"{index}.png"
     picture.save(path)

@@ -8,6 +8,6 @@ def sha256(path: Path) -> str:
     """SHA-256 hash of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
