@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
@@ -22,6 +23,7 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+from app.processes import reports_errors
 from app.run_paths import find_all
 from data import DataSettings
 from data.errors import UserError
@@ -196,7 +198,10 @@ BY_CONTENT = {
 
 
 class SettingsParser(ArgumentParser):
-    """A parser without abbreviations, whose errors suggest the nearest valid option."""
+    """A parser without abbreviations, whose errors suggest the nearest valid option.
+
+    In several processes only the first of each machine prints an error.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -208,6 +213,8 @@ class SettingsParser(ArgumentParser):
             message += suggest(f"{unknown[1]}.{unknown[2]}", self.option_names())
         elif unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
             message += suggest(unknown[1], self.option_names())
+        if not reports_errors():
+            sys.exit(2)
         super().error(message, ex)
 
     def option_names(self) -> list[str]:

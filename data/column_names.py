@@ -10,6 +10,18 @@ from data.labels import NoLabelsError
 from data.messages import enumerate_names, quote
 
 
+class RepeatedColumnsError(UserError):
+    """Several columns have the name that a setting chooses.
+
+    Args:
+        column: that name.
+    """
+
+    def __init__(self, message: str, column: str):
+        super().__init__(message)
+        self.column = column
+
+
 def distinct_names(names: Sequence[str]) -> list[str]:
     """Make column names unique: "text (column 2)" for a repeated name, "column 4" for an empty one.
 
@@ -53,12 +65,13 @@ def refuse_repeated(found: Sequence[str], setting: str, names: Iterable[str], so
     """Refuse a name that several columns share, see `distinct_names`.
 
     Raises:
-        UserError: says how to name each of these columns.
+        RepeatedColumnsError: says how to name each of these columns.
     """
     for name in names:
         same = [other for other in found if re.fullmatch(re.escape(name) + r" \(column \d+\)", other)]
         if name not in found and same:
-            raise UserError(
+            raise RepeatedColumnsError(
                 f"{source} has columns of the same name: [{quote(name)}]. Rename all but one, or choose one by its "
-                f"position: --data.{setting} with {' or '.join(map(quote, same))}."
+                f"position: --data.{setting} with {' or '.join(map(quote, same))}.",
+                name,
             )

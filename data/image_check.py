@@ -94,9 +94,10 @@ def verify_images(rows: Rows, settings: DataSettings) -> tuple[Rows, list[ImageI
     if len(good) < len(rows):
         faults = describe_faults(rows, infos)
         if settings.on_bad_image == "stop" or not good:
+            trust = " To allow paths outside it, set --data.confine_images false." if rows.confined else ""
             raise UserError(
                 f"{faults}\nRepair them, or leave their rows out with --data.on_bad_image skip. Paths are relative to "
-                f"{rows.image_root or 'the current folder'}; name another folder with --data.image_root."
+                f"{rows.image_root or 'the current folder'}; name another folder with --data.image_root.{trust}"
             )
         print(f"{faults}\nThese rows are left out (data.on_bad_image: skip).")
     return rows.select(good), [infos[i] for i in good]

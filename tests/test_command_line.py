@@ -1,10 +1,13 @@
 """The command lines: errors, spelling of options, help."""
 
 import pytest
+from accelerate import Accelerator
 
 import eval as evaluation
+import train
 from app.__main__ import COMMANDS
 from app.__main__ import main as app
+from app.training.exit_codes import exit_codes
 from data.errors import UserError
 
 MAINS = [(app, ["predict", "MODEL", "--text", "x"]), (evaluation.main, ["MODEL"])]
@@ -35,6 +38,37 @@ def test_any_other_error_keeps_its_traceback(main, command, error, monkeypatch):
     with pytest.raises(type(error)) as found:
         main(command)
     assert found.value is error
+
+
+@pytest.mark.parametrize(
+    ("main", "command"),
+    [
+        (train.main, ["--train.epoch", "3"]),
+        (train.main, ["missing.yaml"]),
+        (train.main, ["--train.trackers", "[unknown]"]),
+        (evaluation.main, ["MODEL", "--splits", "test"]),
+        (evaluation.main, ["no/such/model"]),
+    ],
+    ids=str,
+)
+def test_an_error_in_the_arguments_is_printed_by_the_first_process_alone(main, command, monkeypatch, capsys):
+    printed = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2
+        printed[rank] = "".join(capsys.readouterr())
+    assert "error: " in printed["0"]
+    assert printed["1"] == ""
+
+
+def test_an_error_in_the_rows_of_a_process_is_printed_by_that_process(monkeypatch, capsys):
+    Accelerator(cpu=True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit), exit_codes("again"):
+        raise UserError("a bad row")
+    assert capsys.readouterr().err == "error: a bad row\n"
 
 
 @pytest.mark.parametrize(

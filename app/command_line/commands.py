@@ -12,6 +12,7 @@ from docstring_parser import parse_from_object
 from jsonargparse import DefaultHelpFormatter, Namespace
 
 from app.inference.load import hide_file_bars
+from app.processes import reports_errors
 from app.settings import Settings, SettingsParser, as_paths, setting_names
 from data.errors import UserError
 
@@ -69,7 +70,8 @@ def run_commands(prog: str, description: str, commands: Mapping[str, Command], a
     try:
         return command.run(*arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if reports_errors():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from accelerate import PartialState
 
+from app.processes import reports_errors
 from app.training.stop_signal import Stopped
 from data.errors import UserError
 
@@ -24,7 +25,8 @@ def exit_codes(command: str) -> Iterator[None]:
             print(f"{stop}; resume with: {command}", file=sys.stderr)
         sys.exit(stop.code)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if reports_errors():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

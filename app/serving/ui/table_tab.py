@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,11 +16,15 @@ from app.inference.batch_predict import answer_table
 from app.inference.predictor import Predictor
 from app.serving.archive import unpacked
 from app.serving.engine import Engine
-from app.serving.ui.uploads import ANSWERS, delete_old_answers, make_upload_folder
+from app.serving.ui.uploads import make_answers_folder
+from data.column_names import RepeatedColumnsError
 from data.errors import UserError
+from data.messages import quote
 
 MAX_ROWS = 20_000
 """Maximum number of rows in a table."""
+NO_IMAGES = "A table alone has no images. Upload a zip of the table and its images."
+"""Error of the rows of a table that name an image."""
 NUM_PREVIEW = 50
 """Number of rows that the page shows."""
 PROGRESS = gr.Progress()
@@ -70,25 +75,34 @@ def summarize(answers: pd.DataFrame) -> str:
 
 
 def write_answers_file(answers: pd.DataFrame) -> str:
-    """Write the answers as CSV where the page can serve the file, and delete old ones."""
-    delete_old_answers()
-    output = Path(tempfile.mkdtemp(prefix=ANSWERS, dir=make_upload_folder())) / "answers.csv"
+    """Write the answers as CSV where the page can serve the file, for as long as uploads are kept."""
+    output = make_answers_folder() / "answers.csv"
     answers.to_csv(output, index=False)
     return str(output)
 
 
 def answer_file(predictor: Predictor, path: Path, on_progress: Callable[[int], object]) -> pd.DataFrame:
-    """Answer an uploaded table or archive.
+    """Answer an uploaded table or archive. Errors say what to do on the page, and name no folder of the server.
 
     A table without an archive has no images: its paths are looked up in an empty folder.
 
     Args:
         on_progress: called with the number of answered rows.
+
+    Raises:
+        UserError: a file that cannot be read, without the columns, without rows or with too many.
     """
     # Windows cannot delete the cache while a table in it is memory-mapped.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, tempfile.TemporaryDirectory() as empty:
         answer = partial(answer_table, predictor, progress=on_progress, max_rows=MAX_ROWS, cache_dir=cache)
-        if path.suffix.lower() == ".zip":
-            with unpacked(path) as table:
-                return answer(table)
-        return answer(path, image_root=empty)
+        try:
+            if path.suffix.lower() == ".zip":
+                with unpacked(path) as table:
+                    answers, folder = answer(table), f"{table.parent}{os.sep}"
+                    errors = answers["error"].map(lambda error: error.replace(folder, ""), na_action="ignore")
+                    return answers.assign(error=errors)
+            answers = answer(path, image_root=empty)
+            has_path = answers["image"].notna() & answers["error"].notna()
+            return answers.assign(error=answers["error"].mask(has_path, NO_IMAGES))
+        except RepeatedColumnsError as error:
+            raise UserError(f"The file has several columns {quote(error.column)}. Rename all but one.") from error

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import time
+import tempfile
+import threading
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
 MAX_AGE = 600
-"""Age in seconds after which uploads and answers to tables may be deleted."""
-ANSWERS = "answers-"
-"""Prefix of folders with answers."""
+"""Age in seconds after which uploads and answers to tables are deleted."""
 
 
 def make_upload_folder() -> str:
@@ -24,8 +23,10 @@ def make_upload_folder() -> str:
     return folder
 
 
-def delete_old_answers() -> None:
-    """Delete old answers to tables. gradio deletes only files that it wrote itself."""
-    for folder in Path(make_upload_folder()).glob(f"{ANSWERS}*"):
-        if time.time() - folder.stat().st_mtime > MAX_AGE:
-            shutil.rmtree(folder, ignore_errors=True)
+def make_answers_folder() -> Path:
+    """Make a folder for the answers to a table. It is deleted after `MAX_AGE` seconds, or with the upload folder."""
+    folder = Path(tempfile.mkdtemp(prefix="answers-", dir=make_upload_folder()))
+    deletion = threading.Timer(MAX_AGE, shutil.rmtree, (folder,), {"ignore_errors": True})
+    deletion.daemon = True
+    deletion.start()
+    return folder
