@@ -158,5 +158,10 @@ def test_a_course_may_change_where_all_so_far_would_have_been_the_same(before, a
 )
 def test_patience_may_change_where_it_would_not_have_ended_the_run(patience, epoch_step, told):
     progress = Progress(epoch=3, epoch_step=epoch_step, step=30 + epoch_step, steps_per_epoch=10, since_best=2)
-    found = objections(OLD, replace(OLD, early_stopping=patience), False, progress, records(0.6, 0.5, 0.4))
+    now = replace(OLD, early_stopping=patience)
+    found = objections(OLD, now, False, progress, records(0.6, 0.5, 0.4))
     assert bool(found) == (told is not None)
+    of_earlier_version = [{**record} for record in records(0.6, 0.5, 0.4)]
+    for record in of_earlier_version:
+        del record["best"]
+    assert objections(OLD, now, False, progress, of_earlier_version) == found

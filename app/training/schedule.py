@@ -98,7 +98,11 @@ def rate_objection(before: TrainSettings, after: TrainSettings, steps_per_epoch:
 def epochs_without_gain(records: Sequence[dict]) -> list[int]:
     """For each epoch, the number of epochs since the best one so far."""
     found: list[int] = []
+    highest = -1.0
     for record in records:
         if "validation_accuracy" in record:
-            found.append(0 if record["best"] else (found[-1] if found else 0) + 1)
+            accuracy = record["validation_accuracy"]
+            is_best = record.get("best", accuracy > highest)  # earlier versions did not record it
+            found.append(0 if is_best else (found[-1] if found else 0) + 1)
+            highest = max(highest, accuracy)
     return found
