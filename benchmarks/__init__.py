@@ -1,1 +1,1 @@
-"""Measurements behind the choices; each prints ratios taken in one run."""
+"""Measurements behind design decisions. Compared variants are measured in turn, in one run."""

@@ -1,6 +1,6 @@
-"""What cross-attention costs: a training step of VGG16 with and without it, and each kind of attention by itself.
+"""The cost of cross-attention: a training step of VGG16 with and without it, and each kind of attention alone.
 
-python -m benchmarks.attention            # both, as Markdown tables for docs/lab/attention.md
+python -m benchmarks.attention            # both parts, as the Markdown tables of docs/lab/attention.md
 python -m benchmarks.attention kinds
 python -m benchmarks.attention overhead
 """
@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,26 +18,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import vgg16
 
+from benchmarks.timing import DEVICE, clock, with_quartiles
 from models import MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
 from models.attention import Attention
 from models.attention_kinds import KINDS, build_attention
 from models.vgg import GRID
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POSITIONS = (49, 196, 784, 3136, 12544)
 HEADS, WIDTH = 2, 64
-"""Heads and their width, together the 128 channels of VGG16's longest level."""
+"""Number of heads and channels of a head: the 128 channels of VGG16's level with the most positions."""
 SIZES = {"block_size": 256, "window": 7, "top_k": 8, "rank": 16}
-"""Of the kinds that have them."""
+"""Sizes of the kinds of attention; each kind takes its own."""
 ROUNDS = 5
 BATCH = 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("kinds", "overhead", "all"), default="all")
+    parser.add_argument("part", nargs="?", choices=("kinds", "overhead", "all"), default="all", help="what to measure")
     part = parser.parse_args().part
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # in new processes glibc gives back what is freed
+    os.environ.setdefault(
+        "MALLOC_MMAP_THRESHOLD_", "65536"
+    )  # in new processes glibc returns freed memory to the system
     print(
         f"{DEVICE}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {ROUNDS} paired rounds\n"
     )
@@ -55,8 +56,10 @@ def main() -> None:
 def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
     """Time and peak memory of forward and backward, and the error of the output, by kind and number of positions.
 
-    The context has a number of ``slots``, or is as long as the query. Times are taken in turn, kind after kind and
-    round after round; memory in a new process each.
+    Each round times every kind once. Memory is measured in a new process for each kind.
+
+    Args:
+        slots: length of the context; by default that of the query.
     """
     lines = [
         f"{dtype}, {HEADS} heads of {WIDTH}, {f'{slots} slots' if slots else 'as many slots as positions'}, "
@@ -91,7 +94,7 @@ def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
 
 
 def build_kinds(number: int) -> dict[str, Attention]:
-    """Every kind by name for a context of ``number`` slots, and torch's fused kernel."""
+    """All kinds of attention for a context of ``number`` slots, and torch's fused kernel, by name."""
     torch.manual_seed(0)
     kinds = {kind: build_attention(kind, number, **SIZES) for kind in KINDS}
     for kind in kinds.values():
@@ -103,7 +106,7 @@ def build_kinds(number: int) -> dict[str, Attention]:
 def fused(
     query: Tensor, key: Tensor, value: Tensor, context_mask: Tensor | None, need_weights: bool
 ) -> tuple[Tensor, None]:
-    """Torch's own kernel, which is exact too."""
+    """Attention by torch's fused kernel, which is exact."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
 
 
@@ -123,34 +126,28 @@ def one_pass(attend: Attention, tensors: Sequence[Tensor]) -> tuple[float, float
     return middle - started, clock() - started
 
 
-def clock() -> float:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def peak_memory(name: str, number: int, dtype: torch.dtype, slots: int | None) -> int:
-    """Bytes that one forward and backward pass needs beyond its inputs, measured in a process of its own."""
+    """Bytes that a forward and a backward pass need beyond their inputs, measured in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_memory_here, (name, number, dtype, slots))
 
 
 def peak_memory_here(name: str, number: int, dtype: torch.dtype, slots: int | None) -> int:
-    one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # what libraries allocate once
+    one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # libraries allocate some memory once
     attend, tensors = build_kinds(slots or number)[name], random_inputs(number, dtype, slots)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         one_pass(attend, tensors)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
     before = peak_resident()
     one_pass(attend, tensors)
     return peak_resident() - before
 
 
 def peak_resident() -> int:
-    """The most bytes this process had in memory since its high-water mark was reset."""
+    """Largest resident memory of this process in bytes since the reset of its high-water mark."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -165,7 +162,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def table_of_steps(dtype: torch.dtype, rounds: int, names: Sequence[str]) -> str:
-    """A training step (forward, backward, SGD) of torchvision's VGG16 and of ours, in another order each round."""
+    """Time of a training step (forward, backward, SGD) of torchvision's VGG16 and of our networks.
+
+    Each round times every network once, in random order.
+    """
     plain = "torchvision VGG16"
     networks: dict[str, Callable[[], nn.Module]] = {plain: vgg16} | {name: NETWORKS[name] for name in names}
     built = {name: build().to(DEVICE).train() for name, build in networks.items()}
@@ -185,7 +185,7 @@ def table_of_steps(dtype: torch.dtype, rounds: int, names: Sequence[str]) -> str
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            if number:  # the first warms up
+            if number:  # the first round warms up
                 times[name].append(clock() - started)
     base = times[plain]
     lines = [
@@ -196,11 +196,10 @@ def table_of_steps(dtype: torch.dtype, rounds: int, names: Sequence[str]) -> str
     ]
     for name, network in built.items():
         ratios = [mine / theirs for mine, theirs in zip(times[name], base, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         lines.append(
             f"| {name} | {millions:.2f} | {1000 * statistics.median(times[name]):.0f} "
-            f"| {middle:.3f} ({low:.3f} – {high:.3f}) | {min(times[name]) / min(base):.3f} |"
+            f"| {with_quartiles(ratios, '.3f')} | {min(times[name]) / min(base):.3f} |"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Accuracy against work of a gated model: which share of the work behind its gates is done, and how long it takes.
+"""Accuracy, work and time of a gated model for several thresholds of its gates.
 
 python train.py configs/quickstart.yaml --model.gated true --model.levels '[4,5]' --train.gate_cost 0.05 \\
     --run_dir runs/gated
@@ -8,7 +8,6 @@ python -m benchmarks.gates runs/gated                     # a Markdown table, an
 import argparse
 import random
 import statistics
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,23 +19,23 @@ from matplotlib.figure import Figure
 from app.inference.load import load_model
 from app.precision import choose_precision
 from app.settings import load_settings
+from benchmarks.timing import DEVICE, clock
 from data import Batch, Collate, ImageBatchSampler, InputCollate, make_loader, prepare_data
 from models import ImageTextClassifier
 from models.gate import GatedFusion
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 THRESHOLDS = (0.0, 0.1, 0.5, 0.9, 0.97, 0.98, 0.99, 1.0)
-"""Probabilities above which a fusion runs; at 0 all do, at 1 none does."""
+"""A fusion runs if its gate is above the threshold: at 0 all fusions run, at 1 none."""
 ROUNDS = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=Path, help="run folder of a model with gates")
     run_dir = parser.parse_args().run_dir
     model, processor = load_model(run_dir)
     if not model.config.gated or model.config.label_type != "single":
-        parser.error(f"{run_dir} must have gates (--model.gated true) and one label a row")
+        parser.error(f"the model in {run_dir} must have gates (--model.gated true) and one label per row")
     model.to(DEVICE)
     settings = load_settings(run_dir / "config.yaml")
     rows = prepare_data(settings.data, settings.train.seed).splits["test"]
@@ -45,7 +44,7 @@ def main() -> None:
     sampler = ImageBatchSampler(rows.image_keys, settings.train.batch_size, shuffle=False)
     batches = list(make_loader(rows, sampler, collate, 0))
     print(
-        f"{run_dir}: {len(rows):,} test rows, gates opened from {model.config.gate_threshold} on in use; medians of "
+        f"{run_dir}: {len(rows):,} test rows, the model's own threshold is {model.config.gate_threshold}; medians of "
         f"{ROUNDS} rounds in random order, {DEVICE}, {torch.get_num_threads()} threads\n"
     )
     seconds: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
@@ -55,11 +54,11 @@ def main() -> None:
     for _ in range(ROUNDS):
         for threshold in random.sample(THRESHOLDS, len(THRESHOLDS)):
             with gates_at(model, threshold):
-                started = time.perf_counter()
+                started = clock()
                 results[threshold] = predict(model, batches)
-                seconds[threshold].append(time.perf_counter() - started)
+                seconds[threshold].append(clock() - started)
     levels = "".join(f" level {level} runs |" for level in model.levels)
-    print(f"| threshold |{levels} work behind gates | accuracy | seconds | times all open |")
+    print(f"| threshold |{levels} work behind gates | accuracy | seconds | relative to all open |")
     print("| --- |" + " --- |" * (len(model.levels) + 4))
     for threshold in THRESHOLDS:
         accuracy, work, shares = results[threshold]
@@ -70,12 +69,12 @@ def main() -> None:
         middle = statistics.median(seconds[threshold])
         print(f"| {threshold} |{runs} {work:.1%} | {accuracy:.1%} | {middle:.1f} | {ratio:.2f} |")
     draw([results[threshold][1::-1] for threshold in THRESHOLDS], run_dir / "gates.png")
-    print(f"\ndrawn in {run_dir / 'gates.png'}")
+    print(f"\nwrote {run_dir / 'gates.png'}")
 
 
 @contextmanager
 def gates_at(model: ImageTextClassifier, threshold: float):
-    """All gates with another threshold than their own."""
+    """Set the threshold of all gates; restore their own afterwards."""
     gates = [fusion for fusion in model.fusions.values() if isinstance(fusion, GatedFusion)]
     own = [gate.threshold for gate in gates]
     for gate in gates:
@@ -87,8 +86,12 @@ def gates_at(model: ImageTextClassifier, threshold: float):
 
 @torch.inference_mode()
 def predict(model: ImageTextClassifier, batches: list[Batch]) -> tuple[float, float, list[float]]:
-    """Accuracy, the share of the work behind gates that was done, and that of the rows for which each level's fusion
-    ran."""
+    """Evaluate the model on all batches.
+
+    Returns:
+        Accuracy, the share of the work behind gates that was done, and for each level the share of rows for which its
+        fusion ran.
+    """
     right, gates, work = [], [], []
     precision = choose_precision("auto")
     for inputs, targets in batches:
@@ -106,7 +109,7 @@ def draw(points: list[tuple[float, float]], path: Path) -> None:
     axes = figure.subplots()
     work, accuracy = zip(*sorted(points), strict=True)
     axes.plot(work, accuracy, "o-")
-    axes.set(xlabel="work behind gates that is done", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="share of the work behind gates", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title("accuracy against work")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

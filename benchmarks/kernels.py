@@ -1,14 +1,14 @@
-"""Plain attention against torch's fused kernel, forward and backward, in one run: which one to use on this device.
+"""Plain attention and torch's fused kernel, forward and backward: which one is faster on this device.
 
 python -m benchmarks.kernels
 """
 
 import statistics
-import time
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.timing import DEVICE, timed
 from models.attention import attention
 
 ROWS, HEADS, POSITIONS, WIDTH = 320, 8, 49, 64
@@ -17,19 +17,14 @@ ROUNDS = 15
 
 def step(function, tensors: list[torch.Tensor]) -> float:
     """Seconds of one forward and backward pass."""
-    started = time.perf_counter()
-    function(*tensors).square().sum().backward()
-    if tensors[0].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return timed(lambda: function(*tensors).square().sum().backward())
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"{ROWS} rows, {HEADS} heads, {POSITIONS}×{POSITIONS}, {device}, medians of {ROUNDS} paired rounds")
+    print(f"{ROWS} rows, {HEADS} heads, {POSITIONS}×{POSITIONS}, {DEVICE}, medians of {ROUNDS} paired rounds")
     for dtype in (torch.float32, torch.bfloat16):
         tensors = [
-            torch.randn(ROWS, HEADS, POSITIONS, WIDTH, dtype=dtype, device=device, requires_grad=True) for _ in range(3)
+            torch.randn(ROWS, HEADS, POSITIONS, WIDTH, dtype=dtype, device=DEVICE, requires_grad=True) for _ in range(3)
         ]
         plain, fused = [], []
         for _ in range(ROUNDS):

@@ -1,6 +1,6 @@
-"""How much memory rows take: the same run on ten times as many rows.
+"""Memory by the number of rows: the same data preparation with 10,000 to 1,000,000 rows.
 
-python -m benchmarks.memory                 # a Markdown table for docs/lab/performance.md
+python -m benchmarks.memory                 # the Markdown table of docs/lab/performance.md
 """
 
 import argparse
@@ -15,14 +15,14 @@ from PIL import Image
 
 NUMBERS = (10_000, 100_000, 1_000_000)
 IMAGES = 200
-"""Different pictures; what is measured is what a row takes, not what a picture takes."""
+"""Number of different images. They are few, because the memory of rows is measured, not that of images."""
 WORDS = 40
-"""In each text, all texts different, as reports are."""
+"""Number of words in a text. All texts are different, as medical reports are."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS, help="numbers of rows")
     print("| rows | table, MiB | read as | before, MiB | after preparing, MiB | after 20 batches, MiB | peak, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_table(folder: Path, number: int) -> Path:
-    """Rows whose text is never the same and whose label is one of ten."""
+    """Write a table of rows with different texts and ten labels."""
     random.seed(0)
     words = ["".join(random.choices("abcdefghij", k=6)) for _ in range(2000)]
     path = folder / f"{number}.csv"

@@ -1,10 +1,10 @@
-"""Break the code on purpose, one small piece at a time, and see that a test fails for each (mutation testing).
+"""Mutation testing: break the code in one place at a time, and check that a test fails for each break.
 
 python -m benchmarks.mutations
 python -m benchmarks.mutations --only 3 17
 
-``mutations.yaml`` lists the breaks. They are made in a copy of the tree, in which the tests run. Names of files do not
-matter: the piece of code is looked for. Exit code 1 unless every break is caught.
+``mutations.yaml`` lists the breaks. They are made in a copy of the repository, and the tests run there. A break names a
+piece of code, not a file. The exit code is 1 unless every break is caught.
 """
 
 import argparse
@@ -26,13 +26,13 @@ import yaml
 ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_suffix(".yaml")
 CODE = ("app", "data", "models", "train.py", "eval.py")
-"""Where pieces of code are looked for."""
+"""Where the pieces of code are searched."""
 LIBRARIES = ("accelerate", "datasets", "evaluate", "gradio", "hypothesis", "matplotlib.figure", "peft", "schemathesis")
 LIBRARIES += ("sklearn.linear_model", "torchvision.transforms.v2", "transformers")
-"""What tests and code import, and is the same for every break."""
+"""Slow imports of tests and code, made once for all breaks."""
 CAUGHT = "caught"
 MEANING = {0: "SURVIVED", 1: CAUGHT, 2: "tests do not run", 4: "tests do not run", 5: "no test is selected"}
-"""Of pytest's exit codes for a tree that is broken; a break is caught by a test that fails, not by one that is gone."""
+"""Exit code of pytest with a break → outcome. Only a failed test catches a break."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Mutation:
     """One break.
 
     Attributes:
-        breaks: what goes wrong, in a sentence.
-        old: the piece of code that is replaced; it stands once in the tree.
-        new: what it is replaced by.
-        tests: what catches it, ``FILE … -k EXPRESSION`` as for pytest.
+        breaks: what the break does, in a sentence.
+        old: the piece of code to replace; it occurs once.
+        new: the replacement.
+        tests: the tests that catch it, as arguments of pytest: ``FILE … -k EXPRESSION``.
     """
 
     breaks: str
@@ -52,10 +52,10 @@ class Mutation:
     tests: str
 
     def find(self, tree: Path) -> Path:
-        """The file that holds the piece of code.
+        """The file with the piece of code.
 
         Raises:
-            ValueError: none does, or it is there more than once.
+            ValueError: the piece of code is not there, or more than once.
         """
         files = [
             file for name in CODE for file in [tree / name, *sorted((tree / name).rglob("*.py"))] if file.is_file()
@@ -70,17 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     mutations = dict(enumerate((Mutation(**entry) for entry in yaml.safe_load(LIST.read_text("utf-8"))), start=1))
     parser = argparse.ArgumentParser("python -m benchmarks.mutations", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", type=int, nargs="+", choices=mutations, metavar="N", help="breaks by number, from 1")
+    parser.add_argument(
+        "--only", type=int, nargs="+", choices=mutations, metavar="N", help="numbers of the breaks, from 1"
+    )
     chosen = parser.parse_args(argv).only or list(mutations)
     started, outcomes = time.monotonic(), []
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": "1"}
-    sys.dont_write_bytecode = True  # code compiled from a broken file must not outlive it
+    sys.dont_write_bytecode = True  # bytecode of a broken file must not stay
     for library in LIBRARIES:
         importlib.import_module(library)
     with tempfile.TemporaryDirectory(prefix="mutations_") as folder:
         tree = copy_tree(Path(folder))
         code, output = run_tests(tree, [mutations[number].tests for number in chosen])
-        print(f"The tests of {len(chosen)} breaks, without any: {'passed' if code == 0 else output}", flush=True)
+        print(f"The tests of {len(chosen)} breaks, without a break: {'passed' if code == 0 else output}", flush=True)
         for number in chosen:
             begun = time.monotonic()
             outcomes.append(outcome := try_out(mutations[number], tree, is_sound=code == 0))
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def copy_tree(folder: Path) -> Path:
-    """The tracked files as they are now."""
+    """Copy the tracked files in their current state."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
@@ -102,10 +104,10 @@ def copy_tree(folder: Path) -> Path:
 
 
 def try_out(mutation: Mutation, tree: Path, is_sound: bool) -> str:
-    """What comes of a break, in a few words; the tree is whole again afterwards.
+    """Make a break, run its tests, and restore the file; returns the outcome.
 
     Args:
-        is_sound: its tests are known to pass without it.
+        is_sound: whether its tests are known to pass without the break.
     """
     try:
         file = mutation.find(tree)
@@ -123,9 +125,12 @@ def try_out(mutation: Mutation, tree: Path, is_sound: bool) -> str:
 
 
 def run_tests(tree: Path, selections: Sequence[str]) -> tuple[int, str]:
-    """One call of pytest for all selections, slow tests too, up to the first failure: its exit code and its output.
+    """Run the selected tests, including slow ones, up to the first failure.
 
-    It runs in a fork of this process, which has imported the libraries; that takes longer than most of the tests.
+    pytest runs in a fork of this process, because importing the libraries takes longer than most of the tests.
+
+    Returns:
+        The exit code and the output.
     """
     parts = [shlex.split(selection) for selection in selections]
     files = sorted({file for *named, _, _ in parts for file in named})
@@ -141,7 +146,9 @@ def run_tests(tree: Path, selections: Sequence[str]) -> tuple[int, str]:
             os.dup2(file.fileno(), 2)
         os.chdir(tree)
         sys.path[:] = [str(tree), *(place for place in sys.path if Path(place).resolve() != ROOT)]
-        os.environ["TMPDIR"] = tempfile.tempdir = str(tree.parent / "tmp")  # what tests write goes with the copy
+        os.environ["TMPDIR"] = tempfile.tempdir = str(
+            tree.parent / "tmp"
+        )  # files of the tests are deleted with the copy
         code = int(pytest.main(options))
         sys.stdout.flush()
     finally:

@@ -1,10 +1,10 @@
-"""What words, and words beside plain statistics of the pictures, give on a table: what a trained model must beat.
+"""Accuracy of classical models on texts, and on texts with thumbnails of the images: baselines for a trained model.
 
 python -m benchmarks.priors configs/vqa_rad.yaml --encoder MINILM_FOLDER --data.train … --data.test …
 
-Each classifier's own parameters are chosen on four folds of the training rows, by image; the test rows are used once.
-One line breaks this rule and says so: where test questions are asked twice, in other words, it tells what is gained by
-having learnt their twins.
+The parameters of each classifier are chosen by cross-validation on the training rows, with folds by image. The test
+rows are used once. The line marked as a leak is the exception: its classifier also learns the other test rows. It shows
+how much could be gained from test questions that occur twice in different words.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from data.prepare import row_groups
 
 FOLDS = 4
 SIDE = 24
-"""Side of the thumbnails that stand for the pictures, in pixels."""
+"""Side of the thumbnails in pixels."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.priors", description=__doc__.partition("\n")[0])
-    parser.add_argument("config", help="a configuration of train.py; its settings may follow")
-    parser.add_argument("--encoder", required=True, help="folder or Hub id of a pretrained encoder of sentences")
+    parser.add_argument("config", help="a configuration (.yaml); options of train.py may follow")
+    parser.add_argument("--encoder", required=True, help="folder or Hub id of a pretrained sentence encoder")
     args, settings = parser.parse_known_args()
     data = parse_settings([args.config, *settings]).data
     rows = {split: verify_images(load_rows(getattr(data, split), split, data), data)[0] for split in ("train", "test")}
@@ -48,7 +48,7 @@ def main() -> None:
     parts = {f"{c} {v}": p for c in data.slice_by for v, p in slices_by_value(rows["test"].column(c)).items()}
     truth = np.array(list(rows["test"].labels))
 
-    def tell(name: str, folds: float | None, answers: np.ndarray) -> None:
+    def print_row(name: str, folds: float | None, answers: np.ndarray) -> None:
         right = answers == truth
         values = (folds, right.mean(), *(right[chosen].mean() for chosen in parts.values()))
         cells = ("–" if value is None else f"{100 * value:.1f}" for value in values)
@@ -64,11 +64,14 @@ def main() -> None:
     for name, (features, models) in found.items():
         folds = [cross_validate(features["train"], model, labels, groups) for model in models]
         best = models[int(np.argmax(folds))].fit(features["train"], labels)
-        tell(name, max(folds), best.predict(features["test"]))
+        print_row(name, max(folds), best.predict(features["test"]))
     leak = nearest_other(tfidf, np.concatenate([labels, truth]))
-    tell("nearest neighbour, TF-IDF, the other test questions learnt too (a leak)", None, leak)
-    nearness = near(pictures)
-    for shares, name in (((0.0,), "kernel machine, encoder"), ((0.2, 0.4, 0.6, 0.8), "the same × kernel of pictures")):
+    print_row("nearest neighbour, TF-IDF, with the other test rows (a leak)", None, leak)
+    nearness = image_similarity(pictures)
+    for shares, name in (
+        ((0.0,), "support vector machine, encoder"),
+        ((0.2, 0.4, 0.6, 0.8), "the same × image kernel"),
+    ):
         candidates = []
         for share, c, width in product(shares, (1, 3, 10), (0.5, 1, 2)):
             kernel = {
@@ -78,25 +81,25 @@ def main() -> None:
             model = SVC(C=c, kernel="precomputed")
             candidates.append((cross_validate(kernel["train"], model, labels, groups), model, kernel))
         folds, model, kernel = max(candidates, key=lambda candidate: candidate[0])
-        tell(name, folds, model.fit(kernel["train"], labels).predict(kernel["test"]))
+        print_row(name, folds, model.fit(kernel["train"], labels).predict(kernel["test"]))
 
 
 def nearest_other(features: dict, labels: np.ndarray) -> np.ndarray:
-    """The label of the nearest row, of all training and test rows but itself, for each test row ``(n,)``."""
-    likeness = cosine_similarity(features["test"], vstack([features["train"], features["test"]]))
-    own = features["train"].shape[0] + np.arange(len(likeness))
-    likeness[np.arange(len(likeness)), own] = -np.inf
-    return labels[likeness.argmax(axis=1)]
+    """For each test row, the label of the nearest other row among training and test rows ``(n,)``."""
+    similarity = cosine_similarity(features["test"], vstack([features["train"], features["test"]]))
+    own = features["train"].shape[0] + np.arange(len(similarity))
+    similarity[np.arange(len(similarity)), own] = -np.inf
+    return labels[similarity.argmax(axis=1)]
 
 
-def near(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Likeness of pictures to those of the training rows, from 1 for the same one; 0.14 at the median distance."""
+def image_similarity(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """RBF kernel between images and those of the training rows: 1 for equal images, 0.14 at the median distance."""
     median = np.median(euclidean_distances(pictures["train"], squared=True))
     return {split: rbf_kernel(features, pictures["train"], 2 / median) for split, features in pictures.items()}
 
 
 def embed(encoder: str, texts: list[str]) -> np.ndarray:
-    """Mean of the last features over the tokens, of length 1, ``(n, hidden)``."""
+    """Mean of the last hidden states over the tokens, normalized to length 1 ``(n, hidden)``."""
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
     found = []
     for start in tqdm(range(0, len(texts), 64), desc="texts", leave=False):
@@ -109,7 +112,7 @@ def embed(encoder: str, texts: list[str]) -> np.ndarray:
 
 
 def thumbnails(rows: Rows) -> np.ndarray:
-    """Small pictures, their histograms of grey and their shapes ``(n, features)``."""
+    """Features of images: thumbnail, histogram of grey values and aspect ratio ``(n, features)``."""
     found: dict[str, np.ndarray] = {}
     for i in tqdm(range(len(rows)), desc="pictures", leave=False):
         key = str(rows.image_keys[i])
@@ -122,7 +125,7 @@ def thumbnails(rows: Rows) -> np.ndarray:
 
 
 def cross_validate(features, model, labels: np.ndarray, groups: np.ndarray) -> float:
-    """Mean accuracy on folds of whole groups; ``features`` that are a kernel are cut on both sides."""
+    """Mean accuracy in cross-validation by group. For an SVC, ``features`` is a kernel matrix."""
     right = []
     for train, held_out in GroupKFold(FOLDS).split(labels, labels, groups):
         square = isinstance(model, SVC)

@@ -1,10 +1,10 @@
-"""What the server adds to the model, and what batching, ONNX and int8 give.
+"""The overhead of the server, and the effect of batching, ONNX and int8.
 
-python -m benchmarks.serving RUN                     # all parts, as Markdown tables for docs/serving.md
+python -m benchmarks.serving RUN                     # all parts, as the Markdown tables of docs/serving.md
 python -m benchmarks.serving RUN latency runtimes    # some of them
 
-RUN is a trained run (the quick start's), whose accuracy and memory are measured; speeds are those of an untrained VGG16
-at 224 px with the quick start's text encoder.
+RUN is a trained run, such as that of the quick start: accuracy and memory are measured with it. Speed is measured with
+an untrained VGG16 at 224 px.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -34,13 +34,14 @@ from app.inference.load import load_model
 from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
 from app.settings import load_settings
+from benchmarks.timing import timed, with_quartiles
 from data import Example, Rows, decode_image, load_rows, verify_images
 from models.build import build_model
 from models.settings import ModelSettings
 
 SIZE = 224
 PHOTO = (640, 480)
-"""Pixels of the JPEG files that are sent."""
+"""Width and height of the JPEG files that are sent."""
 CLIENTS = 32
 QUESTIONS = ("is there a red circle?", "what is on the left?", "how many are there?", "is it broken?")
 TEST_ROWS = 2000
@@ -50,8 +51,8 @@ def main() -> None:
     parts = {part.__name__: part for part in (latency, throughput, sharing, runtimes, accuracy, memory)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a trained run folder")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="which parts (default: all)")
-    parser.add_argument("--rounds", type=int, default=30, help="paired rounds (default: 30)")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help=f"{', '.join(parts)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=30, help="number of paired measurements (default: 30)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def write_vgg(folder: Path) -> None:
-    """An untrained classifier, whose speed is a trained one's."""
+    """Save an untrained classifier. It is as fast as a trained one."""
     set_seed(0)
     names = [f"class {number}" for number in range(100)]
     model, processor = build_model(ModelSettings(image_size=SIZE), names, QUESTIONS * 10)
@@ -72,7 +73,7 @@ def write_vgg(folder: Path) -> None:
 
 
 def photos(number: int) -> list[bytes]:
-    """Different JPEG files with something in them."""
+    """Different JPEG files of smoothed random pixels."""
     rng, found = np.random.default_rng(0), []
     for _ in range(number):
         small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
@@ -84,7 +85,7 @@ def photos(number: int) -> list[bytes]:
 
 @contextmanager
 def served(model: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """Address and process number of a server with this model, warm."""
+    """Serve a model in a new process; yields the address and the process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -109,19 +110,13 @@ def is_ready(address: str) -> bool:
         return False
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def ask(client: httpx.Client, address: str, image: bytes, *texts: str) -> dict:
     reply = client.post(f"{address}/v1/predict", files={"image": image}, data={"text": list(texts)})
     return reply.raise_for_status().json()
 
 
 def latency(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """One request against the model call in it, its inputs ready."""
+    """Time of a request, and of the model call in it with prepared inputs."""
     predictor, images = Predictor.from_pretrained(model), photos(args.rounds)
     pairs: list[tuple[float, float]] = []
     with served(model) as (address, _), httpx.Client(timeout=60) as client:
@@ -135,8 +130,7 @@ def latency(args: argparse.Namespace, model: Path) -> Iterator[str]:
     yield "| | median ms | p95 ms |\n| --- | --- | --- |"
     for name, times in zip(("model call", "request"), zip(*pairs, strict=True), strict=True):
         yield f"| {name} | {1000 * statistics.median(times):.0f} | {1000 * np.quantile(times, 0.95):.0f} |"
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    yield f"\nrequest / model call, {len(ratios)} paired rounds: median {middle:.2f} (quartiles {low:.2f} – {high:.2f})"
+    yield f"\nrequest / model call, {len(ratios)} paired rounds: {with_quartiles(ratios)}"
 
 
 @torch.inference_mode()
@@ -146,7 +140,7 @@ def forward(predictor: Predictor, batch: dict) -> None:
 
 
 def throughput(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """Requests a second, one after another and from many clients at once."""
+    """Requests per second: one after another, and from many clients at once."""
     images = photos(CLIENTS)
     with served(model) as (address, _), httpx.Client(timeout=120, limits=httpx.Limits(max_connections=64)) as client:
         ask(client, address, images[0], QUESTIONS[0])
@@ -162,11 +156,11 @@ def throughput(args: argparse.Namespace, model: Path) -> Iterator[str]:
                 ratios.append(alone / together)
                 rates.append((len(images) / alone, len(images) / together))
     alone, together = (statistics.median(rate) for rate in zip(*rates, strict=True))
-    yield f"one at a time {alone:.1f} requests/s, {CLIENTS} clients {together:.1f}: {describe(ratios)} times"
+    yield f"one at a time {alone:.1f} requests/s, {CLIENTS} clients {together:.1f}: {with_quartiles(ratios)} times"
 
 
 def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """Eight questions about one image against one question about each of eight."""
+    """Time of eight questions about one image, and of one question about each of eight images."""
     images, texts = photos(8), [f"{text} {number}" for number, text in enumerate(QUESTIONS * 2)]
     inputs = [{"image": base64.b64encode(i).decode(), "text": t} for i, t in zip(images, texts, strict=True)]
     ratios = []
@@ -175,11 +169,11 @@ def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
             several = timed(lambda: client.post(f"{address}/v1/predict", json={"inputs": inputs}).raise_for_status())
             shared = timed(lambda: ask(client, address, images[0], *texts))
             ratios.append(several / shared)
-    yield f"eight images / one image, eight questions: {describe(ratios)} times as long"
+    yield f"eight images / one image, eight questions: {with_quartiles(ratios)} times as long"
 
 
 def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """The model call by runtime, for one pair and for eight images."""
+    """Time of the model call by runtime, for one image and for eight."""
     predictors = by_runtime(model, [Example(0, decode_image(photo), text) for photo in photos(8) for text in QUESTIONS])
     yield "| runtime | one image, ms | times bf16 (quartiles) | eight images, ms | times bf16 (quartiles) |"
     yield "| --- | --- | --- | --- | --- |"
@@ -197,14 +191,14 @@ def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
     for name, columns in found.items():
         cells = [
             f"{1000 * statistics.median(own):.0f} | "
-            + describe([mine / other for mine, other in zip(own, bf16, strict=True)])
+            + with_quartiles([mine / other for mine, other in zip(own, bf16, strict=True)])
             for own, bf16 in zip(columns, found["torch, bf16"], strict=True)
         ]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
 def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
-    """One model, to be run in four ways; int8 is calibrated on examples."""
+    """The same model in four runtimes; int8 is calibrated on examples."""
     classifier, processor = load_model(model)
     predictors = {
         "torch, bf16": Predictor.from_pretrained(model, precision="bf16"),
@@ -221,7 +215,7 @@ def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
 
 
 def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """Held-out accuracy of a trained run by runtime; int8 calibrated on training rows."""
+    """Accuracy of a trained run on held-out rows by runtime; int8 is calibrated on training rows."""
     data = load_settings(args.run / "config.yaml").data
     assert data.train is not None
     assert data.test is not None
@@ -244,7 +238,7 @@ def accuracy(args: argparse.Namespace, model: Path) -> Iterator[str]:
 
 
 def take(rows: Rows, number: int) -> list[Example]:
-    """Rows at even distances, their images decoded."""
+    """Evenly spaced rows with decoded images."""
     places = np.linspace(0, len(rows) - 1, number).astype(int)
     found = []
     for place in places:
@@ -255,7 +249,7 @@ def take(rows: Rows, number: int) -> list[Example]:
 
 
 def memory(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """Memory of the server of a small trained model over ten thousand requests from eight clients."""
+    """Memory of the server of a trained run during 10,000 requests from 8 clients."""
     file = io.BytesIO()
     Image.effect_noise((64, 64), 50).convert("RGB").save(file, "PNG")
     image = file.getvalue()
@@ -271,11 +265,6 @@ def memory(args: argparse.Namespace, model: Path) -> Iterator[str]:
 def resident(process: int) -> int:
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) // 1024
-
-
-def describe(ratios: list[float]) -> str:
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} ({low:.2f} – {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a step of training costs, against the loop one would write first and against this machine's limits.
+"""The cost of a training step, compared with a plain PyTorch loop and with the limits of this machine.
 
-python -m benchmarks.training EASY_VQA                 # all parts, as Markdown tables for docs/lab/performance.md
+python -m benchmarks.training EASY_VQA                 # all parts, as the Markdown tables of docs/lab/performance.md
 python -m benchmarks.training EASY_VQA naive cache     # some of them
 python -m benchmarks.training EASY_VQA --sizes 112     # at one image size
 """
@@ -9,7 +9,6 @@ import argparse
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,18 +30,18 @@ from app.training.checkpoint import Progress
 from app.training.devices import build_accelerator
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
+from benchmarks.timing import DEVICE, clock, timed, with_quartiles
 from data import Batch, Example, PreparedData, decode_image, prepare_data
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 QUESTIONS = 32
-"""Rows in a batch of the loop one would write first."""
+"""Rows in a batch of the plain loop."""
 SQUARE = 4096
-"""Side of the matrices whose product stands for what the machine can do."""
+"""Side of the square matrices whose product measures the peak speed of the machine."""
 
 
 @dataclass
 class Bench:
-    """What the parts share: the data, the accelerator of this process, and how often to measure."""
+    """What all parts share: the data, the settings, the accelerator and the number of measurements."""
 
     data: PreparedData
     settings: Settings
@@ -50,7 +49,7 @@ class Bench:
     rounds: int
 
     def training(self, size: int, *more: str) -> tuple[Settings, Training]:
-        """What ``train.py configs/easy_vqa.yaml`` has before its first step, at another image size."""
+        """The settings and the state of ``train.py configs/easy_vqa.yaml`` before its first step, at an image size."""
         settings = easy_vqa(self.settings.data.train or "", "--model.image_size", str(size), *more)
         set_seed(0)
         self.accelerator.free_memory()
@@ -61,10 +60,10 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="easy_vqa, with train.csv")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all when not given")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 112, 224], help="sides of the images in pixels")
-    parser.add_argument("--rounds", type=int, default=7, help="paired measurements, of which the median is told")
+    parser.add_argument("folder", type=Path, help="folder of easy_vqa, with train.csv")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 112, 224], help="image sizes in pixels")
+    parser.add_argument("--rounds", type=int, default=7, help="number of paired measurements; medians are printed")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
@@ -86,17 +85,21 @@ def easy_vqa(train_file: str, *more: str) -> Settings:
 
 
 def naive(bench: Bench, size: int) -> Iterator[str]:
-    """`train_epoch` against the same model in the loop one would write first, in questions a second."""
+    """Questions per second of `train_epoch`, and of the same model in a plain loop."""
     settings, training = bench.training(size)
     first = naive_steps(bench, copy.deepcopy(bench.accelerator.unwrap_model(training.model)), training)
     ours = steps(bench, settings, training)
-    pairs = paired(bench.rounds, lambda: QUESTIONS / timed(first), lambda: questions_a_second(ours))
+    pairs = paired(bench.rounds, lambda: QUESTIONS / timed(first), lambda: questions_per_second(ours))
     theirs, mine = medians(pairs)
-    yield f"| {size} | {theirs:.1f} | {mine:.0f} | {spread([ours / other for other, ours in pairs])} |"
+    yield f"| {size} | {theirs:.1f} | {mine:.0f} | {with_quartiles([ours / other for other, ours in pairs])} |"
 
 
 def naive_steps(bench: Bench, model: nn.Module, training: Training) -> Callable[[], object]:
-    """The next step of a loop that reads an image for every question, in float32."""
+    """Build a plain training loop: it reads an image for every question and computes in float32.
+
+    Returns:
+        A function that makes the next step.
+    """
     processor, label2id = training.processor, training.collate.label2id
 
     def collate(examples: list[Example]) -> dict[str, Tensor]:
@@ -124,7 +127,7 @@ def naive_steps(bench: Bench, model: nn.Module, training: Training) -> Callable[
 
 
 def steps(bench: Bench, settings: Settings, training: Training) -> Iterator[int]:
-    """One step of `train_epoch` after the other, epoch after epoch; gives how many questions each had."""
+    """Make the steps of `train_epoch`, epoch after epoch; yields the number of questions of each step."""
     progress = Progress()
     while True:
         training.start_epoch(progress, settings.train)
@@ -134,14 +137,15 @@ def steps(bench: Bench, settings: Settings, training: Training) -> Iterator[int]
         progress.end_epoch(0.0)
 
 
-def questions_a_second(ours: Iterator[int], number: int = 3) -> float:
+def questions_per_second(ours: Iterator[int], number: int = 3) -> float:
+    """Questions per second over a number of steps."""
     started = clock()
     questions = sum(islice(ours, number))
     return questions / (clock() - started)
 
 
 def cache(bench: Bench, size: int) -> Iterator[str]:
-    """A step with frozen encoders, their features computed each time and read from the cache."""
+    """Time of a step with frozen encoders: their features are computed in each step, or read from the cache."""
     rows = bench.data.splits["train"]
     places: dict[str | None, list[int]] = {}
     for place, key in enumerate(rows.image_keys):
@@ -156,11 +160,12 @@ def cache(bench: Bench, size: int) -> Iterator[str]:
             plain = steps(fewer, *fewer.training(size, *options, "--train.cache_features", "false"))
             pairs = paired(bench.rounds, partial(step_time, plain, 2), partial(step_time, cached, 8))
             before, after = (1000 * seconds for seconds in medians(pairs))
-            yield f"| {size} | {name} | {texts} | {before:.0f} | {after:.0f} | {spread([a / b for a, b in pairs])} |"
+            ratio = with_quartiles([a / b for a, b in pairs])
+            yield f"| {size} | {name} | {texts} | {before:.0f} | {after:.0f} | {ratio} |"
 
 
 CACHED = 640
-"""Images of the training rows whose features are cached."""
+"""Number of training images whose features are cached."""
 FROZEN = {
     "VGG16": ["--train.scales.image_encoder", "0"],
     "VGG16 and text encoder": ["--train.scales.image_encoder", "0", "--train.scales.text_encoder", "0"],
@@ -168,12 +173,12 @@ FROZEN = {
 
 
 def step_time(ours: Iterator[int], number: int) -> float:
-    """Seconds a step."""
+    """Seconds per step, over a number of steps."""
     return timed(lambda: list(islice(ours, number))) / number
 
 
 def overhead(bench: Bench, size: int) -> Iterator[str]:
-    """The share of a step that is not the model's forward and backward pass."""
+    """Share of a training step that is not the forward and backward pass of the model."""
     settings, training = bench.training(size)
     ours = steps(bench, settings, training)
     batches = list(islice(training.loader, 4))
@@ -184,11 +189,11 @@ def overhead(bench: Bench, size: int) -> Iterator[str]:
     )
     update = 1000 * statistics.median(timed(lambda: clip_and_update(training)) for _ in range(bench.rounds))
     whole, model = (1000 * seconds for seconds in medians(pairs))
-    yield f"| {size} | {whole:.0f} | {model:.0f} | {update:.0f} | {spread([1 - b / a for a, b in pairs])} |"
+    yield f"| {size} | {whole:.0f} | {model:.0f} | {update:.0f} | {with_quartiles([1 - b / a for a, b in pairs])} |"
 
 
 def only_model(bench: Bench, training: Training, batch: Batch) -> None:
-    """Forward and backward of one batch that is there already."""
+    """Forward and backward pass of a batch that is already loaded."""
     inputs, targets = send_to_device(batch, DEVICE)
     output = training.model(**inputs)
     loss = training.loss_function(output.logits.float(), targets.labels, targets.weights) / len(targets.labels)
@@ -205,7 +210,7 @@ def clip_and_update(training: Training) -> None:
 
 
 def flops(bench: Bench, size: int) -> Iterator[str]:
-    """Floating-point operations a second of a step, of VGG16's convolutions alone, and of a large matrix product."""
+    """Floating-point operations per second of the model, of VGG16's convolutions and of a large matrix product."""
     settings, training = bench.training(size)
     batch = next(iter(training.loader))
     works = {
@@ -216,7 +221,7 @@ def flops(bench: Bench, size: int) -> Iterator[str]:
     operations = {name: count_operations(work) for name, work in works.items()}
     rounds = [{name: operations[name] / timed(work) / 1e9 for name, work in works.items()} for _ in range(bench.rounds)]
     step, alone, ceiling = (statistics.median(rates[name] for rates in rounds) for name in works)
-    share = spread([rates["step"] / rates["alone"] for rates in rounds])
+    share = with_quartiles([rates["step"] / rates["alone"] for rates in rounds])
     yield f"| {size} | {operations['step'] / 1e9:,.0f} | {step:,.0f} | {alone:,.0f} | {ceiling:,.0f} | {share} |"
 
 
@@ -232,7 +237,7 @@ def matrix_product(bench: Bench) -> Callable[[], object]:
 
 
 def convolutions(bench: Bench, size: int, batch_size: int) -> Callable[[], object]:
-    """Forward and backward of VGG16's thirteen convolutions, each on an input of its own, and nothing between them."""
+    """Forward and backward pass of the 13 convolutions of VGG16, each on its own input, without other layers."""
 
     def maps(width: int, block: int) -> Tensor:
         made = torch.randn(batch_size, width, size >> block, size >> block, device=DEVICE, dtype=dtype_of(bench))
@@ -260,7 +265,7 @@ def dtype_of(bench: Bench) -> torch.dtype:
 
 
 def checkpointing(bench: Bench, size: int) -> Iterator[str]:
-    """What gradient checkpointing saves, in activations that are kept for the backward pass, and costs, in time."""
+    """Gradient checkpointing: memory of the activations kept for the backward pass, and time of a step."""
     works, kept = [], []
     for option in ("false", "true"):
         _, training = bench.training(size, "--train.gradient_checkpointing", option)
@@ -269,12 +274,12 @@ def checkpointing(bench: Bench, size: int) -> Iterator[str]:
         kept.append(bytes_kept(works[-1]) / 2**20)
     pairs = paired(bench.rounds, *(partial(timed, work) for work in works))
     plain, again = (1000 * seconds for seconds in medians(pairs))
-    more = spread([b / a for a, b in pairs])
+    more = with_quartiles([b / a for a, b in pairs])
     yield f"| {size} | {kept[0]:,.0f} | {kept[1]:,.0f} | {plain:,.0f} | {again:,.0f} | {more} |"
 
 
 def bytes_kept(work: Callable[[], object]) -> int:
-    """Bytes that the forward passes leave for the backward ones, each tensor's memory counted once."""
+    """Bytes that forward passes keep for backward passes; memory that tensors share is counted once."""
     sizes: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -288,7 +293,7 @@ def bytes_kept(work: Callable[[], object]) -> int:
 
 
 def operations(bench: Bench, size: int) -> Iterator[str]:
-    """Where the time of three steps goes, by operation."""
+    """The operations that take most of the time of a step."""
     ours = steps(bench, *bench.training(size))
     list(islice(ours, 2))
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (DEVICE == "cuda")) as profiled:
@@ -301,7 +306,7 @@ def operations(bench: Bench, size: int) -> Iterator[str]:
 
 
 def paired(rounds: int, first: Callable[[], float], second: Callable[[], float]) -> list[tuple[float, float]]:
-    """Both measured in turn, after one of each to warm up."""
+    """Measure both in turn. The first pair warms up and is left out."""
     return [(first(), second()) for _ in range(rounds + 1)][1:]
 
 
@@ -309,31 +314,19 @@ def medians(pairs: list[tuple[float, float]]) -> Iterator[float]:
     return (statistics.median(column) for column in zip(*pairs, strict=True))
 
 
-def spread(ratios: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.3g} ({low:.3g} – {high:.3g})"
-
-
-def timed(work: Callable[[], object]) -> float:
-    started = clock()
-    work()
-    return clock() - started
-
-
-def clock() -> float:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 PARTS: dict[str, tuple[Callable[[Bench, int], Iterator[str]], str]] = {
-    "naive": (naive, "one pass a question, questions/s | ours, questions/s | times (quartiles)"),
-    "cache": (cache, "frozen | texts an image | without cache, ms a step | with cache | times faster (quartiles)"),
-    "overhead": (overhead, "step, ms | model alone, ms | clip and optimiser, ms | share outside (quartiles)"),
-    "flops": (flops, "GFLOP a step | model, GFLOP/s | convolutions alone | matrix product | model / convolutions"),
-    "checkpointing": (checkpointing, "kept, MiB | with checkpointing | model, ms | with checkpointing | times as long"),
-    "operations": (operations, "operation | share | calls a step"),
+    "naive": (naive, "plain loop, questions/s | this project, questions/s | times as fast (quartiles)"),
+    "cache": (cache, "frozen | texts per image | without cache, ms per step | with cache | times as fast (quartiles)"),
+    "overhead": (
+        overhead,
+        "step, ms | model alone, ms | clipping and optimizer, ms | share outside the model (quartiles)",
+    ),
+    "flops": (flops, "GFLOP per step | model, GFLOP/s | convolutions alone | matrix product | model / convolutions"),
+    "checkpointing": (
+        checkpointing,
+        "kept, MiB | with checkpointing | model, ms | with checkpointing | times as long (quartiles)",
+    ),
+    "operations": (operations, "operation | share | calls per step"),
 }
 
 

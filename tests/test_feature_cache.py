@@ -136,6 +136,33 @@ def test_only_images_that_are_new_are_computed_and_a_damaged_file_is_computed_an
     assert seen == []
 
 
+def test_a_write_that_is_interrupted_leaves_nothing_that_a_store_reads(tmp_path, monkeypatch, capsys):
+    store = FeatureStore(tmp_path)
+    store.add({"a": torch.ones(2, 3)})
+
+    def write_half(tensors, path, metadata):
+        save_file(tensors, path, metadata)
+        path.write_bytes(path.read_bytes()[:-4])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.feature_store.save_file", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        store.add({"b": torch.ones(2, 3)})
+    assert FeatureStore(tmp_path).features.keys() == {"a"}
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"a part")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("data.feature_store.save_file", fail)
+    with pytest.raises(ValueError, match="No space left"):
+        FeatureStore(tmp_path).add({"a": torch.ones(2, 3)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_goes_to_another_process_as_the_name_of_its_folder(tmp_path):
     import pickle
 

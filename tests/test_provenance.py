@@ -209,6 +209,15 @@ def test_a_run_of_an_earlier_version_goes_on_with_a_sentence_and_a_damaged_recor
     assert record.is_file()
 
 
+def test_a_run_of_an_early_version_whose_checkpoints_cannot_be_read_is_not_replaced(stopped, capsys):
+    folder, command = stopped
+    shutil.rmtree(folder / "run/checkpoints")
+    (folder / "run/checkpoints/last").mkdir(parents=True)
+    before = content_of(folder / "run")
+    assert "can no longer be read" in refused(command, capsys)
+    assert content_of(folder / "run") == before
+
+
 def test_a_split_that_was_cut_from_a_table_that_changed_is_not_scored(stopped, capsys):
     folder, command = stopped
     train.main(command)

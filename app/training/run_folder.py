@@ -18,6 +18,8 @@ from data.errors import UserError
 
 EVALUATION = "evaluation"
 """Folder of a run with its evaluations, one folder for each set of rows."""
+EARLY_CHECKPOINT = "last"
+"""Name of the only checkpoint in runs of early versions, which also did not record that a run is finished."""
 INSTEAD = "replace it with --overwrite true, or choose another folder with --run_dir FOLDER"
 """What to do if a run cannot be resumed."""
 
@@ -65,6 +67,10 @@ class RunDir:
 
     def check_settings(self, settings: Settings) -> None:
         """Raise `UserError` if the run in this folder cannot be resumed with these settings."""
+        if (self.checkpoints / EARLY_CHECKPOINT).exists():
+            raise UserError(
+                f"An early version trained the run in {self.path}, and its checkpoints can no longer be read: {INSTEAD}."
+            )
         before = load_settings(self.config)
         by_content = BY_CONTENT if self.provenance.is_file() else set()
         changed = {name: told for name, told in differences(before, settings).items() if name not in by_content}
