@@ -214,7 +214,7 @@ def test_a_run_of_an_early_version_whose_checkpoints_cannot_be_read_is_not_repla
     shutil.rmtree(folder / "run/checkpoints")
     (folder / "run/checkpoints/last").mkdir(parents=True)
     before = content_of(folder / "run")
-    assert "can no longer be read" in refused(command, capsys)
+    assert "cannot be read any more" in refused(command, capsys)
     assert content_of(folder / "run") == before
 
 

@@ -69,7 +69,8 @@ class RunDir:
         """Raise `UserError` if the run in this folder cannot be resumed with these settings."""
         if (self.checkpoints / EARLY_CHECKPOINT).exists():
             raise UserError(
-                f"An early version trained the run in {self.path}, and its checkpoints can no longer be read: {INSTEAD}."
+                f"An early version trained the run in {self.path}, and its checkpoints cannot be read any more: "
+                f"{INSTEAD}."
             )
         before = load_settings(self.config)
         by_content = BY_CONTENT if self.provenance.is_file() else set()
