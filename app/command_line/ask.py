@@ -23,7 +23,7 @@ from data.paths import expand_home, user_path
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 """File formats that ``explain`` writes."""
 SHOWN = 5
-"""Reasons for unanswered rows that are printed; all rows are counted."""
+"""Number of reasons that are printed for unanswered rows. All rows are counted."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class AnsweredRows(Reading):
     """Many pairs at once; columns are read as for the training by default."""
 
     test: str = ""
-    """Rows to answer: a table, a folder of images that are all asked --text, or another source as for train.py."""
+    """Rows to answer: a table, a folder of images with --text for all of them, or any other source of train.py."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +111,7 @@ def run_predict(options: Predict) -> None:
 
 
 def check_question(options: Predict) -> Path:
-    """Refuse what cannot be asked or written before the model is loaded; returns the file for answers to many pairs.
+    """Check the options before the model is loaded; returns the file for answers to many pairs.
 
     Raises:
         UserError: an option is missing, or two exclude each other.

@@ -22,7 +22,7 @@ class ScoredRows(Reading):
     label: str = ""
     """Column of labels."""
     group: str = ""
-    """Column, such as the patient, whose rows are resampled together, as those of one image are."""
+    """Column of groups, such as the patient. Rows of a group are resampled together, like the rows of an image."""
     weight: str | None = None
     """Column with the weight of each row; '' for equal weights."""
     slice_by: list[str] | None = None
@@ -37,7 +37,7 @@ class ScoredRows(Reading):
         self.test = expand_home(self.test)
 
     def given(self) -> dict[str, Any]:
-        """The settings that were given: name → value; an empty ``weight`` is one."""
+        """The settings that were given: name → value; an empty ``weight`` counts as given."""
         return super().given() | ({} if self.weight is None else {"weight": self.weight})
 
 

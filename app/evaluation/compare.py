@@ -31,7 +31,7 @@ class Comparison:
         accuracy: of the first and the second.
         groups: number of groups of rows that are not independent.
         p: two-sided p-value of a difference of zero.
-        better_first, better_second: number of rows that this one answers better.
+        better_first, better_second: number of rows that the first, or the second, answers better.
     """
 
     rows: int

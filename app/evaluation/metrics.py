@@ -25,7 +25,7 @@ from app.evaluation.metric_draws import Draws, has_class, in_top_k, known_classe
 
 
 def macro_average(metric: Callable, y_true: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None) -> float:
-    """Mean of a ranking metric, one class against the rest, over the classes that some rows have and others do not."""
+    """Mean of a one-vs-rest ranking metric over the classes that have positive and negative rows."""
     members = [has_class(y_true, c) for c in range(probabilities.shape[1])]
     values = [
         metric(member, probabilities[:, c], sample_weight=weights)

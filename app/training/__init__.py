@@ -1,1 +1,1 @@
-"""Fine-tuning: what learns, from which batches, and how a run goes on after an interruption."""
+"""Fine-tuning: the training loop, its optimizer and loss, checkpoints, and resuming a run."""

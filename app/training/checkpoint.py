@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         epoch: completed epochs.
