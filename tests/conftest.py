@@ -1,4 +1,4 @@
-"""Shared fixtures: everything small, offline and made by code."""
+"""Shared fixtures; all are small, offline and made by code."""
 
 import gc
 import os
@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from api_client import BASE, SETTINGS
+from starlette.testclient import TestClient
 from tiny import arguments
 from transformers import BertModel
 
 import train
+from app.serving.server import build_app, load_predictor
 from data.shapes import write_shapes
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.processor import build_processor
@@ -54,7 +57,7 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _own_accelerator_state():
-    """Accelerate keeps device and precision for the whole process; each test, and what it leaves, is without."""
+    """Accelerate keeps device and precision for the whole process; reset it before and after each test."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -115,3 +118,23 @@ def run_dir(shapes_folder, tmp_path_factory) -> Path:
     AcceleratorState._reset_state(reset_partial_state=True)  # other fixtures may have left theirs
     train.main(arguments(shapes_folder, run_dir, *more))
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def predictor(run_dir):
+    """The model of `run_dir`, as the server loads it."""
+    return load_predictor(str(run_dir), SETTINGS)
+
+
+@pytest.fixture
+def build_api(predictor, run_dir):
+    """Build an application of the API, and its engine, around the one loaded model."""
+    return lambda settings=SETTINGS, api_key=None: build_app(predictor, run_dir, settings, api_key)
+
+
+@pytest.fixture(scope="module")
+def client(predictor, run_dir):
+    """A client of the API, for the tests of a module that do not change the application."""
+    app, _ = build_app(predictor, run_dir, SETTINGS)
+    with TestClient(app, BASE, raise_server_exceptions=False) as client:
+        yield client
