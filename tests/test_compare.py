@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import NUM_TRAIN, TINY
+from tiny import NUM_TRAIN, TINY, shared_encoder
 
 import eval as evaluation
 import train
@@ -16,6 +16,7 @@ from app.__main__ import main as app
 from app.evaluation.compare import compare, load_predictions, sign_flip_test
 from app.evaluation.targets import Targets
 from app.studies.kfold import kfold, pooled, together
+from app.training.run import run_training
 from data import LabelFormat
 
 
@@ -139,10 +140,11 @@ def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, capsys):
+def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("app.studies.kfold.train_in_new_process", run_training)
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
     command = ["kfold", str(tmp_path / "c.yaml"), "--folds", "2", "--output", str(tmp_path / "out")]
-    command += [*TINY, "--train.epochs", "1"]
+    command += [*TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1"]
     app(command)
     rows = pd.read_parquet(tmp_path / "out/predictions.parquet")
     assert rows["row"].tolist() == list(range(NUM_TRAIN))
