@@ -1,5 +1,6 @@
 """Shared fixtures; all are small, offline and made by code."""
 
+import copy
 import gc
 import os
 
@@ -79,12 +80,18 @@ def config(tokenizer) -> ImageTextConfig:
     )
 
 
-@pytest.fixture
-def model(config) -> ImageTextClassifier:
-    """An untrained classifier whose text matters: the cross-attention's output is not zero."""
+@pytest.fixture(scope="session")
+def untrained(config) -> ImageTextClassifier:
+    torch.manual_seed(0)
     model = ImageTextClassifier(config).eval()
     torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)
     return model
+
+
+@pytest.fixture
+def model(untrained) -> ImageTextClassifier:
+    """An untrained classifier whose text matters: the cross-attention's output is not zero."""
+    return copy.deepcopy(untrained)  # building VGG16 takes longer
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 """The contract every image encoder keeps, over families built tiny from their configurations."""
 
+import copy
+from functools import lru_cache
+
 import pytest
 import torch
 from PIL import Image
@@ -36,6 +39,11 @@ def family(request):
 
 def classifier(family: str, **options) -> ImageTextClassifier:
     """A classifier whose text matters, as after some training."""
+    return copy.deepcopy(build(family, **options))
+
+
+@lru_cache(maxsize=len(SIDES))
+def build(family: str, **options) -> ImageTextClassifier:
     text = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     sizes = {"num_labels": 3, "image_size": SIZE, "classifier_hidden_size": 16, "num_heads": 4}
     model = ImageTextClassifier(

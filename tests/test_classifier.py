@@ -194,7 +194,8 @@ def test_pictures_are_normalised_with_imagenets_mean_and_deviation(processor):
 def test_a_classifier_of_every_fusion_and_attention_is_saved_and_loaded(config, batch, tmp_path, fusion, attention):
     if (fusion, attention) == ("self", "window"):
         return
-    settings = config.to_dict() | {"fusion": fusion, "attention": attention}
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    settings = config.to_dict() | {"fusion": fusion, "attention": attention, "image_config": resnet.to_dict()}
     model = ImageTextClassifier(ImageTextConfig.from_dict(settings)).eval()
     for parameter in model.fusions.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

@@ -1,7 +1,10 @@
+"""A text encoder in a file of the user: saved with the model, run only with trust, and checked before training."""
+
 import textwrap
 
 import pytest
 import torch
+from tiny import shared_encoder
 
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_model
@@ -27,7 +30,8 @@ GOOD = """
 def build(tmp_path, code: str = GOOD, name: str = "Words"):
     file = tmp_path / "my_encoder.py"
     file.write_text(textwrap.dedent(code))
-    settings = ModelSettings(text_encoder=f"{file}:{name}", image_size=32, classifier_hidden_size=16)
+    sizes = {"image_encoder": shared_encoder(), "image_size": 32, "classifier_hidden_size": 16}
+    settings = ModelSettings(text_encoder=f"{file}:{name}", **sizes)
     return build_model(settings, ["a", "b"], ["one two three four", "five six"])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
+from tiny import shared_encoder
 
 from app.__main__ import main as app
 from app.studies.data_checks import check_images, contradictions
@@ -14,6 +15,7 @@ from app.studies.duplicates import near_duplicates, thumbnail
 from data import DataSettings, LabelFormat, load_rows, prepare_data, verify_images
 
 TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
+TINY += ["--model.image_encoder", shared_encoder()]
 
 
 def draw(number: int, size: int = 64) -> Image.Image:

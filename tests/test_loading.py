@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import arguments
+from tiny import arguments, shared_encoder
+from torchvision.models.vgg import cfgs, make_layers
 from transformers import (
     AutoBackbone,
     AutoModel,
@@ -52,6 +52,7 @@ def edit(folder: Path, change) -> None:
 
 def build(**settings):
     small = {"image_size": 64, "text_hidden_size": 16, "text_layers": 1, "classifier_hidden_size": 16}
+    small["image_encoder"] = shared_encoder()
     return build_model(ModelSettings(**small | settings), ["a", "b"], ["some words"])
 
 
@@ -228,7 +229,9 @@ def test_a_backbone_takes_the_weights_of_a_model_without_the_norms_it_adds(tmp_p
 
 
 def vgg(kind: str = "vgg16_bn") -> dict[str, torch.Tensor]:
-    return getattr(torchvision.models, kind)(weights=None).features.state_dict(prefix="features.")
+    """The features of torchvision's VGG16 or VGG19; its classifier of 124 million parameters is not built."""
+    layers = {"vgg16_bn": "D", "vgg19_bn": "E"}[kind]
+    return make_layers(cfgs[layers], batch_norm=True).state_dict(prefix="features.")
 
 
 VGG_FAULTS = {
@@ -359,11 +362,11 @@ def test_the_encoders_of_a_trained_classifier_are_taken_over(saved):
 
 
 def test_the_vgg16_of_a_trained_classifier_is_taken_over_from_its_file(tmp_path):
-    trained, _ = build()
+    trained, _ = build(image_encoder="vgg16")
     trained.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"VGG16.*--model.image_weights {tmp_path}/{WEIGHTS}"):
         build(image_encoder=str(tmp_path))
-    model, _ = build(image_weights=str(tmp_path / WEIGHTS))
+    model, _ = build(image_encoder="vgg16", image_weights=str(tmp_path / WEIGHTS))
     assert torch.equal(model.image_encoder.features[0].weight, trained.image_encoder.features[0].weight)
 
 
