@@ -15,11 +15,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from api_client import BASE, SETTINGS
+from PIL import Image
 from starlette.testclient import TestClient
-from tiny import arguments
+from tiny import RUN_DIR, arguments
 from transformers import BertModel
 
 import train
+from app import Predictor
 from app.serving.server import build_app, load_predictor
 from data.shapes import write_shapes
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
@@ -64,6 +66,13 @@ def _own_accelerator_state():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Leave charts out of reports and trainings, which take a third of their time to draw them."""
+    monkeypatch.setattr("app.reporting.charts.svg", lambda figure, name: "")
+    monkeypatch.setattr("app.training.fit.draw_curves", lambda records, path: None)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer(TEXTS)
@@ -100,6 +109,19 @@ def processor(tokenizer) -> ImageTextProcessor:
 
 
 @pytest.fixture
+def batch(processor):
+    images = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    return dict(processor(images, ["what color is the circle?", "how many shapes are there?"]))
+
+
+@pytest.fixture
+def asked(model, processor) -> Predictor:
+    """A predictor in this process, whose tables have the columns file, question and answer."""
+    model.config.columns = {"image": "file", "text": "question", "label": "answer"}
+    return Predictor(model, processor, "cpu", precision="no")
+
+
+@pytest.fixture
 def pretrained(tokenizer, tmp_path) -> str:
     """A folder with an encoder as transformers saves it, and its tokenizer."""
     folder = tmp_path / "bert"
@@ -121,9 +143,8 @@ def shapes_folder(tmp_path_factory) -> Path:
 def run_dir(shapes_folder, tmp_path_factory) -> Path:
     """A run of train.py that tests read and leave as it is."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    more = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
     AcceleratorState._reset_state(reset_partial_state=True)  # other fixtures may have left theirs
-    train.main(arguments(shapes_folder, run_dir, *more))
+    train.main(arguments(shapes_folder, run_dir, *RUN_DIR))
     return run_dir
 
 

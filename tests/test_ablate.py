@@ -13,6 +13,8 @@ from app.studies.ablate import Variant, ablate, parse_variant, table_of, validat
 from app.training.run import run_training
 from data.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture
 def config(tmp_path) -> Path:

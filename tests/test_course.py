@@ -1,4 +1,4 @@
-"""More epochs, or more patience, on a run that is there: where that is what it would have done from the start."""
+"""More epochs or patience for an existing run, if a run with them from the start would have been the same so far."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_provenance import content_of, refused, train_until
-from tiny import arguments, small_encoder
+from tiny import RUN_DIR, arguments, small_encoder
 
 import eval as evaluation
 import train
@@ -18,7 +18,12 @@ from app.training.checkpoint import Checkpoints, Progress
 from app.training.run_folder import RunDir
 from app.training.schedule import objections
 
-CONSTANT = ["--train.schedule", "constant", "--train.warmup", "0"]
+pytestmark = pytest.mark.usefixtures("no_charts")
+
+
+CONSTANT = ["--train.schedule", "constant", "--train.warmup", "0.3"]
+LONGER = ["--train.epochs", "3", "--train.warmup", "0.2"]
+"""As many steps of warm-up in three epochs as `CONSTANT` has in two."""
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +34,14 @@ def encoder(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def three(encoder, shapes_folder, tmp_path_factory) -> Path:
-    """A run of three epochs at a constant rate that nothing stops."""
+    """An uninterrupted run of three epochs at a constant rate after the warm-up."""
     run_dir = tmp_path_factory.mktemp("three") / "run"
-    return train.main([*arguments(shapes_folder, run_dir, *encoder, *CONSTANT), "--train.epochs", "3"])
+    return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT, *LONGER))
 
 
 @pytest.fixture(scope="module")
 def two(encoder, shapes_folder, tmp_path_factory) -> Path:
-    """One of two epochs."""
+    """A run of two epochs."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
     return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT))
 
@@ -53,23 +58,26 @@ def assert_same(run: Path, whole: Path) -> None:
     ][:1]
 
 
-def test_a_stopped_run_goes_on_with_more_epochs_as_if_begun_with_them(encoder, shapes_folder, three, tmp_path):
+def test_a_stopped_run_continues_to_more_epochs_with_the_warm_up_that_the_error_names(
+    encoder, shapes_folder, three, tmp_path, capsys
+):
     command = arguments(shapes_folder, tmp_path / "run", *encoder, *CONSTANT)
     train_until(8, command)
-    train.main([*command, "--train.epochs", "3"])
+    assert "add --train.warmup 0.2" in refused([*command, "--train.epochs", "3"], capsys)
+    train.main([*command, *LONGER])
     assert_same(tmp_path / "run", three)
 
 
-def test_a_finished_run_goes_on_with_more_epochs_and_keeps_its_figures_so_far(
+def test_a_finished_run_continues_to_more_epochs_and_keeps_its_earlier_evaluation(
     encoder, shapes_folder, two, three, tmp_path
 ):
     run = tmp_path / "run"
     shutil.copytree(two, run)
     figures = (run / "evaluation/test/metrics.json").read_bytes()
     command = arguments(shapes_folder, run, *encoder, *CONSTANT)
-    train_until(13, [*command, "--train.epochs", "3"])
+    train_until(13, [*command, *LONGER])
     assert RunDir(run).result() is None
-    train.main([*command, "--train.epochs", "3"])
+    train.main([*command, *LONGER])
     assert_same(run, three)
     assert (run / "evaluation_after_2_epochs/test/metrics.json").read_bytes() == figures
     found = evaluation.main(["compare", str(run / "evaluation_after_2_epochs/test"), str(run)])
@@ -84,17 +92,19 @@ def test_a_finished_run_is_not_trained_further_by_its_own_command_or_without_its
     command = arguments(shapes_folder, run, *encoder, *CONSTANT)
     for more in ([], ["--train.epochs", "1"], ["--train.early_stopping", "4"], ["--train.target_risk", "0.1"]):
         assert "holds a finished run" in refused([*command, *more], capsys)
-    more = ["--train.epochs", "3", "--train.learning_rate", "0.1"]
+    more = [*LONGER, "--train.learning_rate", "0.1"]
     assert "holds a finished run" in refused([*command, *more], capsys)
     shutil.rmtree(run / "checkpoints")
-    assert "checkpoints are missing" in refused([*command, "--train.epochs", "3"], capsys)
+    assert "checkpoints are missing" in refused([*command, *LONGER], capsys)
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_cosine_schedule_cannot_be_lengthened_and_says_what_to_do(finished, encoder, shapes_folder, tmp_path, capsys):
-    command = arguments(shapes_folder, tmp_path / "run", *encoder)
+def test_a_cosine_schedule_cannot_be_lengthened_and_says_what_to_do(
+    finished, run_dir, encoder, shapes_folder, tmp_path, capsys
+):
+    command = arguments(shapes_folder, tmp_path / "run", *(RUN_DIR if finished else encoder))
     if finished:
-        train.main(command)
+        shutil.copytree(run_dir, tmp_path / "run")
     else:
         train_until(8, command)
     before = content_of(tmp_path / "run")
@@ -104,17 +114,6 @@ def test_a_cosine_schedule_cannot_be_lengthened_and_says_what_to_do(finished, en
     assert "--run_dir FOLDER" in message
     assert ("finished run" if finished else "unfinished run") in message
     assert content_of(tmp_path / "run") == before
-
-
-def test_the_warm_up_is_kept_where_the_share_that_is_named_is_given(encoder, shapes_folder, tmp_path, capsys):
-    command = [*arguments(shapes_folder, tmp_path / "run", *encoder), *CONSTANT, "--train.warmup", "0.3"]
-    train_until(8, command)
-    longer = [*command, "--train.epochs", "3"]
-    message = refused(longer, capsys)
-    assert "add --train.warmup 0.2" in message
-    train.main([*longer, "--train.warmup", "0.2"])
-    train.main([*longer, "--train.warmup", "0.2", "--run_dir", str(tmp_path / "whole")])
-    assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 OLD = TrainSettings(epochs=4, schedule="constant", warmup=0.0)
@@ -145,7 +144,7 @@ def records(*accuracies: float) -> list[dict]:
         ({"gate_warmup": 0.25}, {"epochs": 8}, False, None),
     ],
 )
-def test_a_course_may_change_where_all_so_far_would_have_been_the_same(before, after, gated, told):
+def test_settings_may_change_if_the_run_would_have_been_the_same_so_far(before, after, gated, told):
     old = replace(OLD, **before)
     progress = Progress(epoch=2, step=20, steps_per_epoch=10)
     found = objections(old, replace(old, **after), gated, progress, records(0.5, 0.6))
@@ -156,7 +155,7 @@ def test_a_course_may_change_where_all_so_far_would_have_been_the_same(before, a
     ("patience", "epoch_step", "told"),
     [(0, 3, None), (3, 0, None), (2, 0, None), (2, 3, "ended the run earlier"), (1, 0, "…")],
 )
-def test_patience_may_change_where_it_would_not_have_ended_the_run(patience, epoch_step, told):
+def test_patience_may_change_if_it_would_not_have_ended_the_run(patience, epoch_step, told):
     progress = Progress(epoch=3, epoch_step=epoch_step, step=30 + epoch_step, steps_per_epoch=10, since_best=2)
     now = replace(OLD, early_stopping=patience)
     found = objections(OLD, now, False, progress, records(0.6, 0.5, 0.4))

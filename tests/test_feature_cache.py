@@ -1,4 +1,4 @@
-"""Frozen encoders see every image and text once; what is kept on disk trains as if it were computed each time."""
+"""Features of frozen encoders are computed once and kept on disk; training from them gives the same losses."""
 
 import json
 import shutil
@@ -20,6 +20,9 @@ from models.vgg import VGG16Encoder
 
 FROZEN = ["--train.scales.image_encoder", "0", "--train.scales.text_encoder", "0", "--train.mixed_precision", "no"]
 FROZEN += VGG16
+
+
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 def losses(run_dir) -> list[float]:

@@ -1,35 +1,22 @@
-"""Images and texts as Python code has them: every kind gives its own pixels, and what is not taken is named."""
+"""Images and texts as Python objects: each kind gives its own pixels, and other types are refused."""
 
 import io
-import threading
-import time
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Value
-from datasets import Image as ImageFeature
+from asking import COLORS, TEXT, found, plain, png
 from PIL import Image
 
 from app import Predictor
-from app.inference import download, predictor
+from app.inference import predictor
 from app.inference.python_inputs import Pictures
 from data import BadImageError, decode_image
 
-TEXT = "what color is the circle?"
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 """A picture that is not square, so that turned axes are found."""
-COLORS = ["red", "lime", "blue"]
-
-
-@pytest.fixture
-def asked(model, processor) -> Predictor:
-    model.config.columns = {"image": "file", "text": "question", "label": "answer"}
-    return Predictor(model, processor, "cpu", precision="no")
 
 
 @pytest.fixture
@@ -39,23 +26,6 @@ def passes(asked) -> list[int]:
     first = asked.model.image_encoder.features[0]
     first.register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
     return seen
-
-
-def plain(color: str) -> Image.Image:
-    return Image.new("RGB", (40, 40), color)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def found(predictions) -> np.ndarray:
-    """Probabilities ``(n, C)`` in the order of the labels."""
-    return np.array(
-        [[answer["probability"] for answer in sorted(p.answers, key=lambda a: a["label"])] for p in predictions]
-    )
 
 
 def expected(asked: Predictor, images: list, text: str | None = TEXT) -> np.ndarray:
@@ -258,165 +228,6 @@ def test_every_kind_of_missing_value_is_no_text_and_no_image(asked, missing):
 def test_a_text_that_is_no_string_is_refused_by_its_type(asked, text):
     with pytest.raises(ValueError, match=rf"A text is a string, or None for no text; got {type(text).__name__}"):
         asked(plain("red"), text)
-
-
-@pytest.fixture
-def server():
-    """A host whose paths are pictures and faults."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/moved":
-                self.send_response(302)
-                self.send_header("Location", "/x.png")
-                self.end_headers()
-                return
-            if self.path == "/to-a-file":
-                self.send_response(302)
-                self.send_header("Location", "file:///etc/hostname")
-                self.end_headers()
-                return
-            if self.path == "/late":
-                time.sleep(3)
-            self.send_response(404 if self.path == "/gone" else 200)
-            self.end_headers()
-            if self.path == "/drip":
-                for _ in range(30):
-                    self.wfile.write(b"x")
-                    self.wfile.flush()
-                    time.sleep(0.1)
-            elif self.path == "/endless":
-                while True:
-                    self.wfile.write(b"x" * 100_000)
-            else:
-                self.wfile.write(png(Image.fromarray(NOISE)))
-
-        def handle_one_request(self):
-            with suppress(OSError):  # the client has left
-                super().handle_one_request()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_an_address_is_fetched_only_where_the_caller_allows_it(model, processor, server):
-    allowed = Predictor(model, processor, "cpu", precision="no", fetch_urls=True)
-    refused = Predictor(model, processor, "cpu", precision="no")
-    for url in (f"{server}/x.png", f"{server}/moved"):
-        assert allowed(url, TEXT) == allowed(Image.fromarray(NOISE), TEXT)
-        with pytest.raises(BadImageError, match="addresses are not fetched"):
-            refused(url, TEXT)
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("/gone", "cannot be fetched: .*404"),
-        ("/to-a-file", "cannot be fetched"),
-        ("/endless", "more than 300,000 bytes"),
-        ("/late", r"not fetched within 0\.5 s"),
-        ("/drip", r"not fetched within 0\.5 s"),
-    ],
-)
-def test_fetching_is_bounded_in_bytes_and_in_time(model, processor, server, monkeypatch, path, message):
-    monkeypatch.setattr(download, "MAX_DOWNLOAD", 300_000)
-    monkeypatch.setattr(download, "DOWNLOAD_SECONDS", 0.5)
-    started = time.monotonic()
-    with pytest.raises(BadImageError, match=message):
-        Predictor(model, processor, "cpu", precision="no", fetch_urls=True)(server + path, TEXT)
-    assert time.monotonic() - started < 2
-
-
-def test_an_address_without_a_host_is_a_fault_of_its_pair(model, processor):
-    with pytest.raises(BadImageError, match="cannot be fetched"):
-        Predictor(model, processor, "cpu", precision="no", fetch_urls=True)("http://", TEXT)
-
-
-TEXTS = ["one?", None, "is there a red square?"]
-
-
-def frame(**more) -> pd.DataFrame:
-    images = [plain(color) for color in COLORS[:3]]
-    return pd.DataFrame({"file": images, "question": TEXTS, "answer": ["x"] * 3} | more)
-
-
-def as_dataset(images: list) -> Dataset:
-    rows = {"file": [{"bytes": png(image), "path": None} for image in images], "question": TEXTS}
-    return Dataset.from_dict(rows, Features({"file": ImageFeature(), "question": Value("string")}))
-
-
-TABLES = {
-    "DataFrame": frame(),
-    "NaN": frame(question=["one?", np.nan, "is there a red square?"]),
-    "categories": frame(question=pd.Categorical(["one?", None, "is there a red square?"])),
-    "other index": frame().set_index("answer"),
-    "rows": frame().to_dict("records"),
-    "Dataset": as_dataset([plain(color) for color in COLORS[:3]]),
-    "Dataset as tensors": as_dataset([plain(color) for color in COLORS[:3]]).with_format("torch"),
-    "stream": as_dataset([plain(color) for color in COLORS[:3]]).to_iterable_dataset(),
-    "transformed": as_dataset([plain(color) for color in COLORS[:3]]).with_transform(lambda rows: rows),
-}
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_rows_of_a_table_are_answered_by_the_columns_of_the_model(asked, kind):
-    pairs = [(plain(color), text) for color, text in zip(COLORS, TEXTS, strict=False)]
-    np.testing.assert_allclose(found(asked.predict(TABLES[kind])), found(asked.predict(pairs)), atol=1e-6)
-
-
-def test_calling_with_a_table_gives_the_answers_of_each_row(asked):
-    assert asked(frame(), top_k=2) == [prediction.answers for prediction in asked.predict(frame(), top_k=2)]
-    with pytest.raises(ValueError, match="texts of a table come from its columns"):
-        asked(frame(), TEXT)
-
-
-def test_a_template_of_columns_and_numbers_make_the_text_of_a_row(asked):
-    asked.model.config.columns = {"image": "file", "text": "{question} {number}"}
-    rows = frame(number=[1, 2, 3])
-    texts = ["one? 1", "2", "is there a red square? 3"]
-    pairs = list(zip(rows["file"], texts, strict=True))
-    np.testing.assert_allclose(found(asked.predict(rows)), found(asked.predict(pairs)), atol=1e-6)
-
-
-def test_a_table_may_lack_one_of_the_columns_but_not_both(asked):
-    texts = [(None, "one?"), (None, "two?")]
-    rows = pd.DataFrame({"question": ["one?", "two?"]})
-    np.testing.assert_allclose(found(asked.predict(rows)), found(asked.predict(texts)), atol=1e-6)
-    with pytest.raises(ValueError, match=r"The DataFrame has neither .* 'file', nor .* 'question'; it has 'a', 'b'"):
-        asked.predict(pd.DataFrame({"a": [1], "b": [2]}))
-    with pytest.raises(ValueError, match="The row has neither"):
-        asked.predict([{"a": 1}])
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        (DatasetDict(train=as_dataset([plain("red")] * 3)), "holds splits; give one of them, 'train'"),
-        ([("x.png", "one", "two")], "A pair is .* got tuple"),
-        ((Image.new("RGB", (8, 8)), "a text"), "A pair is .* got Image"),
-        (["ab"], "A pair is .* got str"),
-        ("x.png", "Expected pairs .* got str"),
-        (None, "Expected pairs .* got NoneType"),
-        (frame().rename(columns={"answer": "file"}), "more than one column 'file'"),
-    ],
-)
-def test_what_is_no_pairs_is_refused_by_its_type(asked, pairs, message):
-    with pytest.raises(ValueError, match=message):
-        asked.predict(pairs)
-
-
-def test_the_first_pair_that_cannot_be_answered_is_named(asked):
-    with pytest.raises(ValueError, match=r"^Pair 2 \(counted from 0\): Give an image, a text or both"):
-        asked.predict([(plain("red"), TEXT), (None, TEXT), (None, None)])
-    with pytest.raises(ValueError, match=r"^The image nowhere.png cannot be read"):
-        asked.predict([("nowhere.png", TEXT)])
 
 
 def test_what_is_answered_can_be_explained(asked):

@@ -12,6 +12,9 @@ from app.inference.load import load_model
 from app.training.optimizer import parameter_groups
 from models.lora import add_lora, merge_lora
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
+
 BATCH = {
     "pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
     "input_ids": torch.tensor([[5, 6, 7], [8, 9, 5]]),

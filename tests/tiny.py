@@ -19,6 +19,8 @@ NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
 TINY += ["--train.pictures", "0"]
+RUN_DIR = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
+"""Further options of the run in the fixture `run_dir`."""
 VGG16 = ["--model.image_encoder", "vgg16"]
 """For tests that concern VGG16: `arguments` has a smaller image encoder."""
 
