@@ -64,7 +64,7 @@ def test_options_that_a_command_advises_are_its_own(run_dir, tables, tmp_path, c
     assert advised or name == "elsewhere"
 
 
-def test_options_that_reading_advises_are_those_of_eval_or_said_to_be_of_training(capsys):
+def test_advice_in_errors_of_reading_names_options_of_eval_or_of_training(capsys):
     found = {}
     for file in sorted((ROOT / "data").glob("*.py")):
         if file.stem in OF_TRAINING:
@@ -106,12 +106,12 @@ def test_a_command_without_settings_of_training_refuses_them(capsys):
         (["--text", " "], "explain needs both"),
     ],
 )
-def test_explain_says_what_it_cannot_do_before_the_model_is_loaded(capsys, monkeypatch, options, message):
+def test_explain_refuses_what_it_cannot_do_before_the_model_is_loaded(capsys, monkeypatch, options, message):
     monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     assert message in told(capsys, app, "explain", "RUN", "--image", "a.png", "--text", "x", *options)
 
 
-def test_eval_and_export_say_that_they_cannot_write_before_they_work(run_dir, tmp_path, capsys, monkeypatch):
+def test_eval_and_export_refuse_an_unwritable_output_before_they_start(run_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate_to", lambda *_: pytest.fail("evaluated"))
     monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "file").touch()
@@ -122,7 +122,7 @@ def test_eval_and_export_say_that_they_cannot_write_before_they_work(run_dir, tm
     assert "Cannot write in the folder /dev/null" in told(capsys, evaluation.main, *compare)
 
 
-def test_rows_of_int8_are_read_before_the_export_and_those_left_out_are_counted(
+def test_int8_calibration_rows_are_read_before_the_export_and_skipped_rows_are_counted(
     run_dir, shapes_folder, tmp_path, capsys, monkeypatch
 ):
     calls = []

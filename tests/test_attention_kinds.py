@@ -112,7 +112,7 @@ def test_low_rank_with_identity_projections_is_full_attention(grid, context_grid
     check_equal(kind, inputs, mask)
 
 
-def test_low_rank_with_few_slots_to_read_from_reads_from_them_as_sharply():
+def test_low_rank_attention_to_few_slots_is_as_sharp_as_to_many():
     """Means of which all slots are masked do not count, where plain averages of them would drown the others."""
     (query, key, value), _ = tensors((3, 3), (7, 7))
     mask = torch.zeros(2, 1, 1, 49, dtype=torch.bool)
@@ -134,7 +134,7 @@ def window_mask(grid, context_grid, window: int) -> torch.Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(grids, grids, st.sampled_from([1, 3, 5]), st.integers(1, 5))
-def test_a_window_is_full_attention_to_the_slots_near_by_on_grids_of_any_two_sizes(grid, context_grid, window, tile):
+def test_a_window_is_full_attention_to_nearby_slots_for_grids_of_any_two_sizes(grid, context_grid, window, tile):
     inputs, _ = tensors(grid, context_grid)
     mask = window_mask(grid, context_grid, window)
     expected, expected_weights = attention(*inputs, mask, True)
@@ -144,7 +144,7 @@ def test_a_window_is_full_attention_to_the_slots_near_by_on_grids_of_any_two_siz
 
 
 @pytest.mark.parametrize("make", [ChunkedAttention, lambda size: TopKAttention(4, size)])
-def test_the_scores_of_no_more_than_a_block_are_in_memory_at_a_time(make, monkeypatch):
+def test_at_most_the_scores_of_one_block_are_in_memory(make, monkeypatch):
     for dtype in (torch.float32, torch.bfloat16):
         (query, key, value), _ = tensors((9, 9), (5, 5))
         largest, matmul = [], torch.Tensor.__matmul__

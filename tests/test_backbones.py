@@ -70,7 +70,7 @@ def test_the_map_attends_to_the_text_at_every_position(family):
     assert model.image_encoder.side(SIZE) == side
 
 
-def test_before_training_the_map_is_the_image_encoders_own(family):
+def test_before_training_the_map_is_that_of_the_image_encoder(family):
     model, inputs = classifier(family), batch()
     torch.nn.init.zeros_(model.fusions["5"].attention.out_proj.weight)
     seen = []
@@ -149,7 +149,7 @@ def test_every_kind_of_attention_works_on_the_map(family, kind, fusion, tmp_path
 
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "swin", "dinov2"])
-def test_the_usual_sizes_of_each_type_are_at_hand_by_its_name(name):
+def test_the_name_of_a_backbone_type_gives_its_usual_sizes(name):
     with torch.device("meta"):
         encoder = BackboneEncoder(backbone_config(name))
     widths = {"resnet": 2048, "convnext": 768, "swin": 768, "dinov2": 768}

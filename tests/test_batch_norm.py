@@ -60,7 +60,7 @@ def test_batches_of_one_image_with_a_map_of_one_position_are_refused_before_trai
     ("family", "image_size", "keys", "size"),
     [("resnet", 64, "abc", 1), ("resnet", 32, "abc", 2), ("resnet", 32, "aabbc", 3), ("vgg16", 32, "abc", 1)],
 )
-def test_what_batch_norm_can_compare_is_trained(family, image_size, keys, size):
+def test_batches_with_more_than_one_value_per_channel_are_trained(family, image_size, keys, size):
     model = classifier(family, image_size=image_size).train()
     batches = sampler(keys, size)
     check_batch_norm(model, batches)
@@ -68,7 +68,7 @@ def test_what_batch_norm_can_compare_is_trained(family, image_size, keys, size):
     model(pixel_values=torch.randn(number, 3, image_size, image_size), input_ids=torch.randint(4, 40, (number, 5)))
 
 
-def test_a_batch_that_drew_one_image_again_and_again_names_the_settings_too():
+def test_a_batch_of_one_repeated_image_fails_with_the_names_of_the_settings():
     model = classifier("resnet", image_size=32).train()
     check_batch_norm(model, sampler("ab", 2))
     inputs = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.randint(4, 40, (1, 5))}

@@ -38,7 +38,7 @@ def test_the_temperature_that_was_used_is_found(temperature):
 
 @pytest.mark.parametrize("label_type", ["single", "multi"])
 @pytest.mark.parametrize("sharpness", [2.0, 20.0])
-def test_validation_rows_that_are_all_right_do_not_make_the_model_certain(label_type, sharpness):
+def test_correct_validation_rows_do_not_make_the_model_certain(label_type, sharpness):
     """300 rows, all right, from a model that is hardly sure or too sure: the next one is right 301 times in 302."""
     labels = np.random.default_rng(0).integers(0, 4, 300)
     logits = sharpness * np.eye(4)[labels] + np.random.default_rng(1).normal(0, 0.1, (300, 4))
@@ -54,7 +54,7 @@ def test_validation_rows_that_are_all_right_do_not_make_the_model_certain(label_
     assert before == pytest.approx(1 - confidence(probabilities, label_type).mean(), abs=1e-3)
 
 
-def test_calibration_takes_the_error_away_and_no_answer_changes():
+def test_calibration_removes_the_error_and_changes_no_answer():
     probabilities, targets = overconfident(3.0)
     calibrated = apply_temperature(probabilities, 3.0)
     figures = calibration_figures(calibrated, targets, Resampler(np.arange(len(targets))), 3.0, 0.0)
@@ -63,7 +63,7 @@ def test_calibration_takes_the_error_away_and_no_answer_changes():
     assert (calibrated.argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
 
-def test_rows_whose_label_is_unknown_do_not_count():
+def test_rows_with_an_unknown_label_are_left_out():
     probabilities, targets = overconfident(2.0, 2000)
     more = np.concatenate([probabilities, np.full((500, 5), 0.2)])
     assert fit_temperature(more, Targets("single", np.append(targets.values, [-100] * 500))) == pytest.approx(
@@ -79,7 +79,7 @@ def test_a_hand_computed_calibration_error():
     assert expected_calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
 
 
-def test_a_row_that_counts_three_times_as_much_calibrates_as_three_rows():
+def test_a_row_of_weight_three_calibrates_as_three_rows():
     probabilities, targets = overconfident(2.0, 400)
     times = np.random.default_rng(0).integers(1, 4, 400)
     rows = np.repeat(np.arange(400), times)
@@ -94,7 +94,7 @@ def test_a_row_that_counts_three_times_as_much_calibrates_as_three_rows():
     assert sum(b.rows for b in figures.bins.after) == 400, "rows, not what they count"
 
 
-def test_answers_of_which_few_weigh_much_prove_less():
+def test_a_few_heavy_answers_are_weaker_evidence():
     confidence, right = np.full(60, 0.9), np.full(60, True)
     assert choose_threshold(confidence, right, 0.05, np.arange(60), np.full(60, 3.0)) == 0.9
     assert choose_threshold(confidence, right, 0.05, np.arange(60), np.where(np.arange(60) < 10, 20.0, 1.0)) > 1
@@ -106,7 +106,7 @@ def test_answers_of_which_few_weigh_much_prove_less():
     assert choose_threshold(confidence, right, 0.2, np.arange(400)) <= 1 < heavy, "ten in 19 are wrong, not one in 10"
 
 
-def test_images_that_count_alike_prove_as_much_however_many_rows_they_have():
+def test_images_of_equal_weight_are_equal_evidence_for_any_number_of_rows():
     """And rows that are all right, but of which one weighs nearly all, hardly make the next one so."""
     sizes = np.repeat([1, 20], 150)
     groups, weights = np.repeat(np.arange(300), sizes), np.repeat(1 / sizes, sizes)
@@ -127,7 +127,7 @@ def bound(right: np.ndarray) -> float:
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=80), st.sampled_from([0.05, 0.3, 1.0])
 )
-def test_sure_answers_are_most_likely_within_the_risk_and_no_lower_threshold_is(rows, risk):
+def test_the_threshold_is_the_lowest_that_very_likely_keeps_the_risk(rows, risk):
     confidence, right = np.array([c / 10 for c, _ in rows]), np.array([r for _, r in rows])
     threshold = choose_threshold(confidence, right, risk, np.arange(len(right)))
     sure = confidence >= threshold
@@ -142,7 +142,7 @@ def test_a_few_right_answers_do_not_make_the_next_one_sure():
 
 
 @pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
-def test_the_risk_is_kept_nine_times_in_ten_however_alike_the_rows_of_an_image_are(together):
+def test_the_risk_is_kept_nine_times_in_ten_for_any_correlation_within_images(together):
     """300 images of 5 rows; a share ``together`` of the images is right or wrong as a whole."""
     rng, images = np.random.default_rng(0), np.repeat(np.arange(300), 5)
     broken = chosen = 0
@@ -156,7 +156,7 @@ def test_the_risk_is_kept_nine_times_in_ten_however_alike_the_rows_of_an_image_a
     assert chosen > 0.5 * 150 or together, "independent rows are enough to be sure of some"
 
 
-def test_how_alike_the_rows_of_an_image_are_is_found():
+def test_the_correlation_of_the_rows_of_an_image_is_estimated():
     rng, images = np.random.default_rng(0), np.repeat(np.arange(2000), 4)
     alone, shared = rng.normal(size=8000), np.repeat(rng.normal(size=2000), 4)
     for share in (0.0, 0.3, 1.0):
@@ -166,7 +166,7 @@ def test_how_alike_the_rows_of_an_image_are_is_found():
     assert intraclass_correlation(np.ones(8), np.arange(8)) == 0
 
 
-def test_the_error_on_rows_that_could_be_answered_leaves_out_those_that_could_not():
+def test_the_error_on_answerable_rows_leaves_out_unanswerable_ones():
     probabilities = np.full((4, 2), 0.5)
     figures = calibration_figures(
         probabilities, Targets("single", np.array([0, 1, -100, -100])), Resampler(np.arange(4)), 1.0, 0.0
@@ -192,7 +192,7 @@ def test_an_answer_exactly_at_the_threshold_is_sure(model, processor):
     assert [prediction.is_sure for prediction in predictions] == [True, False]
 
 
-def test_answers_of_equal_confidence_are_sure_together_or_not_at_all():
+def test_answers_of_equal_confidence_are_all_sure_or_all_unsure():
     """45 right answers would do; five that are wrong share the confidence of the last of them."""
     confidence, right = np.repeat([0.9, 0.8], [44, 6]), np.repeat([True, False], [45, 5])
     assert choose_threshold(confidence, right, 0.05, np.arange(50)) > 1

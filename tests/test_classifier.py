@@ -63,7 +63,7 @@ def test_loss_is_cross_entropy_over_the_rows_with_a_known_label(model, batch):
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits[:1], torch.tensor([2])))
 
 
-def test_attention_comes_on_request_and_reads_back_per_token(model, batch):
+def test_attention_is_returned_on_request_and_maps_back_to_tokens(model, batch):
     assert model(**batch).attentions is None
     output = model(**batch, output_attentions=True)
     assert output.attentions[0].shape == (2, 8, 49, 49)
@@ -95,7 +95,7 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(model, batch):
     assert not torch.allclose(absent, model(**text).logits, atol=1e-5)
 
 
-def test_modality_dropout_drops_one_modality_at_most_and_no_more_than_its_rate():
+def test_modality_dropout_drops_at_most_one_modality_at_its_rate():
     both, neither = torch.arange(20_000), torch.full((20_000,), -1)
     image, text = drop_modality(both, both, 0.1)
     assert ((image >= 0) | (text >= 0)).all()

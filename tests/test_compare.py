@@ -40,7 +40,7 @@ def test_a_hand_computed_difference():
     assert found.p == pytest.approx(10 / 16)
 
 
-def test_equal_models_seldom_differ_and_rows_of_one_image_do_not_count_as_many():
+def test_equal_models_seldom_differ_although_images_have_many_rows():
     rng = np.random.default_rng(0)
     images = np.repeat(np.arange(30), 10)
     found = [sign_flip_test(np.repeat(rng.choice([-1, 0, 1], 30), 10).astype(float), images, 1000) for _ in range(200)]
@@ -55,7 +55,7 @@ def test_few_groups_that_differ_are_tested_exactly():
         assert sign_flip_test(differences, np.zeros(4)) == 1
 
 
-def test_images_of_one_patient_do_not_count_as_many():
+def test_equal_models_seldom_differ_although_patients_have_many_images():
     """Two equal models, each better on some patients: 16 of them with 10 images."""
     rng, patients = np.random.default_rng(0), np.repeat(np.arange(16), 10)
     found = []
@@ -66,7 +66,7 @@ def test_images_of_one_patient_do_not_count_as_many():
     assert np.mean(np.array(found) < 0.05) < 0.12, "by image it is most of them"
 
 
-def test_rows_that_count_three_times_as_much_are_compared_as_three_rows():
+def test_rows_of_weight_three_are_compared_as_three_rows():
     images, rng = np.arange(40), np.random.default_rng(0)
     first, second = (table(rng.random(40) < share, images) for share in (0.4, 0.8))
     times = rng.integers(1, 4, 40)
@@ -89,7 +89,7 @@ FOLDED = {
 
 @pytest.mark.parametrize("label_type", FOLDED)
 @pytest.mark.parametrize("weighed", [False, True])
-def test_folds_of_every_type_of_label_are_scored_as_the_rows_would_be_at_once(label_type, weighed):
+def test_folds_of_every_label_type_are_scored_like_all_rows_together(label_type, weighed):
     """By the labels' names, since each fold has numbers of its own."""
     labels, answers, accuracy = FOLDED[label_type]
     form = LabelFormat(label_type)
@@ -107,7 +107,7 @@ def test_folds_of_every_type_of_label_are_scored_as_the_rows_would_be_at_once(la
     assert 0 < scores["macro_f1"].value < 1
 
 
-def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypatch, tmp_path):
+def test_folds_with_row_weights_are_averaged_by_weight_and_not_mixed_with_folds_without(monkeypatch, tmp_path):
     (tmp_path / "c.yaml").write_text("data:\n  train: shapes:4\n")
     tables = [
         table(np.array([True, False]), np.arange(2)).assign(prediction="x", probabilities=0, weight=weights)
@@ -124,7 +124,7 @@ def test_folds_of_rows_that_weigh_are_told_so_and_not_mixed_with_others(monkeypa
         kfold(tmp_path / "c.yaml", 2, tmp_path)
 
 
-def test_groups_of_different_folds_are_not_taken_for_one(tmp_path):
+def test_groups_of_different_folds_are_different_groups(tmp_path):
     """Each fold numbers its groups from 0: three folds of ten images are thirty groups."""
     images, right = np.arange(30), np.random.default_rng(0).random(30) < 0.5
     folds = [table(right, images)[fold::3].assign(group=np.arange(10)) for fold in range(3)]
@@ -171,7 +171,7 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, mon
         (["--data.folds", "3", "--data.test", "t.csv"], "leave out data.test"),
     ],
 )
-def test_folds_that_cannot_be_are_refused(shapes_folder, tmp_path, capsys, options, message):
+def test_impossible_folds_are_refused(shapes_folder, tmp_path, capsys, options, message):
     (tmp_path / "t.csv").write_bytes((shapes_folder / "test.csv").read_bytes())
     options = [str(tmp_path / o) if o == "t.csv" else o for o in options]
     root = ["--data.image_root", str(shapes_folder)]

@@ -41,7 +41,7 @@ def test_token_weights_sum_to_one_and_are_zero_on_padding(pooling):
     assert (weights[~mask[:, None].expand_as(weights)] == 0).all()
 
 
-def test_slots_stand_in_reading_order():
+def test_slots_are_in_reading_order():
     _, weights = ContextGrid(16)(torch.randn(1, 49, 16), torch.ones(1, 49, dtype=torch.bool))
     torch.testing.assert_close(weights[0], torch.eye(49))
 

@@ -32,7 +32,7 @@ def frames_with_sound(pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return frames + 0.1 * torch.randn(pairs, 3, 32, 32), tones, (color ^ pitch)
 
 
-def test_frames_and_sounds_are_learnt_to_belong_together():
+def test_a_classifier_of_frames_and_sounds_learns_which_belong_together():
     audio = Wav2Vec2Model(
         Wav2Vec2Config(
             hidden_size=16,
@@ -70,7 +70,7 @@ def test_frames_and_sounds_are_learnt_to_belong_together():
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 5), (2, 16, 3, 4), (2, 16, 2, 3, 4)])
-def test_features_of_any_shape_are_read_position_by_position_and_read_back(shape, tmp_path):
+def test_features_of_any_shape_have_an_attention_weight_per_position(shape, tmp_path):
     model = ImageTextClassifier(sound_config()).eval()
     torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)
     images, features = torch.randn(2, 3, 32, 32), torch.randn(shape)
@@ -99,13 +99,13 @@ def test_padding_of_features_does_not_change_the_answer():
         ({"context_features": torch.zeros(2, 16)}, r"must be \(batch, 16, …\), got \(2, 16\)"),
     ],
 )
-def test_another_context_than_the_model_was_built_for_is_named(given, message):
+def test_a_context_of_another_kind_than_the_models_is_refused(given, message):
     model = ImageTextClassifier(sound_config())
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(2, 3, 32, 32), **given)
 
 
-def test_a_model_of_texts_takes_what_its_encoder_gives_in_their_place(model):
+def test_a_text_model_accepts_the_features_of_its_encoder_instead_of_tokens(model):
     ids, mask = torch.randint(5, 20, (2, 6)), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     features = model.text_encoder(ids, mask).transpose(1, 2)
     images = torch.randn(2, 3, 32, 32)

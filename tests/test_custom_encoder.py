@@ -122,7 +122,7 @@ def test_the_checker_names_the_fault(tmp_path, old, new, message):
     ("name", "message"),
     [("Nope", r"no torch.nn.Module named 'Nope'.*\['Words'\]"), ("a b", "path/to/file.py:ClassName")],
 )
-def test_a_wrong_class_name_lists_those_there_are(tmp_path, name, message):
+def test_a_wrong_class_name_lists_the_classes_of_the_file(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         build(tmp_path, name=name)
 

@@ -103,7 +103,7 @@ def test_rows_that_are_both_validation_and_test_are_found(shapes_folder, capsys)
     assert f"! {number} of the {number} rows of test have an image and text of validation" in said
 
 
-def test_rows_without_a_patient_are_not_of_one_patient(sick, capsys):
+def test_rows_without_a_group_are_not_one_group(sick, capsys):
     for name in ("train.csv", "test.csv"):
         rows = pd.read_csv(sick / name)
         rows.assign(patient=["", " "] * (len(rows) // 2)).to_csv(sick / name, index=False)
@@ -132,7 +132,7 @@ def test_an_image_that_cannot_be_read_is_a_warning_of_its_split(shapes_folder, t
     assert "\n1 warnings." in said
 
 
-def test_patients_that_cannot_be_checked_are_not_called_sound(sick, capsys):
+def test_a_missing_column_of_groups_is_a_warning(sick, capsys):
     pd.read_csv(sick / "test.csv").drop(columns="patient").iloc[1:].to_csv(sick / "test.csv", index=False)
     options = ["--data.group", "patient", "--train.batch_size", "4", *TINY]
     app(["doctor", "--data.train", str(sick / "train.csv"), "--data.test", str(sick / "test.csv"), *options])
@@ -147,7 +147,7 @@ def test_pictures_as_large_as_training_allows_are_compared(shapes_folder, monkey
     assert check_images(prepare_data(DataSettings(train=train, test=test), 0))
 
 
-def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypatch, capsys):
+def test_of_too_many_images_the_held_out_ones_are_compared_first(sick, monkeypatch, capsys):
     monkeypatch.setattr("app.studies.data_checks.MAX_COMPARED", 12)
     app(
         [
@@ -168,7 +168,7 @@ def test_where_images_are_too_many_the_held_out_ones_are_compared(sick, monkeypa
     assert grade == "note", told
 
 
-def test_answers_of_annotators_are_counted_as_answers_and_their_order_does_not_matter(sick, capsys):
+def test_answers_of_annotators_are_counted_one_by_one_in_any_order(sick, capsys):
     table = pd.read_csv(sick / "train.csv")
     table["label"] = ["yes|no|yes" if row % 2 else "no|yes|yes" for row in range(len(table))]
     table.loc[:4, "label"] = "yes|yes"
@@ -180,7 +180,7 @@ def test_answers_of_annotators_are_counted_as_answers_and_their_order_does_not_m
     assert "have several labels" not in said
 
 
-def test_what_it_cannot_compare_is_said(sick, capsys):
+def test_data_that_cannot_be_examined_are_refused_with_the_reason(sick, capsys):
     with pytest.raises(SystemExit):
         app(
             [
@@ -203,7 +203,7 @@ def test_what_it_cannot_compare_is_said(sick, capsys):
     assert "no word" in said.err
 
 
-def test_a_configuration_is_examined_like_files(shapes_folder, tmp_path, capsys):
+def test_a_configuration_can_be_examined(shapes_folder, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
     app(["doctor", str(tmp_path / "c.yaml"), *TINY])
     assert f"Train with: python train.py {tmp_path / 'c.yaml'}" in capsys.readouterr().out
@@ -217,7 +217,7 @@ def test_tables_without_their_option_are_refused(tables, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_near_duplicates_are_pictures_that_differ_by_size_and_compression_alone():
+def test_near_duplicates_differ_only_by_size_and_compression():
     pictures = [draw(n) for n in range(30)] + [recompressed(draw(7)), recompressed(draw(20))]
     assert near_duplicates(np.stack([thumbnail(p) for p in pictures])) == [(7, 30), (20, 31)]
 

@@ -40,7 +40,7 @@ def sentences(found: InputUse) -> str:
     return input_use_text(SimpleNamespace(inputs=found, rows=400))
 
 
-def test_a_model_that_needs_both_inputs_is_said_to_use_both():
+def test_the_report_says_that_a_model_uses_both_inputs_if_it_needs_both():
     asked = predictions(both=0.9, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3)
     found = input_use(asked, Resampler(np.arange(400)))
     assert found.lost["text only"].value == pytest.approx(0.4)
@@ -48,7 +48,7 @@ def test_a_model_that_needs_both_inputs_is_said_to_use_both():
     assert re.search(r"uses the image: .* 40\.0 points .* uses the text: .* 50\.0 points", sentences(found))
 
 
-def test_the_accuracy_of_rows_that_weigh_has_the_interval_of_a_mean():
+def test_the_accuracy_of_weighted_rows_has_the_interval_of_a_weighted_mean():
     """Wrong in a few rows that weigh little: no heavy row that is wrong was seen, and few heavy rows at all."""
     wrong, weights = np.arange(60) % 10 == 1, np.where(np.arange(60) % 10 == 0, 20.0, 1.0)
     targets = Targets("single", wrong.astype(int), weights=weights)
@@ -90,7 +90,7 @@ def test_the_ceiling_and_the_classes_are_weighted(weighted):
     assert weighted.classes["x"].rows == 3
 
 
-def test_metrics_json_has_the_figures_and_gives_the_scores_back(weighted, tmp_path):
+def test_metrics_json_holds_the_figures_and_the_scores_can_be_read_back(weighted, tmp_path):
     write_metrics(weighted, tmp_path / "metrics.json")
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found == metrics_content(weighted)
@@ -106,27 +106,27 @@ def test_metrics_json_has_the_figures_and_gives_the_scores_back(weighted, tmp_pa
     assert read_source(tmp_path / "metrics.json") == "rows"
 
 
-def test_what_inputs_are_worth_is_told_by_what_rows_count():
+def test_the_use_of_inputs_is_measured_with_row_weights():
     asked = predictions(both=1.0, text_only=0.5, image_only=0.4, images_shuffled=0.5, texts_shuffled=0.3)
     asked.targets.weights = np.where(asked.correctness("text only") > 0, 1.0, 3.0)
     assert input_use(asked, Resampler(np.arange(400))).lost["text only"].value == pytest.approx(0.75)
     assert asked.accuracy("text only") == pytest.approx(0.25)
 
 
-def test_a_model_that_answers_from_the_text_is_not_said_to_use_the_image():
+def test_the_report_does_not_say_that_a_text_only_model_uses_the_image():
     asked = predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.5, texts_shuffled=0.2)
     told = sentences(input_use(asked, Resampler(np.arange(400))))
     assert "do not show that the model uses the image: accuracy loses 0.0 points" in told
     assert "The model uses the text" in told
 
 
-def test_a_model_that_is_led_astray_by_the_image_is_not_said_to_gain_by_it():
+def test_the_report_does_not_say_that_a_misleading_image_helps():
     asked = predictions(both=0.5, text_only=0.5, image_only=0.2, images_shuffled=0.3, texts_shuffled=0.2)
     told = sentences(input_use(asked, Resampler(np.arange(400))))
     assert "reads the image, but these rows do not show that it gains by it" in told
 
 
-def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir, tmp_path, monkeypatch):
+def test_no_row_is_shuffled_with_its_own_image_in_batches_of_any_size(run_dir, tmp_path, monkeypatch):
     kept = []
 
     def watched(batch, modalities):
@@ -141,7 +141,7 @@ def test_no_row_is_shuffled_with_its_own_image_however_small_the_batches(run_dir
     assert not any(kept)
 
 
-def test_rows_that_shuffling_leaves_as_they_are_are_counted_and_told(run_dir, shapes_folder, tmp_path, capsys):
+def test_rows_that_shuffling_does_not_change_are_counted_in_the_report(run_dir, shapes_folder, tmp_path, capsys):
     """Rows of one image and rows without any: none gets another image."""
     rows = pd.read_csv(shapes_folder / "test.csv")[:9]
     rows["image"] = [f"{shapes_folder}/{rows['image'][0]}"] * 6 + [None] * 3

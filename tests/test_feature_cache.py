@@ -61,7 +61,7 @@ def test_a_frozen_encoder_sees_each_image_and_each_text_once_in_all_epochs_and_r
 
 
 @pytest.mark.parametrize(("precision", "levels"), [("no", "[4,5]"), ("bf16", "[5]")])
-def test_training_from_the_cache_gives_the_losses_of_training_without_it(
+def test_training_from_the_cache_gives_the_same_losses_as_without_it(
     shapes_folder, tmp_path, monkeypatch, precision, levels
 ):
     monkeypatch.setattr("app.training.run.finish", lambda *args: None)
@@ -105,7 +105,7 @@ def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> Featur
     return cache.images([rows], InputCollate(processor), 5)
 
 
-def test_other_weights_preprocessing_or_precision_are_another_store(tmp_path, model, processor, shapes_folder):
+def test_other_weights_or_preprocessing_are_another_store(tmp_path, model, processor, shapes_folder):
     first = store_of(tmp_path, model, processor, shapes_folder)
     assert store_of(tmp_path, model, processor, shapes_folder).folder == first.folder
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
@@ -123,9 +123,7 @@ def test_runs_in_float32_and_in_bf16_do_not_share_a_store(tmp_path, model, proce
     assert len(folders) == 2
 
 
-def test_only_images_that_are_new_are_computed_and_a_damaged_file_is_computed_anew(
-    tmp_path, model, processor, shapes_folder, capsys
-):
+def test_only_new_images_and_damaged_files_are_computed(tmp_path, model, processor, shapes_folder, capsys):
     whole = store_of(tmp_path, model, processor, shapes_folder)
     key, kept = next(iter(whole.features.items()))
     file = next(whole.folder.iterdir())
@@ -166,7 +164,7 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_goes_to_another_process_as_the_name_of_its_folder(tmp_path):
+def test_a_pickled_store_holds_only_the_name_of_its_folder(tmp_path):
     import pickle
 
     store = FeatureStore(tmp_path)
@@ -176,7 +174,7 @@ def test_a_store_goes_to_another_process_as_the_name_of_its_folder(tmp_path):
     assert torch.equal(pickle.loads(sent)["a"], torch.ones(2, 3))
 
 
-def test_features_that_do_not_fit_on_the_disk_or_in_half_precision_end_the_run_before(
+def test_features_that_do_not_fit_on_the_disk_or_in_half_precision_are_refused(
     tmp_path, model, processor, shapes_folder, monkeypatch
 ):
     with monkeypatch.context() as full:

@@ -62,7 +62,7 @@ def server():
     server.server_close()
 
 
-def test_an_address_is_fetched_only_where_the_caller_allows_it(model, processor, server):
+def test_an_address_is_fetched_only_if_the_caller_allows_it(model, processor, server):
     allowed = Predictor(model, processor, "cpu", precision="no", fetch_urls=True)
     refused = Predictor(model, processor, "cpu", precision="no")
     for url in (f"{server}/x.png", f"{server}/moved"):
@@ -90,6 +90,6 @@ def test_fetching_is_bounded_in_bytes_and_in_time(model, processor, server, monk
     assert time.monotonic() - started < 2
 
 
-def test_an_address_without_a_host_is_a_fault_of_its_pair(model, processor):
+def test_an_address_without_a_host_is_an_error_of_its_pair(model, processor):
     with pytest.raises(BadImageError, match="cannot be fetched"):
         Predictor(model, processor, "cpu", precision="no", fetch_urls=True)("http://", TEXT)

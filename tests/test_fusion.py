@@ -36,7 +36,7 @@ def test_the_context_changes_the_map_unless_there_is_no_fusion(name):
 
 
 @pytest.mark.parametrize("name", ["cross", "self", "concat"])
-def test_every_slot_has_a_say_and_equal_positions_are_told_apart_by_their_place(name):
+def test_every_slot_matters_and_equal_features_differ_by_their_position(name):
     fusion, context = awake(name), torch.randn(1, CONTEXT, 2, 2)
     features = torch.randn(1, DIM, 1, 1).expand(-1, -1, 3, 4)
     fused, _ = fusion(features, context)

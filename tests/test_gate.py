@@ -32,7 +32,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(3, 8, 4, 4), context, torch.tensor([0, 0, 2, 1, 1]), torch.arange(5)
 
 
-def test_open_samples_are_fused_and_shut_ones_keep_the_map_of_their_image(gated):
+def test_open_gates_fuse_and_closed_gates_keep_the_map_of_the_image(gated):
     features, context, index, texts = inputs()
     maps, rows, weights, gate = gated(features, context, True, index, texts)
     fused, all_weights = gated.fusion(features, context, True, index, texts)
@@ -55,7 +55,7 @@ def test_what_is_skipped_is_not_computed(gated, sign, work):
     assert len(maps) == (5 if work else 3)
 
 
-def test_in_training_every_gate_is_drawn_by_its_probability_and_learns(gated):
+def test_in_training_every_gate_is_sampled_by_its_probability_and_learns(gated):
     features, context, index, texts = inputs()
     gated.train()
     gated.decide = torch.nn.Linear(16, 1)
@@ -71,7 +71,7 @@ def test_in_training_every_gate_is_drawn_by_its_probability_and_learns(gated):
     assert gated.decide.bias.grad < 0, "a step down the gradient opens the gate"
 
 
-def test_a_gate_that_is_held_open_is_as_if_it_were_not_there(gated):
+def test_a_gate_that_is_held_open_changes_nothing(gated):
     """To the bit, in outputs and gradients, whatever the gate would say; its own gradient is 0."""
     features, context, index, texts = inputs()
     gated.decide = torch.nn.Linear(16, 1)
@@ -87,7 +87,7 @@ def test_a_gate_that_is_held_open_is_as_if_it_were_not_there(gated):
     assert gated(features, context, False, index, texts)[3].tolist() == [1] * 5
 
 
-def test_what_a_gate_learns_does_not_change_what_it_sees(gated):
+def test_the_gradient_of_a_gate_does_not_reach_its_inputs(gated):
     features, context, index, texts = inputs()
     gated.decide = torch.nn.Linear(16, 1)
     *_, gate = gated.train()(features.requires_grad_(), context.requires_grad_(), False, index, texts)
@@ -134,7 +134,7 @@ def test_every_parameter_of_a_gated_classifier_gets_a_gradient(config):
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_an_open_gate_costs_its_fusion_and_the_blocks_that_no_longer_run_once_an_image():
+def test_an_open_gate_costs_its_fusion_and_the_blocks_that_run_for_each_pair():
     gates = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
     work = gated_work(gates, fusions=[2.0, 3.0], blocks=[10.0, 5.0])
     assert work.tolist() == pytest.approx([x / 20 for x in (20, 0, 2 + 10 + 5, 3 + 5, 1 + 1.5 + 5 + 0.75 * 5)])
@@ -148,7 +148,7 @@ def test_work_is_counted_exactly_in_half_precision_too(dtype):
     torch.testing.assert_close(work, torch.tensor([1.0, 1 - 1.1 / 24.9]))
 
 
-def test_the_work_that_is_told_is_the_work_that_is_done(config):
+def test_the_reported_work_is_the_work_that_is_done(config):
     """Multiplications as torch counts them, of 16 texts about one image."""
     settings = config.to_dict() | {"levels": (3, 5), "gated": True, "image_size": 64}
     model = ImageTextClassifier(ImageTextConfig.from_dict(settings)).eval()

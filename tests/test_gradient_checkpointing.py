@@ -41,7 +41,7 @@ def train_once(model: ImageTextClassifier) -> int:
     return kept
 
 
-def test_gradients_and_batch_statistics_are_those_of_training_without_it(twins):
+def test_gradients_and_batch_statistics_are_the_same_as_without_it(twins):
     for model in twins:
         train_once(model)
     plain, checkpointed = (dict(model.named_parameters()) for model in twins)
@@ -57,7 +57,7 @@ def test_fewer_activations_are_kept_for_the_backward_pass(twins):
     assert checkpointed < plain / 3
 
 
-def test_both_encoders_compute_again_and_only_in_training(twins, monkeypatch):
+def test_both_encoders_are_recomputed_and_only_in_training(twins, monkeypatch):
     _, model = twins
     passes = []
     for name, module in (

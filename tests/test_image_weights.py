@@ -39,7 +39,7 @@ def test_an_image_encoder_whose_weights_do_not_fit_is_refused(config, fault, tmp
         build(image_encoder=str(tmp_path))
 
 
-def test_a_backbone_takes_the_weights_of_a_model_without_the_norms_it_adds(tmp_path):
+def test_a_backbone_loads_weights_that_lack_the_norms_it_adds(tmp_path):
     network = SwinModel(SWIN)
     network.save_pretrained(tmp_path)
     ViTImageProcessor().save_pretrained(tmp_path)
@@ -81,7 +81,7 @@ def test_a_file_that_does_not_hold_all_of_vgg16_is_refused(fault, tmp_path):
         load_image_weights(VGG16Encoder(batch_norm=True), str(tmp_path / "weights.pth"), batch_norm=True)
 
 
-def test_vgg16_does_without_the_counters_of_batch_norm(tmp_path):
+def test_vgg16_weights_may_lack_the_counters_of_batch_norm(tmp_path):
     """Files of older versions of PyTorch have none."""
     state = vgg()
     torch.save(without("num_batches_tracked")(state), tmp_path / "weights.pth")

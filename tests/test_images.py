@@ -91,7 +91,7 @@ def test_path_bytes_and_dict_give_the_same_pixels(tmp_path):
     assert len({decode_image(form).tobytes() for form in forms}) == 1
 
 
-def test_heic_is_read_where_its_library_is_installed(monkeypatch):
+def test_heic_is_read_if_its_library_is_installed(monkeypatch):
     registered, png = [], io.BytesIO(encode(left_right(RED, BLUE)))
 
     def register_heif_opener():

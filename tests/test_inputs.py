@@ -35,7 +35,7 @@ def expected(asked: Predictor, images: list, text: str | None = TEXT) -> np.ndar
     return answers
 
 
-def test_images_made_on_the_fly_get_their_own_answers(asked):
+def test_images_from_a_generator_get_their_own_answers(asked):
     sheet = RNG.integers(0, 256, (8, 1608, 3), dtype=np.uint8)
     crops = [sheet[:, x : x + 8] for x in range(0, 1600, 2)]
     examples = asked.prepare((Image.fromarray(crop), TEXT) for crop in crops)  # each is gone before the next one comes
@@ -75,12 +75,12 @@ def rewritten(kind: str, folder):
 @pytest.mark.parametrize(
     "kind", ["picture", "array", "tensor", "bytearray", "memoryview", "path", "string", "file", "row"]
 )
-def test_what_changes_between_two_pairs_gives_the_answers_of_both_contents(asked, tmp_path, kind):
+def test_an_object_that_changes_between_two_pairs_is_answered_with_both_contents(asked, tmp_path, kind):
     answers = asked.predict((image, TEXT) for image in rewritten(kind, tmp_path))
     np.testing.assert_allclose(found(answers), expected(asked, [plain(color) for color in COLORS]), atol=1e-5)
 
 
-def test_a_picture_that_is_changed_after_it_was_prepared_is_answered_as_it_was(asked):
+def test_a_picture_that_changes_after_preparation_is_answered_as_prepared(asked):
     image = plain("red")
     examples = asked.prepare([(image, TEXT)])
     image.paste("blue", (0, 0, 40, 40))
@@ -89,7 +89,7 @@ def test_a_picture_that_is_changed_after_it_was_prepared_is_answered_as_it_was(a
     )
 
 
-def test_equal_images_share_one_pass_whatever_holds_them(asked, passes, tmp_path):
+def test_equal_images_of_any_type_share_one_pass(asked, passes, tmp_path):
     image = Image.fromarray(NOISE)
     image.save(tmp_path / "x.png")
     image.save(tmp_path / "same.bmp")
@@ -98,7 +98,7 @@ def test_equal_images_share_one_pass_whatever_holds_them(asked, passes, tmp_path
     assert passes == [1]
 
 
-def test_an_image_has_one_pass_however_its_questions_are_ordered(asked, passes):
+def test_an_image_has_one_pass_for_any_order_of_its_questions(asked, passes):
     images = [Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(40)]
     pairs = [(image, f"question {number}?") for number in range(3) for image in images]
     answers = asked.predict(iter(pairs))
@@ -112,7 +112,7 @@ def test_many_questions_about_one_image_take_one_pass(asked, passes):
     assert passes == [1]
 
 
-def test_more_pictures_than_are_held_at_a_time_are_answered_in_their_order(asked, monkeypatch):
+def test_more_pictures_than_fit_in_memory_at_once_are_answered_in_order(asked, monkeypatch):
     pairs = [(plain(color), TEXT) for color in COLORS] + [(None, TEXT)]
     together = asked.predict(pairs)
     monkeypatch.setattr(predictor, "HELD_PIXELS", 3000)
@@ -154,7 +154,7 @@ def test_an_array_or_tensor_is_the_picture_of_its_values(kind):
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(Image.fromarray(pixels).convert("RGB")))
 
 
-def test_deep_grey_is_read_as_a_file_of_the_same_values(tmp_path):
+def test_grey_of_more_than_eight_bits_is_read_like_a_file_of_the_same_values(tmp_path):
     for values in (GREY.astype(np.uint16) * 257, FLOAT[:, :, 0], GREY.astype(np.int32) * 257):
         Image.fromarray(values).save(tmp_path / "x.tiff")
         _, picture = Pictures(decode_image).read(values)
@@ -199,12 +199,12 @@ def test_files_are_read_from_their_beginning_and_bytes_of_any_kind_alike(tmp_pat
         ("HTTP://example.com/x.png", r"addresses are not fetched"),
     ],
 )
-def test_an_image_that_is_not_taken_is_refused_by_its_type_shape_or_range(asked, image, message):
+def test_an_unsupported_image_is_refused_with_its_type_shape_or_range(asked, image, message):
     with pytest.raises(BadImageError, match=message):
         asked(image, TEXT)
 
 
-def test_a_closed_file_is_a_fault_of_its_pair(asked):
+def test_a_closed_file_is_an_error_of_its_pair(asked):
     file = io.BytesIO(png(plain("red")))
     file.close()
     fault, good = asked.prepare([(file, TEXT), (plain("red"), TEXT)])
@@ -225,12 +225,12 @@ def test_every_kind_of_missing_value_is_no_text_and_no_image(asked, missing):
 
 
 @pytest.mark.parametrize("text", [3, 2.5, b"bytes", ["a", "b"], {"a": 1}, np.array(["a"])], ids=repr)
-def test_a_text_that_is_no_string_is_refused_by_its_type(asked, text):
+def test_a_text_that_is_not_a_string_is_refused_with_its_type(asked, text):
     with pytest.raises(ValueError, match=rf"A text is a string, or None for no text; got {type(text).__name__}"):
         asked(plain("red"), text)
 
 
-def test_what_is_answered_can_be_explained(asked):
+def test_inputs_of_predict_can_be_explained(asked):
     assert asked.explain(NOISE, "one two").overlays()[0].size == (40, 24)
     with pytest.raises(ValueError, match="no word"):
         asked.explain(NOISE, pd.NA)

@@ -41,14 +41,14 @@ CLASSIFIER_FAULTS = {
 
 @pytest.mark.parametrize("load", [load_model, Predictor.from_pretrained, AutoModel.from_pretrained])
 @pytest.mark.parametrize("fault", CLASSIFIER_FAULTS)
-def test_a_saved_classifier_that_is_not_whole_is_refused(fault, load, saved):
+def test_an_incomplete_saved_classifier_is_refused(fault, load, saved):
     change, message = CLASSIFIER_FAULTS[fault]
     edit(saved, change)
     with pytest.raises(ValueError, match=f"do not match the classifier.*{message}"):
         load(saved)
 
 
-def test_only_a_head_that_is_asked_for_starts_anew(saved):
+def test_only_a_requested_new_head_starts_untrained(saved):
     with pytest.raises(
         ValueError, match=r"classifier\.output\.bias is \(2,\) instead of \(5,\).*ignore_mismatched_sizes"
     ):
@@ -118,7 +118,7 @@ def test_the_vgg16_of_a_trained_classifier_is_taken_over_from_its_file(tmp_path)
     assert torch.equal(model.image_encoder.features[0].weight, trained.image_encoder.features[0].weight)
 
 
-def test_a_run_in_place_of_its_model_folder_is_told_which_is_meant(run_dir):
+def test_a_run_folder_as_an_encoder_is_refused_with_the_model_folder_to_use(run_dir):
     with pytest.raises(ValueError, match=f"Did you mean {run_dir}/model"):
         build(text_encoder=str(run_dir))
 

@@ -22,13 +22,13 @@ BATCH = {
 }
 
 
-def test_at_the_start_the_model_computes_what_it_did_before(model):
+def test_a_new_adapter_does_not_change_the_output(model):
     before = model(**BATCH).logits
     add_lora(model, 4)
     torch.testing.assert_close(model(**BATCH).logits, before)
 
 
-def test_beside_every_linear_layer_of_the_text_encoder_there_are_matrices_which_alone_learn_in_it(model):
+def test_every_linear_layer_of_the_text_encoder_has_an_adapter_and_only_adapters_learn_in_it(model):
     linear = [module for module in model.text_encoder.modules() if isinstance(module, nn.Linear)]
     add_lora(model, 4)
     parameter_groups(model, 0.1, dict.fromkeys(("text_encoder", "image_encoder", "fusion", "classifier"), 1.0), 0.0)
@@ -38,7 +38,7 @@ def test_beside_every_linear_layer_of_the_text_encoder_there_are_matrices_which_
     assert all(parameter.requires_grad for parameter in model.fusions.parameters())
 
 
-def test_merging_keeps_the_answers_in_a_model_without_lora_and_leaves_the_learning_one_as_it_is(model):
+def test_merging_keeps_the_answers_and_leaves_the_trained_model_unchanged(model):
     names = set(model.state_dict())
     add_lora(model, 4)
     for name, parameter in model.named_parameters():
@@ -54,7 +54,7 @@ def test_merging_keeps_the_answers_in_a_model_without_lora_and_leaves_the_learni
     assert set(model.state_dict()) != names
 
 
-def test_a_run_with_lora_goes_on_after_an_interruption_and_saves_a_model_that_needs_no_peft(
+def test_a_run_with_lora_resumes_after_an_interruption_and_saves_a_model_without_adapters(
     shapes_folder, tmp_path, pretrained, monkeypatch
 ):
     options = ["--model.text_encoder", pretrained, "--train.lora_rank", "2", "--train.mixed_precision", "no"]
@@ -89,7 +89,9 @@ def test_a_run_with_lora_goes_on_after_an_interruption_and_saves_a_model_that_ne
         (["--model.text_encoder", "PRETRAINED", "--train.scales.text_encoder", "0"], "freezes it"),
     ],
 )
-def test_lora_where_nothing_could_learn_by_it_is_refused(shapes_folder, tmp_path, pretrained, capsys, more, message):
+def test_lora_without_a_trainable_pretrained_encoder_is_refused(
+    shapes_folder, tmp_path, pretrained, capsys, more, message
+):
     more = [pretrained if value == "PRETRAINED" else value for value in more]
     with pytest.raises(SystemExit):
         train.main(arguments(shapes_folder, tmp_path / "run", "--train.lora_rank", "2", *more))

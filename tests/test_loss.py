@@ -30,7 +30,7 @@ def targets(num_rows: int) -> Targets:
 
 
 @pytest.mark.parametrize("num_batches", [1, 2, 4])
-def test_a_penalty_weighs_as_much_however_many_batches_are_accumulated(num_batches):
+def test_a_penalty_has_the_same_weight_for_any_accumulation(num_batches):
     model = Penalised()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -41,7 +41,7 @@ def test_a_penalty_weighs_as_much_however_many_batches_are_accumulated(num_batch
     assert model.work.item() == pytest.approx(1 - 0.5)
 
 
-def test_class_weights_count_in_what_the_loss_is_divided_by():
+def test_the_loss_is_divided_by_the_sum_of_the_class_weights():
     labels, logits = torch.tensor([0, 0, 0, 1]), torch.randn(4, 2)
     loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a", "b"], SINGLE)
     mean = loss(logits, labels, torch.ones(4)) / loss.count(labels, torch.ones(4))

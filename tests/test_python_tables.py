@@ -46,7 +46,7 @@ def test_calling_with_a_table_gives_the_answers_of_each_row(asked):
         asked(frame(), TEXT)
 
 
-def test_a_template_of_columns_and_numbers_make_the_text_of_a_row(asked):
+def test_the_text_of_a_row_can_be_a_template_of_columns(asked):
     asked.model.config.columns = {"image": "file", "text": "{question} {number}"}
     rows = frame(number=[1, 2, 3])
     texts = ["one? 1", "2", "is there a red square? 3"]
@@ -76,7 +76,7 @@ def test_a_table_may_lack_one_of_the_columns_but_not_both(asked):
         (frame().rename(columns={"answer": "file"}), "more than one column 'file'"),
     ],
 )
-def test_what_is_no_pairs_is_refused_by_its_type(asked, pairs, message):
+def test_other_objects_than_pairs_are_refused_with_their_type(asked, pairs, message):
     with pytest.raises(ValueError, match=message):
         asked.predict(pairs)
 

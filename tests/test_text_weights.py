@@ -75,7 +75,7 @@ def test_training_on_a_renamed_pretrained_encoder_ends_before_it_begins(options,
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_parts_that_a_text_encoder_does_not_need_are_not_missed(tokenizer, tmp_path, bert):
+def test_parts_that_a_text_encoder_does_not_need_may_be_missing_or_unused(tokenizer, tmp_path, bert):
     """A head and a pooler in the file, a decoder that it lacks, a tied table under its other name, an old buffer."""
     small = {"vocab_size": len(tokenizer), "d_model": 32}
     t5 = T5ForConditionalGeneration(T5Config(**small, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
@@ -107,7 +107,7 @@ def test_tensors_that_are_not_used_are_counted_and_named_in_one_line(tokenizer, 
 
 
 @pytest.mark.parametrize("fault", ["none", "missing file", "not in the index", "not in the file"])
-def test_weights_in_several_files_are_all_there_or_refused(fault, bert):
+def test_weights_in_several_files_are_complete_or_refused(fault, bert):
     weights = load_file(bert / WEIGHTS)
     (bert / WEIGHTS).unlink()
     names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
@@ -148,7 +148,7 @@ def test_weights_that_cannot_be_read_are_refused(fault, bert):
         build(text_encoder=str(bert))
 
 
-def test_an_adapter_is_to_be_merged_first(bert, tmp_path):
+def test_a_folder_with_an_adapter_is_refused(bert, tmp_path):
     adapter = get_peft_model(BertModel.from_pretrained(bert), LoraConfig(r=2, target_modules=["query"]))
     adapter.save_pretrained(bert)
     with pytest.raises(ValueError, match="contains a PEFT adapter"):
