@@ -16,11 +16,11 @@ from data import Example
 
 OPTION = re.compile(r"--\w+\.\w+")
 OF_TRAINING = {"prepare", "labels", "feature_store", "sampler", "split_notes", "stream", "shapes"}
-"""Modules of ``data`` whose messages training alone prints."""
+"""Modules of ``data`` whose messages only a training prints."""
 
 
 def told(capsys, main, *options) -> str:
-    """What a command that stops with code 2 says."""
+    """The message of a command that stops with code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main([str(option) for option in options])
@@ -30,7 +30,7 @@ def told(capsys, main, *options) -> str:
 
 @pytest.fixture
 def tables(shapes_folder, tmp_path) -> dict:
-    """Tables that commands cannot use: images that lead elsewhere or are not there, other columns, broken templates."""
+    """Tables that commands cannot use: images elsewhere or missing, other columns, no texts."""
     rows = pd.read_csv(shapes_folder / "test.csv")[:6]
     found = {
         "columns": rows.rename(columns={"image": "file", "text": "question", "label": "answer"}),

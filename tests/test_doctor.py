@@ -1,4 +1,4 @@
-"""The look at the data: each fault that was put in is found and named."""
+"""The examination of the data: each inserted fault is found and named."""
 
 import io
 import re
@@ -30,7 +30,7 @@ def draw(number: int, size: int = 64) -> Image.Image:
 
 
 def recompressed(image: Image.Image) -> Image.Image:
-    """As it comes back from another program: smaller, and as a JPEG."""
+    """As another program saves it: smaller, and as a JPEG."""
     buffer = io.BytesIO()
     image.resize((48, 48)).save(buffer, "JPEG", quality=70)
     return Image.open(buffer).convert("RGB")

@@ -1,4 +1,4 @@
-"""README, docs and notebooks: links, options, files and code that they name exist, and notebooks run."""
+"""README, docs and notebooks: their links, options, files and code exist, and the notebooks run."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ def text_of(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name after ``#``: the headings, as GitHub and MkDocs write them."""
+    """Anchors that a link may name after ``#``: the headings, as GitHub and MkDocs write them."""
     headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 

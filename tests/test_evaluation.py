@@ -1,4 +1,4 @@
-"""What the evaluation says of a model whose answers are known."""
+"""The figures of an evaluation for models with known answers."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def guesses(right: np.ndarray) -> np.ndarray:
 
 
 def predictions(**right) -> Predictions:
-    """Rows of class 1; for each way of asking the share that is answered rightly."""
+    """Predictions for rows of class 1, with a share of correct answers for each combination of inputs."""
     order = np.random.default_rng(0).permutation(400)
     ways = dict(zip(MODALITIES, right.values(), strict=True))
     return Predictions(

@@ -1,4 +1,4 @@
-"""LoRA: small matrices learn beside the text encoder's own, and are part of the model that is saved."""
+"""LoRA: small matrices are trained in the text encoder and merged into the saved model."""
 
 import pytest
 import torch
