@@ -15,9 +15,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from api_client import BASE, SETTINGS
+from interrupted import RANDOM
 from PIL import Image
 from starlette.testclient import TestClient
-from tiny import RUN_DIR, arguments
+from tiny import RUN_DIR, arguments, blank_charts
 from transformers import BertModel
 
 import train
@@ -34,6 +35,7 @@ IMAGE_SIZE = 32
 
 SLOW_MODULES = {"test_ablate", "test_compare", "test_course", "test_doctor", "test_feature_cache", "test_learning"}
 SLOW_MODULES |= {"test_lora", "test_odd_images", "test_onnx", "test_page", "test_places", "test_provenance"}
+SLOW_MODULES |= {"test_checkpoints", "test_out_of_memory", "test_training_signals"}
 SLOW_MODULES |= {"test_proxy", "test_resume", "test_sharding", "test_stopping", "test_train", "test_values"}
 """Modules in which most tests train a model or start a process."""
 
@@ -66,11 +68,11 @@ def _own_accelerator_state():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture
-def no_charts(monkeypatch):
-    """Leave charts out of reports and trainings, which take a third of their time to draw them."""
-    monkeypatch.setattr("app.reporting.charts.svg", lambda figure, name: "")
-    monkeypatch.setattr("app.training.fit.draw_curves", lambda records, path: None)
+@pytest.fixture(name="blank_charts")
+def _blank_charts():
+    """For tests that train or evaluate and do not look at the charts."""
+    with blank_charts():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -166,3 +168,13 @@ def client(predictor, run_dir):
     app, _ = build_app(predictor, run_dir, SETTINGS)
     with TestClient(app, BASE, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def whole(shapes_folder, tmp_path_factory) -> Path:
+    """A run with everything random that nothing interrupts: 2 epochs of 3 steps."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with blank_charts():
+        train.main(arguments(shapes_folder, run_dir, *RANDOM))
+    return run_dir

@@ -24,7 +24,7 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header announces a size, with a few bytes of data."""
+    """A PNG with a size in its header and only a few bytes of data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,9 +1,9 @@
-"""train.py in processes of its own, in ways it offers no option for. The environment asks for them:
+"""Run train.py in a process of its own, without charts. Variables of the environment change how it trains:
 
-PLAIN    without what differs between one process and several by its nature: batch statistics and dropout
-SHARDED  with its weights in shards (FSDP2), on CPU processes too, where accelerate offers it for GPUs alone
-DIE_AT   ends before the step of that number
-SLOW_BATCHES  takes a second for each batch, after it has made this file
+PLAIN         no batch statistics and no dropout, because they depend on the number of processes
+SHARDED       weights in shards (FSDP2) on CPU processes; accelerate itself supports only GPUs
+DIE_AT        the process ends before the step of this number
+SLOW_BATCHES  a file that is created before the first batch; each batch then takes a second
 """
 
 import os
@@ -15,6 +15,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from tiny import blank_charts
 from torch.nn import functional as F
 
 import app.training.step
@@ -42,27 +43,38 @@ def read_slowly(self, examples):
     return read(self, examples)
 
 
-attention, step = F.scaled_dot_product_attention, app.training.step.train_step
-read = data.collate.Collate.__call__
-if "PLAIN" in os.environ:
-    torch.nn.modules.batchnorm._BatchNorm.forward = normalize
-    torch.nn.Dropout.forward = lambda self, x: x
-    F.scaled_dot_product_attention = attend
-if "SHARDED" in os.environ:
+def use_plain_layers(patch=setattr) -> None:
+    """Normalize with the running statistics and drop nothing out."""
+    patch(torch.nn.modules.batchnorm._BatchNorm, "forward", normalize)
+    patch(torch.nn.Dropout, "forward", lambda self, x: x)
+    patch(F, "scaled_dot_product_attention", attend)
+
+
+def use_shards() -> None:
     config = yaml.safe_load(Path("configs/accelerate/fsdp.yaml").read_text(encoding="utf-8"))
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     os.environ |= {name.upper(): str(value) for name, value in config["fsdp_config"].items()}
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-if "DIE_AT" in os.environ:
-    app.training.step.train_step = step_or_die
-if "SLOW_BATCHES" in os.environ:
-    data.collate.Collate.__call__ = read_slowly
-train.main(sys.argv[1:])
-threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
-if "SHARDED" in os.environ:
-    # DTensor's caches keep gloo's threads past the end of the process group; one that lets go of a tensor while the
-    # interpreter ends aborts the process (pytorch/pytorch#190489).
-    sys.stdout.flush()
-    os._exit(0)
-assert not any("gloo" in thread for thread in threads), "the process group is left to the interpreter's end"
+
+
+attention, step = F.scaled_dot_product_attention, app.training.step.train_step
+read = data.collate.Collate.__call__
+if __name__ == "__main__":
+    if "PLAIN" in os.environ:
+        use_plain_layers()
+    if "SHARDED" in os.environ:
+        use_shards()
+    if "DIE_AT" in os.environ:
+        app.training.step.train_step = step_or_die
+    if "SLOW_BATCHES" in os.environ:
+        data.collate.Collate.__call__ = read_slowly
+    with blank_charts():
+        train.main(sys.argv[1:])
+    threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    if "SHARDED" in os.environ:
+        # DTensor's caches keep threads of gloo after the process group ends. If one releases a tensor while the
+        # interpreter ends, the process aborts (pytorch/pytorch#190489).
+        sys.stdout.flush()
+        os._exit(0)
+    assert not any("gloo" in thread for thread in threads), "the process group still exists at the interpreter's end"

@@ -13,7 +13,7 @@ from app.studies.ablate import Variant, ablate, parse_variant, table_of, validat
 from app.training.run import run_training
 from data.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 @pytest.fixture

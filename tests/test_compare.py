@@ -140,7 +140,7 @@ def test_groups_of_different_folds_are_different_groups(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_charts")
+@pytest.mark.usefixtures("blank_charts")
 def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("app.studies.kfold.train_in_new_process", run_training)
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")

@@ -18,7 +18,7 @@ from app.training.checkpoint import Checkpoints, Progress
 from app.training.run_folder import RunDir
 from app.training.schedule import objections
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 CONSTANT = ["--train.schedule", "constant", "--train.warmup", "0.3"]

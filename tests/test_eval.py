@@ -15,7 +15,7 @@ import eval as evaluation
 from app import Predictor
 from app.evaluation.bootstrap import Resampler, mean_interval
 
-without_charts = pytest.mark.usefixtures("no_charts")
+without_charts = pytest.mark.usefixtures("blank_charts")
 
 
 @without_charts

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 import eval as evaluation
 import train
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 def test_a_model_folder_alone_scores_other_rows(run_dir, shapes_folder, tmp_path):

@@ -22,7 +22,7 @@ FROZEN = ["--train.scales.image_encoder", "0", "--train.scales.text_encoder", "0
 FROZEN += VGG16
 
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 def losses(run_dir) -> list[float]:

@@ -12,7 +12,7 @@ from app.inference.load import load_model
 from app.training.optimizer import parameter_groups
 from models.lora import add_lora, merge_lora
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 BATCH = {

@@ -1,4 +1,4 @@
-"""How messages show what came from a user's files."""
+"""Values from the files of a user are quoted and shortened in messages."""
 
 import pytest
 

@@ -1,10 +1,10 @@
-"""Pictures of every kind and shape, through all that reads pictures."""
+"""Images of every format and shape, in every command that reads images."""
 
 import pandas as pd
 import pytest
 from hostile import BAD_IMAGES, GOOD_IMAGES, encode, picture
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, shared_encoder
 
 import eval as evaluation
 import train
@@ -26,7 +26,7 @@ ODD = GOOD_IMAGES | {
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Two tables with a row for each odd picture, and one for each that is no picture."""
+    """Two tables with two rows for each odd image, and two for each file that is not an image."""
     folder = tmp_path_factory.mktemp("odd")
     rows = []
     for number, (name, data) in enumerate([*ODD.items(), *BAD_IMAGES.items()]):
@@ -37,12 +37,13 @@ def tables(tmp_path_factory):
     return folder
 
 
-def test_odd_pictures_are_trained_on_examined_scored_and_answered(tables, capsys):
+def test_odd_images_are_trained_on_examined_scored_and_answered(tables, capsys, blank_charts):
     sources = [str(tables / "train.csv"), str(tables / "test.csv")]
     data = ["--data.train", sources[0], "--data.test", sources[1], "--data.on_bad_image", "skip"]
-    run = train.main([*data, *TINY, "--run_dir", str(tables / "run"), "--train.epochs", "1"])
+    model = [*TINY, "--model.image_encoder", shared_encoder()]
+    run = train.main([*data, *model, "--run_dir", str(tables / "run"), "--train.epochs", "1"])
     assert evaluation.main([str(run), "--pictures", "0"])["rows"] == 2 * len(ODD)
-    app(["doctor", *data[:4], *TINY])
+    app(["doctor", *data[:4], *model])
     assert f"{2 * len(BAD_IMAGES)} rows have an image that cannot be read" in capsys.readouterr().out
     app(["predict", str(run), "--data.test", sources[0], "--output", str(tables / "answers.csv")])
     errors = pd.read_csv(tables / "answers.csv")["error"]
@@ -51,8 +52,8 @@ def test_odd_pictures_are_trained_on_examined_scored_and_answered(tables, capsys
 
 
 @pytest.mark.parametrize("name", ["a column", "a line", "a pixel", "lab tiff"])
-def test_where_it_looked_is_drawn_for_pictures_of_any_shape(run_dir, tmp_path, name):
-    (tmp_path / "picture").write_bytes(ODD[name])
-    output = tmp_path / "looked.png"
-    app(["explain", str(run_dir), "--image", str(tmp_path / "picture"), "--text", "what?", "--output", str(output)])
+def test_an_explanation_is_drawn_for_images_of_any_shape(run_dir, tmp_path, name):
+    (tmp_path / "image").write_bytes(ODD[name])
+    output = tmp_path / "explanation.png"
+    app(["explain", str(run_dir), "--image", str(tmp_path / "image"), "--text", "what?", "--output", str(output)])
     assert output.is_file()

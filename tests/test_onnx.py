@@ -1,4 +1,4 @@
-"""The model as one file: the same answers, in float32 to rounding, in int8 nearly."""
+"""The exported ONNX file gives the same answers: to rounding in float32, nearly in int8."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
+from transformers import ResNetConfig
 
 import eval as evaluation
 from app import Predictor
@@ -21,7 +22,10 @@ from data import InputCollate
 from models import ImageTextClassifier, ImageTextConfig
 from models.onnx_classifier import INPUTS, ONNX_FILE
 
+RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
 TEXTS = ["is there a red circle?", "how many shapes are there?", "what color is the square?", "x", None]
+
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +73,14 @@ def test_any_number_of_images_texts_and_pairs_gets_the_same_probabilities(export
 @pytest.mark.parametrize(
     "options",
     [
-        {"fusion": "self"},
-        {"fusion": "concat"},
-        {"fusion": "none"},
-        {"attention": "chunked"},
-        {"attention": "window"},
-        {"attention": "low_rank"},
-        {"levels": (4, 5)},
-        {"context_pooling": "queries"},
-        {"label_type": "multi"},
+        {"fusion": "self", "image_config": RESNET, "label_type": "multi"},
+        {"fusion": "concat", "image_config": RESNET},
+        {"fusion": "none", "image_config": RESNET},
+        {"attention": "chunked", "levels": (4, 5)},
+        {"attention": "window", "image_config": RESNET},
+        {"attention": "low_rank", "image_config": RESNET, "context_pooling": "queries"},
     ],
+    ids=lambda options: " ".join(str(value) for name, value in options.items() if name != "image_config"),
 )
 def test_every_kind_of_model_can_be_exported(config, processor, tmp_path, options):
     model = ImageTextClassifier(changed(config, **options)).eval()
@@ -98,14 +100,14 @@ def test_int8_is_a_quarter_of_the_size_and_answers_nearly_alike(exported, int8, 
 
 
 def test_int8_answers_pairs_that_lack_a_text_or_an_image_nearly_alike(run_dir, int8, shapes_folder):
-    """The rows it is calibrated on have both."""
+    """The rows of the calibration have both."""
     ours, theirs = Predictor.from_pretrained(run_dir, precision="no"), Predictor.from_pretrained(int8)
     images = [(shapes_folder / f"images/test/{i}.png", None) for i in range(8)]
     for asked in (images, [(None, text) for text in TEXTS[:4]]):
         np.testing.assert_allclose(probabilities(theirs, asked), probabilities(ours, asked), atol=0.02)
 
 
-def test_an_export_is_evaluated_as_the_run_it_is_of(exported, run_dir, shapes_folder, tmp_path, capsys):
+def test_an_export_has_the_figures_of_its_run(exported, run_dir, shapes_folder, tmp_path, capsys):
     test = [
         "--data.test",
         str(shapes_folder / "test.csv"),
@@ -138,15 +140,15 @@ def test_an_export_is_evaluated_as_the_run_it_is_of(exported, run_dir, shapes_fo
 
 
 def flat(figures, name: str = "") -> dict:
-    """The numbers of nested figures, by where they are."""
+    """The numbers of nested figures by their path."""
     if isinstance(figures, dict | list):
         parts = figures.items() if isinstance(figures, dict) else enumerate(figures)
         return {place: value for key, part in parts for place, value in flat(part, f"{name}/{key}").items()}
     return {name: figures} if isinstance(figures, int | float) else {}
 
 
-def test_the_modalities_of_an_export_are_those_of_the_model(exported, run_dir, shapes_folder):
-    """What each input is worth, by rows of which some lack an image or a text themselves."""
+def test_an_export_without_an_input_answers_as_the_model_does(exported, run_dir, shapes_folder):
+    """Some rows have no image or no text themselves."""
     ours, theirs = Predictor.from_pretrained(run_dir, precision="no"), Predictor.from_pretrained(exported)
     collate = InputCollate(ours.processor)
     for number in (1, 5, 20):
@@ -166,7 +168,7 @@ def test_the_modalities_of_an_export_are_those_of_the_model(exported, run_dir, s
         (["--mixed_precision", "bf16"], "computes as it was exported, in float32 or int8"),
     ],
 )
-def test_what_an_export_does_not_know_or_have_is_said(exported, capsys, options, told):
+def test_an_option_that_an_export_does_not_support_is_an_error(exported, capsys, options, told):
     with pytest.raises(SystemExit) as stop:
         evaluation.main([str(exported), *options])
     assert stop.value.code == 2
@@ -180,7 +182,7 @@ def test_an_export_is_served_and_described_without_heat(exported):
         assert "million" in client.get("/v1/model").json()["parts"]["parameters"]
 
 
-def test_an_export_explains_nothing_and_says_so(exported, shapes_folder):
+def test_an_export_does_not_explain_and_says_so(exported, shapes_folder):
     with pytest.raises(ValueError, match="does not explain"):
         Predictor.from_pretrained(exported).explain(shapes_folder / "images/test/0.png", "x")
 
@@ -190,7 +192,7 @@ def test_a_gated_model_is_not_exported(config, processor, tmp_path):
         export_onnx(ImageTextClassifier(changed(config, gated=True)), processor, tmp_path)
 
 
-def test_a_damaged_file_is_told(exported, tmp_path):
+def test_a_damaged_file_is_reported(exported, tmp_path):
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / ONNX_FILE).write_bytes(b"no model")

@@ -1,3 +1,5 @@
+"""The optimizer: parameter groups, learning rates and schedules."""
+
 import math
 
 import pytest

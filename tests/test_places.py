@@ -1,4 +1,4 @@
-"""A run finds its data from any folder, and after it was moved together with them."""
+"""A run finds its data from any current folder, and after the run and its data were moved."""
 
 import shutil
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tiny import NUM_TEST, TINY, small_encoder
+from tiny import NUM_TEST, TINY, blank_charts, small_encoder
 
 import eval as evaluation
 import train
-from app.run_paths import find_data, find_path, read_places
+from app.run_paths import find_data, find_path, places_of, read_places
 from app.serving.ui.example_rows import held_out_examples
 from app.settings import Settings, load_settings, parse_settings
+
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def project_once(shapes_folder, tmp_path_factory) -> Path:
     small_encoder(project / "encoder")
     data = ["--data.train", "tables/train.csv", "--data.test", "tables/test.csv", "--data.image_root", "pictures"]
     model = ["--model.image_encoder", "encoder", "--train.epochs", "1", "--train.batch_size", "4"]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, blank_charts():
         patch.chdir(project)
         train.main([*data, *TINY, *model, "--run_dir", "runs/one"])
     return project
@@ -34,7 +36,7 @@ def project_once(shapes_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(project_once, tmp_path, monkeypatch) -> Path:
-    """A copy of it; the first is out of the way while it is used."""
+    """A copy of it; the original is renamed during the test."""
     shutil.copytree(project_once, tmp_path / "moved")
     away = project_once.with_name("away")
     project_once.rename(away)
@@ -47,7 +49,7 @@ def project(project_once, tmp_path, monkeypatch) -> Path:
 OPTIONS = ["--pictures", "0"]
 
 
-def test_the_settings_are_kept_as_they_were_written_and_the_record_knows_where_it_was(project_once):
+def test_the_settings_keep_their_relative_paths_and_the_record_has_absolute_ones(project_once):
     config = yaml.safe_load((project_once / "runs/one/config.yaml").read_text())
     assert config["data"]["train"] == "tables/train.csv"
     assert config["run_dir"] == "runs/one"
@@ -76,7 +78,7 @@ def test_a_run_that_was_moved_alone_finds_the_data_where_they_were(project_once,
     assert evaluation.main(["alone", *OPTIONS])["rows"] == NUM_TEST
 
 
-def test_data_that_are_gone_are_named_with_all_places(project, capsys):
+def test_missing_data_are_an_error_that_lists_all_places(project, capsys):
     (project / "tables").rename(project / "gone")
     with pytest.raises(SystemExit) as stop:
         evaluation.main([str(project / "runs/one"), *OPTIONS])
@@ -90,19 +92,21 @@ def test_data_that_are_gone_are_named_with_all_places(project, capsys):
     assert evaluation.main([str(project / "runs/one"), *OPTIONS, *other])["rows"] == NUM_TEST
 
 
-def test_of_two_files_the_one_with_the_content_of_the_training_is_taken(project_once, tmp_path, monkeypatch):
+def test_of_two_files_the_one_with_the_content_of_the_training_is_used(project_once, tmp_path, monkeypatch):
     shutil.copytree(project_once, tmp_path / "copy")
     test = tmp_path / "copy/tables/test.csv"
     monkeypatch.chdir(tmp_path)
     run, settings = tmp_path / "copy/runs/one", load_settings(project_once / "runs/one/config.yaml").data
-    assert find_data(run, settings, ["test"]).test == str(test), "that which lies beside the run"
+    assert find_data(run, settings, ["test"]).test == str(test), "the file beside the run"
     pd.read_csv(test)[:-1].to_csv(test, index=False)
     assert find_data(run, settings, ["test"]).test == str(project_once / "tables/test.csv")
     monkeypatch.chdir(project_once)
-    assert find_data("runs/one", settings, ["test"]).test == "tables/test.csv", "as written where that leads there"
+    assert find_data("runs/one", settings, ["test"]).test == "tables/test.csv", (
+        "the path as written, because it leads there"
+    )
 
 
-def test_what_is_no_path_or_was_written_since_stays_as_it_is(project_once):
+def test_values_that_are_not_paths_of_the_run_stay_as_they_are(project_once):
     run, places = project_once / "runs/one", read_places(project_once / "runs/one")
     for name, value in [
         ("data.train", "shapes:20"),
@@ -116,11 +120,9 @@ def test_what_is_no_path_or_was_written_since_stays_as_it_is(project_once):
     assert read_places(project_once) == {}
 
 
-def test_the_class_of_an_own_text_encoder_stays_with_its_file(tmp_path, monkeypatch):
+def test_the_path_of_a_custom_text_encoder_keeps_its_class(tmp_path, monkeypatch):
     (tmp_path / "encoders").mkdir()
     (tmp_path / "encoders/mine.py").write_text("")
-    from app.run_paths import places_of
-
     monkeypatch.chdir(tmp_path)
     settings = Settings(run_dir="run")
     settings.model.text_encoder = "encoders/mine.py:Mine"
@@ -130,7 +132,7 @@ def test_the_class_of_an_own_text_encoder_stays_with_its_file(tmp_path, monkeypa
     assert found == f"{tmp_path / 'encoders/mine.py'}:Mine"
 
 
-def test_the_configuration_of_a_run_is_one_from_any_folder(project, tmp_path, capsys):
+def test_the_configuration_of_a_run_can_be_trained_from_any_folder(project, tmp_path, capsys):
     config = str(project / "runs/one/config.yaml")
     settings = parse_settings([config])
     assert settings.data.train == str(project / "tables/train.csv")

@@ -1,3 +1,5 @@
+"""The position classifier mixes the answers of all positions."""
+
 import torch
 from torch.nn import functional as F
 
@@ -5,7 +7,7 @@ from models import PositionClassifier
 from models.fusion import position_encoding
 
 
-def test_the_answer_is_the_mixture_of_what_the_positions_answer():
+def test_the_answer_is_the_mixture_of_the_answers_of_positions():
     classifier = PositionClassifier(8, 16, 3, dropout=0.0).eval()
     features = torch.randn(2, 8, 4, 5)
     logits, joint = classifier(features)
@@ -20,14 +22,14 @@ def test_the_answer_is_the_mixture_of_what_the_positions_answer():
     torch.testing.assert_close(joint.logsumexp((2, 3)), logits)
 
 
-def test_what_all_positions_share_is_taken_away_in_training():
+def test_the_mean_over_positions_is_removed_in_training():
     classifier = PositionClassifier(8, 16, 3, dropout=0.0)
     features = torch.randn(2, 8, 3, 3)
     shifted = features + torch.randn(1, 8, 1, 1) * 10
     torch.testing.assert_close(classifier(features)[0], classifier(shifted)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_seen_elsewhere_is_answered_otherwise():
+def test_the_answer_depends_on_the_position():
     classifier = PositionClassifier(8, 16, 3, dropout=0.0)
     features = torch.randn(1, 8, 3, 3)
     assert not torch.allclose(classifier(features)[0], classifier(features.flip(2))[0])

@@ -1,4 +1,4 @@
-"""Asking a trained model: the predictor, its pictures and the command line."""
+"""The predictor of a trained model and the commands that use it."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from app import Predictor
 from app.__main__ import main as app
 
 
-def test_the_predictor_answers_several_questions_as_one_by_one(run_dir, shapes_folder):
+def test_a_batch_of_questions_gets_the_answers_that_they_get_alone(run_dir, shapes_folder):
     predictor = Predictor.from_pretrained(run_dir)
     image = shapes_folder / "images" / "test" / "0.png"
     pairs = [(image, "count the shapes."), (image, "where is the circle?"), (None, "count the shapes."), (image, None)]
@@ -52,7 +52,7 @@ def test_the_command_line_predicts_and_explains(run_dir, shapes_folder, tmp_path
     assert Image.open(tmp_path / "x.png").size[0] > 300
 
 
-def test_damaged_weights_are_told_from_good_ones(run_dir, tmp_path):
+def test_damaged_weights_are_recognised(run_dir, tmp_path):
     shutil.copytree(run_dir / "model", tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])

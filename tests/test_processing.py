@@ -1,4 +1,4 @@
-"""The processor by itself, as people who know those of transformers call it."""
+"""The processor is called as the processors of transformers are."""
 
 import json
 
@@ -49,20 +49,20 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("kind", PICTURES)
-def test_a_picture_of_any_mode_is_converted_as_decode_image_does(processor, kind):
+def test_an_image_of_any_mode_is_converted_as_by_decode_image(processor, kind):
     image = PICTURES[kind]
     pixels = processor(images=image)["pixel_values"]
     assert pixels.shape == (1, 3, 32, 32)
     assert torch.equal(pixels, processor(images=[decode_image(image)])["pixel_values"])
 
 
-def test_pictures_of_several_modes_make_one_batch(processor):
+def test_images_of_several_modes_form_one_batch(processor):
     images = list(PICTURES.values())
     assert processor(images=tuple(images))["pixel_values"].shape == (len(images), 3, 32, 32)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_a_picture_of_more_than_eight_bits_is_sent_to_decode_image(processor, mode):
+def test_an_image_of_more_than_eight_bits_is_an_error_that_names_decode_image(processor, mode):
     with pytest.raises(ValueError, match=rf"mode {mode} .*data\.decode_image"):
         processor(images=Image.new(mode, (8, 8)))
 
@@ -74,7 +74,7 @@ def test_one_text_and_one_image_are_a_batch_of_one(processor):
     assert one["input_ids"].shape[0] == one["pixel_values"].shape[0] == 1
 
 
-def test_texts_of_any_sequence_are_a_text_each(processor):
+def test_every_item_of_a_sequence_is_a_text(processor):
     expected = processor(text=["one", "two three"])
     for texts in (("one", "two three"), np.array(["one", "two three"]), pd.Series(["one", "two three"])):
         assert torch.equal(processor(text=texts)["input_ids"], expected["input_ids"])
@@ -128,7 +128,7 @@ def test_padding_changes_no_answer(model, processor):
     torch.testing.assert_close(plain, padded)
 
 
-def test_tensors_are_returned_as_they_are_asked_for(processor):
+def test_return_tensors_selects_the_type_of_the_output(processor):
     assert isinstance(processor(NOISE, TEXT)["pixel_values"], torch.Tensor)
     arrays = processor(NOISE, [TEXT, None], return_tensors="np")
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
@@ -189,7 +189,7 @@ def test_other_inputs_are_refused_by_their_type(processor, inputs, error, messag
 
 
 def test_a_processor_that_was_saved_before_loads_and_gives_the_same(processor, tmp_path):
-    """As folders of earlier versions have it: no options of the call are part of it."""
+    """Folders of earlier versions have no options of the call."""
     processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     assert saved.keys() == {"image_processor", "processor_class"}

@@ -21,7 +21,7 @@ from data.errors import UserError
 
 SETTINGS = ServeSettings(precision="no", root_path="/clf")
 HOST_PATHS = ("/manifest.json", "/favicon.ico")
-"""Paths that gradio and the browser request at the root of the host, wherever the page is."""
+"""Paths that gradio and the browser request at the root of the host even if the page is under a path."""
 
 
 @pytest.fixture(scope="module")

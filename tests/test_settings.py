@@ -1,3 +1,5 @@
+"""Settings from files and from the command line."""
+
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ def test_a_configuration_is_not_needed():
     assert (settings.data.train, settings.train.epochs, settings.run_dir) == ("my.csv", 3, "runs/run")
 
 
-def test_the_command_line_wins_over_the_file_and_the_file_names_the_run(tmp_path):
+def test_the_command_line_overrides_the_file_and_the_file_names_the_run(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("train: {epochs: 7, seed: 5}\ndata: {text: question}\n")
     settings = parse_settings([str(file), "--train.seed", "9", "--train.scales.text_encoder", "0.5"])
@@ -22,7 +24,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_names_the_run(tmp_path
     assert settings.run_dir == "runs/mine"
 
 
-def test_saved_settings_are_a_configuration_that_gives_them_back(tmp_path):
+def test_saved_settings_can_be_loaded_as_a_configuration(tmp_path):
     settings = parse_settings(["--data.train", "a.csv", "--train.learning_rate", "1e-5", "--data.slice_by", "[a, b]"])
     save_settings(settings, tmp_path / "config.yaml")
     assert load_settings(tmp_path / "config.yaml") == settings
@@ -76,14 +78,14 @@ def test_an_unknown_key_in_a_file_is_named_with_the_nearest(tmp_path, capsys):
         ("data: [", "is not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_configuration_says_why(tmp_path, capsys, content, message):
+def test_an_invalid_configuration_is_an_error_that_says_why(tmp_path, capsys, content, message):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(SystemExit):
         parse_settings(["--config", str(tmp_path / "c.yaml")])
     assert message in capsys.readouterr().err
 
 
-def test_a_configuration_names_its_run_wherever_it_stands():
+def test_a_configuration_names_its_run_at_any_position():
     assert parse_settings(["--train.seed", "1", "--config", "configs/quickstart.yaml"]).run_dir == "runs/quickstart"
 
 

@@ -1,3 +1,5 @@
+"""The built-in data: shapes and questions about them."""
+
 from collections import Counter, defaultdict
 
 import numpy as np

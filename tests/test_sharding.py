@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP): the same training, the same files."""
+"""Training with weights in shards (FSDP) gives the same model and the same files."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ OPTIONS = ["--train.batch_size", "4", "--train.checkpoint_steps", "1"]
 
 
 def outcome(run_dir: Path) -> tuple[list[dict], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Records but for the time they took, weights, and the optimiser's last state."""
+    """Records without their times, weights, and the last state of the optimizer."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("minutes", None), record.pop("held_out", None)
@@ -28,7 +28,7 @@ def train_with(command: list[str], **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_deepspeed_is_refused_with_the_way_that_serves(shapes_folder, tmp_path, monkeypatch, capsys):
+def test_deepspeed_is_an_error_that_names_the_configuration_of_fsdp(shapes_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(SystemExit) as stop:
         train.main(arguments(shapes_folder, tmp_path / "run"))
@@ -36,8 +36,7 @@ def test_deepspeed_is_refused_with_the_way_that_serves(shapes_folder, tmp_path, 
     assert "--config_file configs/accelerate/fsdp.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_in_shards_it_learns_what_it_learns_whole(shapes_folder, tmp_path, pretrained):
+def test_training_in_shards_learns_what_training_without_shards_learns(shapes_folder, tmp_path, pretrained):
     options = [*OPTIONS, "--train.mixed_precision", "no", "--train.optimizer", "sgd"]
     options += ["--model.text_encoder", pretrained, "--train.lora_rank", "2"]
     train_with(arguments(shapes_folder, tmp_path / "whole", *options), PLAIN="1")
@@ -47,14 +46,13 @@ def test_in_shards_it_learns_what_it_learns_whole(shapes_folder, tmp_path, pretr
         assert two == pytest.approx(one, rel=1e-4)
     for ours, theirs in zip(whole, sharded, strict=True):
         assert ours.keys() == theirs.keys()
-        for name, tensor in ours.items():  # the order of a sum differs, and with it the last digits
+        for name, tensor in ours.items():  # the order of sums differs, and so do the last digits
             difference = (theirs[name] - tensor).double()
             assert difference.norm() <= 1e-2 * tensor.double().norm() + 1e-5, name
     assert len(Predictor.from_pretrained(tmp_path / "sharded")(None, "is there a red circle?")) == 3
 
 
-@pytest.mark.slow
-def test_in_shards_it_goes_on_where_it_died_bit_by_bit(shapes_folder, tmp_path):
+def test_a_killed_run_in_shards_is_resumed_bit_by_bit(shapes_folder, tmp_path):
     whole, halves = (arguments(shapes_folder, tmp_path / name, *OPTIONS) for name in ("whole", "halves"))
     train_with(whole, SHARDED="1")
     assert launch(2, "tests/launched_train.py", halves, SHARDED="1", DIE_AT="3").returncode != 0

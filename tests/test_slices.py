@@ -1,4 +1,4 @@
-"""Rows told apart: by names, by ranges of numbers, by the length of their texts."""
+"""Slices of rows by names, by ranges of numbers and by the length of their texts."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_each_row_is_in_one_slice(values):
     assert all(rows.any() for rows in found.values())
 
 
-def test_few_numbers_are_told_apart_each_and_many_by_quarters():
+def test_few_numbers_are_a_slice_each_and_many_are_quarters():
     assert list(slices_by_value([3, 1, 10, 1])) == ["1", "3", "10"]
     ages = np.random.default_rng(0).permutation(np.arange(80))
     found = slices_by_value(list(ages))
@@ -38,7 +38,7 @@ def test_numbers_that_are_missing_are_a_slice_of_their_own():
     assert slices_by_value([1.0, None, 2.0])["None"].tolist() == [False, True, False]
 
 
-def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
+def test_numbers_of_a_csv_are_sliced_as_numbers(tmp_path):
     ages = np.random.default_rng(0).permutation(np.arange(80)).astype(str)
     ages[:3] = "", " ", "007"
     table = pd.DataFrame({"image": "x.png", "text": "a", "label": "b", "age": ages, "ward": np.arange(80) % 2 + 100})
@@ -52,7 +52,7 @@ def test_numbers_of_a_csv_are_told_apart_as_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("odd", ["unknown", "nan", "inf"])
-def test_names_among_numbers_leave_them_names(odd):
+def test_numbers_among_names_are_sliced_as_names(odd):
     assert list(slices_by_value([*map(str, range(11)), odd, ""])) == sorted([*map(str, range(11)), odd, ""])
 
 
@@ -65,7 +65,7 @@ def test_few_numbers_of_a_csv_and_none():
     }
 
 
-def test_rare_names_go_together_where_there_are_many():
+def test_rare_names_are_one_slice_if_there_are_many_names():
     names = ["a"] * 5 + [f"rare {i}" for i in range(40)]
     found = slices_by_value(names)
     assert len(found) == MAX_NAMES
@@ -73,7 +73,7 @@ def test_rare_names_go_together_where_there_are_many():
     assert found["(others)"].sum() == 40 - (MAX_NAMES - 2)
 
 
-def test_accuracy_is_told_apart_by_the_length_of_the_text_and_by_whether_it_was_cut(run_dir, shapes_folder, tmp_path):
+def test_accuracy_can_be_sliced_by_text_length_and_by_truncation(run_dir, shapes_folder, tmp_path):
     rows = pd.read_csv(shapes_folder / "test.csv")
     rows.loc[:9, "text"] = rows.text[:10] + " please" * 70
     rows.to_csv(shapes_folder / "long.csv", index=False)

@@ -1,3 +1,5 @@
+"""Splits of rows into train and validation, and the names of labels."""
+
 from collections import Counter
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Stopping: soon, without errors, and without losing accepted work."""
+"""A server stops soon, without errors, and without losing accepted work."""
 
 import json
 import signal
@@ -60,7 +60,7 @@ def assert_ends_soon(served, code):
     assert "rror" not in served.output, served.output
 
 
-def test_ctrl_c_ends_the_command_soon_with_an_open_page_and_client(run_dir, tmp_path):
+def test_ctrl_c_ends_the_command_soon_despite_an_open_page_and_client(run_dir, tmp_path):
     with command(run_dir, tmp_path) as served, browser(1000) as chrome:
         chrome.get(served.address)
         WebDriverWait(chrome, 60).until(lambda c: c.find_elements(By.CSS_SELECTOR, "#ask"))

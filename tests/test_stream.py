@@ -1,4 +1,4 @@
-"""Training rows that are a stream."""
+"""Training rows that are read as a stream."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Rules of the house that a reader cannot see at a glance."""
+"""Rules for all files of the repository: imports, names, safe calls, docstrings and paths."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ ROOMS = {
     },
     "app.command_line": {"app.command_line", "app.studies", "app.inference", "app.evaluation", *BASE},
 }
-"""Room → rooms that its modules may import; "app" are the modules at the top of the package."""
+"""The rooms that the modules of a room may import; "app" is the top of the package."""
 EVERYTHING = {"app.__init__", "app.__main__", "train", "eval", "benchmarks"}
 """Modules, and a folder, that may import every room."""
 FILES = [*sorted(path for name in ("app", "data", "models", "benchmarks") for path in (ROOT / name).rglob("*.py"))]
@@ -53,7 +53,7 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room of a module, or of a package that is one."""
+    """The room of a module or of a package."""
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len, default=module)
 
 
@@ -74,8 +74,8 @@ def test_modules_of_the_application_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
-def test_nothing_runs_strange_code(path):
-    """No pickle, no remote code, no half images, no public share; torch.load only with weights_only=True."""
+def test_no_call_runs_code_from_outside(path):
+    """No pickle, no remote code, no truncated images, no public share; torch.load only with weights_only=True."""
     tree = ast.parse(path.read_text())
     assert not imports(path) & {"pickle", "dill", "cloudpickle", "joblib"}
     for node in ast.walk(tree):
@@ -90,7 +90,7 @@ def test_nothing_runs_strange_code(path):
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_no_temporary_file_is_opened_a_second_time_by_name(path):
-    """Windows forbids it: a file without a name (TemporaryFile), or one in a TemporaryDirectory, serves everywhere."""
+    """Windows forbids it. TemporaryFile and files in a TemporaryDirectory work on every system."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     names |= {node.name for node in nodes if isinstance(node, ast.alias)}
@@ -101,7 +101,7 @@ APPLICATION = [path for path in FILES if "benchmarks" not in path.parts]
 
 
 @pytest.mark.parametrize("path", APPLICATION, ids=[str(f.relative_to(ROOT)) for f in APPLICATION])
-def test_what_only_one_kind_of_system_has_is_not_used(path):
+def test_functions_of_one_operating_system_are_not_used(path):
     assert not imports(path) & {"fcntl", "grp", "pwd", "resource", "termios", "msvcrt", "winreg"}
     tree = ast.parse(path.read_text())
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -112,14 +112,14 @@ def test_what_only_one_kind_of_system_has_is_not_used(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
-def test_nothing_is_told_apart_by_its_address(path):
-    """The address of an object that has gone is that of the next one."""
+def test_no_object_is_identified_by_its_address(path):
+    """A new object can have the address of a deleted one."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if ast.unparse(call.func) == "id"]
 
 
-def test_every_public_function_and_class_says_what_it_is_for():
-    """Public to other files, that is: whatever another file imports."""
+def test_every_public_function_and_class_has_a_docstring():
+    """Public means that another file imports it."""
     imported = set()
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -134,14 +134,14 @@ def test_every_public_function_and_class_says_what_it_is_for():
     assert silent == []
 
 
-def test_documents_point_at_files_that_exist():
+def test_paths_in_documents_exist():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name} points at {target}"
 
 
-def test_only_what_belongs_at_the_top_is_there():
+def test_the_top_folder_has_only_expected_entries():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     packages = {Path(name).parts[0] for name in tracked if name.endswith(".py") and "/" in name}
     assert packages <= {"app", "data", "models", "tests", "benchmarks", "docs"}

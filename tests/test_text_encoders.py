@@ -1,10 +1,11 @@
-"""The contract every text encoder keeps, over families built tiny from their configurations."""
+"""Properties of every text encoder, tested with tiny models of several families."""
 
 from importlib.resources import files
 
 import pytest
 import torch
 from PIL import Image
+from tiny import shared_encoder
 from tokenizers import Tokenizer
 from transformers import (
     BertConfig,
@@ -16,6 +17,7 @@ from transformers import (
     LlamaConfig,
     ModernBertConfig,
     PreTrainedTokenizerFast,
+    ResNetConfig,
     RobertaConfig,
     T5Config,
 )
@@ -40,7 +42,10 @@ FAMILIES = {
 
 
 def classifier_config(text_config) -> ImageTextConfig:
-    return ImageTextConfig(text_config=text_config, num_labels=3, image_size=32, classifier_hidden_size=16)
+    image = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    return ImageTextConfig(
+        image_config=image, text_config=text_config, num_labels=3, image_size=32, classifier_hidden_size=16
+    )
 
 
 @pytest.fixture(params=FAMILIES)
@@ -89,7 +94,7 @@ def test_a_row_without_text_is_finite_in_every_family(family):
     assert model(**inputs, pixel_values=torch.randn(2, 3, 32, 32)).logits.isfinite().all()
 
 
-def test_a_text_of_all_the_tokens_that_fit_is_read_and_one_more_is_cut(family):
+def test_a_text_is_cut_only_if_it_has_more_tokens_than_fit(family):
     encoder = TextEncoder(classifier_config(family)).eval()
     longest = min(encoder.max_positions or 600, 600)
     ids = torch.randint(4, VOCAB, (1, longest))
@@ -97,7 +102,7 @@ def test_a_text_of_all_the_tokens_that_fit_is_read_and_one_more_is_cut(family):
     assert (encoder.max_positions is None) == (family.model_type == "t5")
 
 
-def test_an_encoder_whose_tokenizer_adds_no_special_tokens_does_without_any_text(tmp_path, tokenizer):
+def test_an_empty_text_is_valid_if_the_tokenizer_adds_no_special_tokens(tmp_path, tokenizer):
     model = TextEncoder(classifier_config(FAMILIES["gpt2"])).encoder
     model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(tmp_path)
@@ -111,7 +116,7 @@ def test_an_encoder_whose_tokenizer_adds_no_special_tokens_does_without_any_text
     assert classifier.eval()(**batch).logits.isfinite().all()
 
 
-def test_texts_are_cut_where_the_table_of_positions_ends(tmp_path, tokenizer):
+def test_texts_are_cut_to_the_number_of_positions(tmp_path, tokenizer):
     config = RobertaConfig(**SMALL | {"vocab_size": len(tokenizer)}, max_position_embeddings=12, pad_token_id=1)
     TextEncoder(classifier_config(config)).encoder.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -130,7 +135,7 @@ def test_pretrained_weights_come_from_a_local_folder(tmp_path, tokenizer):
         assert torch.equal(value, model.text_encoder.encoder.state_dict()[name]), name
 
 
-def test_of_a_two_tower_model_the_text_tower_is_used(tmp_path, tokenizer):
+def test_the_text_tower_of_a_two_tower_model_is_used(tmp_path, tokenizer):
     clip = CLIPModel(
         CLIPConfig(text_config=FAMILIES["clip"].to_dict(), vision_config={"hidden_size": 32, "num_attention_heads": 2})
     )
@@ -167,7 +172,7 @@ def test_a_tokenizer_without_a_padding_token_gets_one(tmp_path, tokenizer):
     assert pretrained_tokenizer(str(tmp_path)).pad_token == "[SEP]"
 
 
-def test_a_hub_id_while_offline_names_the_way_out():
+def test_a_hub_id_without_network_is_an_error_that_names_a_remedy():
     with pytest.raises(ValueError, match=r"(?s)someone/some-encoder.*hf download.*text_encoder scratch"):
         pretrained_text_config("someone/some-encoder")
 
@@ -181,4 +186,5 @@ def test_a_folder_that_brings_code_is_refused_and_its_code_is_not_run(tmp_path):
 
 
 def small_settings(folder) -> ModelSettings:
-    return ModelSettings(text_encoder=str(folder), image_size=32, classifier_hidden_size=16, max_text_length=16)
+    small = {"image_encoder": shared_encoder(), "image_size": 32, "classifier_hidden_size": 16}
+    return ModelSettings(text_encoder=str(folder), **small, max_text_length=16)

@@ -1,4 +1,4 @@
-"""train.py from its command line: what a run leaves, how it goes on, what it refuses."""
+"""The command line of train.py: what a run writes, which options it trains with, and which errors it reports."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from launched_train import use_plain_layers
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import NUM_TEST, VGG16, arguments, launch
@@ -18,8 +19,17 @@ import train
 from app import Predictor
 from app.training.trainer import build
 
+ONE_EPOCH = ["--train.epochs", "1"]
+pytestmark = pytest.mark.usefixtures("blank_charts")
 
-def test_a_run_folder_holds_everything_one_needs_afterwards(run_dir):
+
+@pytest.fixture
+def weights_alone(monkeypatch):
+    """Training ends without evaluation, for tests that compare weights."""
+    monkeypatch.setattr("app.training.run.finish", lambda *args: None)
+
+
+def test_a_run_folder_has_model_checkpoints_records_and_evaluation(run_dir):
     expected = ["config.yaml", "metrics.jsonl", "curves.png", "summary.txt", "checkpoints/step_00000004/manifest.json"]
     expected += [f"model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md")]
     expected += [f"evaluation/test/{name}" for name in ("metrics.json", "predictions.parquet", "where_it_looked.png")]
@@ -38,7 +48,7 @@ def test_records_hold_loss_rate_and_validation(run_dir):
     ]
 
 
-def test_the_summary_tells_score_interval_baselines_time_and_what_to_type_next(run_dir):
+def test_the_summary_has_scores_intervals_baselines_time_and_the_next_command(run_dir):
     summary = (run_dir / "summary.txt").read_text()
     for words in ("image + text", "text only", "image only", "majority answer", "95 % intervals", "minutes", "Next:"):
         assert words in summary
@@ -46,9 +56,7 @@ def test_the_summary_tells_score_interval_baselines_time_and_what_to_type_next(r
     assert "accuracy by kind" in summary
 
 
-def test_the_model_card_is_in_the_hubs_format_and_its_figures_are_those_of_the_evaluation(shapes_folder, tmp_path):
-    run_dir = tmp_path / "run"
-    train.main(arguments(shapes_folder, run_dir))
+def test_the_model_card_is_in_the_hubs_format_with_the_figures_of_the_evaluation(run_dir):
     card = ModelCard.load(run_dir / "model" / "README.md")
     figures = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
     accuracy = figures["scores"]["image + text"]["accuracy"]
@@ -62,16 +70,16 @@ def test_the_model_card_is_in_the_hubs_format_and_its_figures_are_those_of_the_e
     assert "\n\n\n" not in card.text
 
 
-def test_two_runs_of_one_seed_end_with_the_same_weights(run_dir, shapes_folder, tmp_path):
+def test_runs_have_the_same_weights_only_with_the_same_seed(run_dir, shapes_folder, tmp_path, weights_alone):
     train.main(arguments(shapes_folder, tmp_path / "again"))
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (run_dir, tmp_path / "again"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    train.main(arguments(shapes_folder, tmp_path / "other", "--train.seed", "1"))
+    train.main(arguments(shapes_folder, tmp_path / "other", "--train.seed", "1", "--train.epochs", "1"))
     other = load_file(tmp_path / "other" / "model" / "model.safetensors")
     assert not torch.equal(one["classifier.output.weight"], other["classifier.output.weight"])
 
 
-def test_a_run_that_exists_is_neither_mixed_nor_lost(run_dir, shapes_folder, capsys):
+def test_a_finished_run_is_not_overwritten_without_being_asked(run_dir, shapes_folder, capsys):
     before = (run_dir / "metrics.jsonl").read_text()
     with pytest.raises(SystemExit) as stop:
         train.main(arguments(shapes_folder, run_dir))
@@ -80,7 +88,7 @@ def test_a_run_that_exists_is_neither_mixed_nor_lost(run_dir, shapes_folder, cap
     assert (run_dir / "metrics.jsonl").read_text() == before
 
 
-def test_overwrite_spares_a_folder_that_is_no_run(shapes_folder, tmp_path, capsys):
+def test_overwrite_spares_a_folder_that_is_not_a_run(shapes_folder, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(SystemExit):
         train.main(arguments(shapes_folder, tmp_path, "--overwrite", "true"))
@@ -97,7 +105,7 @@ def test_overwrite_spares_a_folder_that_is_no_run(shapes_folder, tmp_path, capsy
         (["--overwrite", "true", "--data.slice_by", "[nope]"], "has no column 'nope'"),
     ],
 )
-def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, capsys, options, message):
+def test_a_run_is_not_changed_before_all_settings_are_checked(run_dir, shapes_folder, capsys, options, message):
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit):
         train.main(arguments(shapes_folder, run_dir, *options))
@@ -115,10 +123,10 @@ def test_a_run_is_not_touched_before_all_is_checked(run_dir, shapes_folder, caps
         ["--model.fusion", "self", "--model.attention", "top_k", "--model.fusion_dropout", "0.1"],
         ["--model.fusion", "concat", "--model.attention", "low_rank"],
         ["--model.fusion", "none"],
-        ["--model.attention", "chunked", *VGG16, "--model.levels", "[3, 4]"],
+        ["--model.attention", "chunked", "--model.levels", "[3, 4]", *VGG16, "--model.batch_norm", "false"],
         ["--model.gated", "true", "--train.gate_cost", "0.1", "--train.attention_penalty", "0.1"],
         ["--model.attention", "window", "--model.attention_window", "5"],
-        ["--model.context_pooling", "queries", *VGG16, "--model.batch_norm", "false", "--data.top_k_labels", "5"],
+        ["--model.context_pooling", "queries", "--data.top_k_labels", "5"],
     ],
     ids=lambda options: "-".join(options[:2]).removeprefix("--"),
 )
@@ -128,7 +136,7 @@ def test_training_options_run_to_the_end(shapes_folder, tmp_path, options):
     assert 0 <= figures["scores"]["image + text"]["accuracy"]["value"] <= 1
 
 
-def test_a_cost_of_gates_closes_them(shapes_folder, tmp_path):
+def test_a_cost_of_gates_closes_them(shapes_folder, tmp_path, weights_alone):
     bias = {}
     for cost in ("0", "20"):
         options = ["--model.gated", "true", "--train.gate_cost", cost, "--train.gate_warmup", "0"]
@@ -144,12 +152,12 @@ def test_another_image_encoder_is_fine_tuned_from_its_folder(shapes_folder, tmp_
     AutoBackbone.from_config(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
     ViTImageProcessor().save_pretrained(tmp_path / "resnet")
     options = ["--model.image_encoder", str(tmp_path / "resnet")]
-    train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
+    train.main([*arguments(shapes_folder, tmp_path / "run"), *options, *ONE_EPOCH])
     assert "resnet at 32 × 32 px" in (tmp_path / "run" / "model" / "README.md").read_text()
     assert Predictor.from_pretrained(tmp_path / "run").explain(Image.new("RGB", (9, 9)), "a b").words == ["a", "b"]
 
 
-def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path):
+def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path, weights_alone):
     options = ["--data.streaming", "true", "--data.validation", str(shapes_folder / "test.csv")]
     train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -177,17 +185,22 @@ def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, t
     assert alone["scores"] == figures["scores"]
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder, tmp_path):
-    """Rows of unequal numbers in both processes, a short last group of batches: every row counts once and as much."""
+def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder, tmp_path, monkeypatch):
+    """Every row counts once and equally, though the processes have different numbers of rows and the last group of
+    batches is short.
+    """
     common = ["--train.gradient_accumulation_steps", "2", "--train.mixed_precision", "no", "--model.modality_dropout"]
     common += ["0", "--model.classifier_dropout", "0", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"]
     records, weights = [], []
     for processes, size in ((1, 6), (2, 3)):
         run_dir = tmp_path / str(processes)
         options = arguments(shapes_folder, run_dir, *common, "--train.batch_size", str(size))
-        done = launch(processes, "tests/launched_train.py", options, PLAIN="1")
-        assert done.returncode == 0, done.stderr
+        if processes == 1:
+            use_plain_layers(monkeypatch.setattr)
+            train.main(options)
+        else:
+            done = launch(processes, "tests/launched_train.py", options, PLAIN="1")
+            assert done.returncode == 0, done.stderr
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
         records.append([json.loads(line) for line in lines])
         weights.append(load_file(run_dir / "model/model.safetensors"))
@@ -198,7 +211,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_frozen_convolutions_do_not_move(shapes_folder, tmp_path, monkeypatch):
+def test_frozen_convolutions_do_not_change(shapes_folder, tmp_path, monkeypatch, weights_alone):
     started = {}
     monkeypatch.setattr("app.training.run.build", lambda *args: remember(build(*args), started))
     train.main([*arguments(shapes_folder, tmp_path / "run"), "--train.scales.image_encoder", "0"])
@@ -224,19 +237,21 @@ def test_a_very_long_text_is_cut_and_counted(shapes_folder, tmp_path, capsys):
     rows = pd.read_csv(shapes_folder / "train.csv")
     rows.loc[0, "text"] = "word " * 20_000
     rows.to_csv(shapes_folder / "long.csv", index=False)
-    train.main([*arguments(shapes_folder, tmp_path / "run"), "--data.train", str(shapes_folder / "long.csv")])
+    train.main(
+        [*arguments(shapes_folder, tmp_path / "run"), "--data.train", str(shapes_folder / "long.csv"), *ONE_EPOCH]
+    )
     assert "texts have up to 20,002 tokens; 1 of" in capsys.readouterr().out
     answers = Predictor.from_pretrained(tmp_path / "run")(Image.new("RGB", (9, 9)), "x" * 100_000)
     assert len(answers) == 3
 
 
-def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(shapes_folder, tmp_path):
+def test_missing_modalities_can_be_trained_and_predicted(shapes_folder, tmp_path):
     rows = pd.read_csv(shapes_folder / "train.csv")
     rows.loc[0:3, "text"] = ""
     rows.loc[4:8, "image"] = ""
     rows.to_csv(shapes_folder / "gaps.csv", index=False)
     options = ["--data.train", str(shapes_folder / "gaps.csv"), "--data.allow_missing", "true"]
-    train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
+    train.main([*arguments(shapes_folder, tmp_path / "run"), *options, *ONE_EPOCH])
     predictor = Predictor.from_pretrained(tmp_path / "run")
     assert len(predictor(None, "is there a red circle?")) == 3
     assert len(predictor(Image.new("RGB", (40, 40), "red"), None)) == 3
@@ -254,7 +269,7 @@ def test_missing_modalities_are_trained_and_predicted_where_they_are_allowed(sha
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),
     ],
 )
-def test_what_the_user_can_mend_ends_with_code_2_before_training(shapes_folder, tmp_path, capsys, options, message):
+def test_an_error_of_the_user_ends_with_code_2_before_training(shapes_folder, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         train.main([*arguments(shapes_folder, tmp_path / "run"), *options])
     assert stop.value.code == 2
@@ -278,7 +293,7 @@ def test_an_arithmetic_error_of_numpy_keeps_its_traceback(shapes_folder, tmp_pat
         train.main(arguments(shapes_folder, tmp_path / "run"))
 
 
-def test_no_data_at_all_says_how_to_begin(tmp_path, capsys):
+def test_training_without_data_is_an_error_that_says_how_to_name_them(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main(["--run_dir", str(tmp_path / "run")])
     assert "--data.train FILE" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One epoch of training, and which epoch is kept, on a model small enough to compute by hand."""
+"""One epoch of training, and which epoch is kept, with a model that can be computed by hand."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ from models.settings import ModelSettings
 
 
 class Scores(nn.Module):
-    """Logits that are its parameters, whatever comes in."""
+    """A model whose parameters are its logits; the input only scales them."""
 
     def __init__(self, classes: int = 2):
         super().__init__()
@@ -72,14 +72,14 @@ def test_gates_are_held_open_for_the_first_half_and_the_best_epoch_is_one_in_whi
         assert progress.best == (0.9 if epoch < first else 0.8)
     assert held == [True] * first + [False] * (epochs - first)
     made.start_epoch(Progress(epoch=epochs - 1), TrainSettings(epochs=epochs, gate_warmup=1))
-    assert not made.model.gate.held_open, "they learn in one epoch at least"
+    assert not made.model.gate.held_open, "gates learn in at least one epoch"
     del made.model.gate
     progress = Progress(epoch=first, best=0.9)
     made.start_epoch(progress, TrainSettings(epochs=epochs))
     assert progress.best == 0.9, "without gates no epoch is passed over"
 
 
-def test_accumulated_batches_count_as_their_mean_and_a_short_last_group_as_much():
+def test_accumulated_batches_are_averaged_and_a_short_last_group_has_the_same_weight():
     # At scores of 0 the gradient of a row is (-n/2, n/2).
     torch.testing.assert_close(
         run([1.0, 3.0], gradient_accumulation_steps=2, max_grad_norm=1e9), torch.tensor([1.0, -1.0])
@@ -87,7 +87,7 @@ def test_accumulated_batches_count_as_their_mean_and_a_short_last_group_as_much(
     torch.testing.assert_close(run([2.0], gradient_accumulation_steps=4, max_grad_norm=1e9), torch.tensor([1.0, -1.0]))
 
 
-def test_every_row_of_accumulated_batches_counts_as_much_however_they_are_cut():
+def test_every_row_of_accumulated_batches_has_the_same_weight_whatever_the_batch_sizes():
     def learnt(*batches: list[float]) -> torch.Tensor:
         made = training([])
         made.loader = [
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_not_finite_names_step_rate_and_rows():
     assert made.model.scores.isfinite().all(), "the step was not made"
 
 
-def test_training_sees_other_views_of_its_images_and_validation_the_images(shapes_folder, tmp_path, monkeypatch):
+def test_training_images_are_augmented_and_validation_images_are_not(shapes_folder, tmp_path, monkeypatch):
     seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     forward = ImageTextClassifier.forward
 
@@ -138,7 +138,7 @@ def test_gradients_are_clipped_to_the_norm():
     assert run([100.0], max_grad_norm=0.5).norm() == pytest.approx(0.5, rel=1e-4)
 
 
-def test_balanced_class_weights_make_rare_classes_count_as_much_as_common_ones():
+def test_balanced_class_weights_give_rare_classes_the_weight_of_common_ones():
     loss = build_loss(TrainSettings(class_weights="balanced"), {"a": 0, "b": 1}, ["a", "a", "a", "b"], SINGLE)
     torch.testing.assert_close(loss.class_weight, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
     assert build_loss(TrainSettings(), {"a": 0, "b": 1}, ["a", "b"], SINGLE).class_weight is None
@@ -172,7 +172,7 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
     assert sum("epoch" in json.loads(line) for line in run_dir.metrics.read_text().splitlines()) == epochs
 
 
-def test_sharp_attention_and_open_gates_cost_what_the_settings_say():
+def test_the_penalties_for_sharp_attention_and_open_gates_follow_the_settings():
     sharp, even = torch.eye(4).expand(2, 8, 4, 4), torch.full((2, 8, 4, 4), 0.25)
     output = ImageTextOutput(attentions=(sharp, even), work=torch.tensor([0.75, 0.25]))
     assert penalty(output, TrainSettings()) == 0
@@ -180,7 +180,7 @@ def test_sharp_attention_and_open_gates_cost_what_the_settings_say():
     assert penalty(output, TrainSettings(gate_cost=0.1)).item() == pytest.approx(0.1 * 0.5)
 
 
-def test_pretrained_parts_learn_more_slowly_than_new_ones_unless_told_otherwise():
+def test_pretrained_parts_learn_more_slowly_than_new_ones_by_default():
     new = learning_rate_scales(TrainSettings(), ModelSettings())
     assert new == {"image_encoder": 0.3, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
     pretrained = ModelSettings(text_encoder="bert-base-uncased", image_weights="imagenet")

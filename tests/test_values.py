@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits: one range for all of a table, kept with the model, and told."""
+"""Images of more than 8 bits: one value range for all images of a table, saved with the model and reported."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny import arguments
+from tiny import arguments, blank_charts
 
 import eval as evaluation
 import train
@@ -15,9 +15,11 @@ from app.__main__ import main as app
 from data import DataSettings, decode_image, prepare_data
 from data.value_range import VALUE_STATS, check_range, choose_ranges, range_of
 
+pytestmark = pytest.mark.usefixtures("blank_charts")
+
 
 def save_as(shapes_folder, folder, scale, dtype, splits=("train", "test")) -> None:
-    """The built-in data with grey pictures of other values: ``scale`` gets 0 to 255, and the picture's number."""
+    """Save the built-in data with grey images of other values; ``scale`` gets values of 0 to 255 and a number."""
     for split in splits:
         table = pd.read_csv(shapes_folder / f"{split}.csv", keep_default_na=False)
         for number, name in enumerate(table["image"].unique()):
@@ -58,7 +60,7 @@ def prepare(folder, **settings):
         ("float", -3.5, -3.5, (-3.5, -3.5)),
     ],
 )
-def test_the_range_is_the_narrowest_usual_one_or_that_of_the_values(kind, low, high, expected):
+def test_the_range_is_the_narrowest_common_one_or_that_of_the_values(kind, low, high, expected):
     assert range_of(kind, low, high) == expected
 
 
@@ -75,7 +77,7 @@ def test_a_range_must_be_two_ascending_numbers(setting):
 
 
 def test_all_images_are_read_in_the_range_of_the_training_images(shapes_folder, tmp_path):
-    """A picture that is dark by itself stays dark: the range is not its own."""
+    """A dark image stays dark, because the range is not its own."""
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * (16 if number else 2), "uint16")
     data = prepare(tmp_path)
     expected = {"integer": [0, 4095]}
@@ -87,25 +89,25 @@ def test_all_images_are_read_in_the_range_of_the_training_images(shapes_folder, 
 
 def test_the_ranges_of_a_table_are_reported_with_a_warning_if_they_differ(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey / (1 if number % 4 else 255), "float32")
-    told = "\n".join(prepare(tmp_path, validation_fraction=0.25).notes)
+    output = "\n".join(prepare(tmp_path, validation_fraction=0.25).notes)
     assert (
         "test: 8 images hold floating-point values (6 within 0 to 255, 2 within 0 to 1); 0 is read as black, 255"
-        in told
+        in output
     )
-    assert "warning: test: 2 images (row 0, " in told
-    assert "span less than an eighth of this range" in told
+    assert "warning: test: 2 images (row 0, " in output
+    assert "span less than an eighth of this range" in output
 
 
 def test_ct_values_are_read_from_the_lowest_to_the_highest_or_in_a_window(shapes_folder, tmp_path):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 16 - 1024, "int32", ["train"])
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * 18 - (1024 if number else 0), "int32", ["test"])
     data = prepare(tmp_path)
-    told, ranges = "\n".join(data.notes), data.splits["test"].value_range
+    output, ranges = "\n".join(data.notes), data.splits["test"].value_range
     low, high = ranges["integer"]
     assert low == -1024
-    assert f"{low:g} is read as black, {high:g} as white; train with a narrower --data.value_range" in told
-    assert "have values outside this range" in told
-    assert "warning: test: 1 images (row 0) have no negative values" in told
+    assert f"{low:g} is read as black, {high:g} as white; train with a narrower --data.value_range" in output
+    assert "have values outside this range" in output
+    assert "warning: test: 1 images (row 0) have no negative values" in output
     data = prepare(tmp_path, value_range=(-160, 240))
     assert data.splits["train"].value_range == [-160, 240]
     assert "outside this range" not in "\n".join(data.notes)
@@ -124,14 +126,14 @@ def test_images_with_nan_or_infinite_values_are_counted(shapes_folder, tmp_path)
         return grey if number else grey * np.inf
 
     save_as(shapes_folder, tmp_path, scale, "float32")
-    told = "\n".join(prepare(tmp_path).notes)
-    assert "warning: test: 8 images (row 0, " in told
-    assert "hold NaN or infinite values; NaN becomes black" in told
+    output = "\n".join(prepare(tmp_path).notes)
+    assert "warning: test: 8 images (row 0, " in output
+    assert "hold NaN or infinite values; NaN becomes black" in output
 
 
 @pytest.fixture(scope="module")
 def float_run(shapes_folder, tmp_path_factory):
-    """A run on floating-point pictures of 0 to 255, and the ranges in which its batches were read."""
+    """A run on floating-point images of 0 to 255, and the ranges with which its batches were read."""
     folder = tmp_path_factory.mktemp("float")
     save_as(shapes_folder, folder, lambda grey, number: grey, "float32")
     ranges = []
@@ -140,7 +142,7 @@ def float_run(shapes_folder, tmp_path_factory):
         ranges.append(value_range)
         return decode_image(image, *limits, value_range=value_range)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, blank_charts():
         patch.setattr("data.collate.decode_image", decode)
         run = train.main(arguments(folder, folder / "run", "--train.epochs", "1"))
     return run, ranges
@@ -188,6 +190,6 @@ def test_every_interface_reads_an_image_as_in_training(float_run, tmp_path):
 def test_the_doctor_reports_ranges(shapes_folder, tmp_path, capsys):
     save_as(shapes_folder, tmp_path, lambda grey, number: grey * (16 if number % 2 else 1 / 255), "float32")
     app(["doctor", *arguments(tmp_path, tmp_path / "run")])
-    told = capsys.readouterr().out
-    assert "· test: 8 images hold floating-point values (4 within 0 to 1, 4 within 0 to 4095); 0 is read as" in told
-    assert "! test: 4 images (row 0, " in told
+    output = capsys.readouterr().out
+    assert "· test: 8 images hold floating-point values (4 within 0 to 1, 4 within 0 to 4095); 0 is read as" in output
+    assert "! test: 4 images (row 0, " in output

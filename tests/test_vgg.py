@@ -1,3 +1,5 @@
+"""VGG16 with cross-attention at one level or several."""
+
 import pytest
 import torch
 import torchvision
@@ -9,7 +11,7 @@ from models.image_weights import load_image_weights
 
 
 def awake(vgg: VGG16WithCrossAttention) -> VGG16WithCrossAttention:
-    """As after some training: the branch's output is not zero any more."""
+    """Make the output of the branch differ from zero, as training does."""
     torch.nn.init.normal_(vgg.cross_attention.attention.out_proj.weight, std=0.1)
     return vgg.eval()
 
@@ -119,7 +121,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
         load_image_weights(VGG16Encoder(), str(path), batch_norm=False)
 
 
-def test_imagenet_weights_without_a_connection_say_the_way_out(monkeypatch):
+def test_imagenet_weights_without_network_are_an_error_that_names_remedies(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -165,6 +167,6 @@ def test_every_level_reads_the_context_and_every_parameter_learns(kind):
 
 
 @pytest.mark.parametrize("levels", [(), (1,), (6,), (3, 3)])
-def test_levels_that_are_none_are_refused(levels):
+def test_invalid_levels_are_refused(levels):
     with pytest.raises(ValueError, match="2, 3, 4 and 5, each once"):
         MultiLevelCrossAttentionVGG(levels=levels)

@@ -1,4 +1,4 @@
-"""Worker processes that read data, when the process they work for ends."""
+"""Worker processes that read data end with their parent process."""
 
 import multiprocessing
 import sys
@@ -10,7 +10,7 @@ from data.workers import end_workers_at_exit, ignore_stop_signals
 
 
 def read_and_exit() -> None:
-    """Leave with an exit code while workers wait for the next batch."""
+    """Exit with a code while workers wait for the next batch."""
     end_workers_at_exit()
     loader = DataLoader(
         torch.arange(64), batch_size=1, num_workers=2, persistent_workers=True, worker_init_fn=ignore_stop_signals
@@ -23,7 +23,7 @@ def read_and_exit() -> None:
 def test_a_process_with_workers_ends_with_its_own_exit_code():
     process = multiprocessing.get_context("spawn").Process(target=read_and_exit)
     process.start()
-    process.join(timeout=60)
+    process.join(timeout=240)
     has_ended = process.exitcode is not None
     process.kill()
     assert has_ended
