@@ -49,7 +49,6 @@ def test_any_other_error_keeps_its_traceback(main, command, error, monkeypatch):
         (evaluation.main, ["MODEL", "--splits", "test"]),
         (evaluation.main, ["no/such/model"]),
     ],
-    ids=str,
 )
 def test_an_error_in_the_arguments_is_printed_by_the_first_process_alone(main, command, monkeypatch, capsys):
     printed = {}
