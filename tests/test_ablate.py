@@ -49,7 +49,7 @@ def test_the_validation_accuracy_is_that_of_the_epoch_whose_model_was_kept():
 
 
 def test_an_ablation_trains_each_variant_and_seed_once(config, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("app.studies.ablate.train_in_new_process", run_training)
+    monkeypatch.setattr("app.training.new_process.train_in_new_process", run_training)
     folder = tmp_path / "runs"
     command = ["ablate", str(config), "--output", str(folder), "--seeds", "[3,4]", "--variant", "[as it is]"]
     command += ["--train.epochs", "2"]

@@ -113,8 +113,8 @@ def test_folds_with_row_weights_are_averaged_by_weight_and_not_mixed_with_folds_
         table(np.array([True, False]), np.arange(2)).assign(prediction="x", probabilities=0, weight=weights)
         for weights in ([3.0, 1.0], [1.0, 3.0])
     ]
-    run = SimpleNamespace(result=dict, check_same=lambda settings: None, path=tmp_path)
-    monkeypatch.setattr("app.studies.kfold.RunDir", lambda path: run)
+    run = SimpleNamespace(path=tmp_path)
+    monkeypatch.setattr("app.studies.kfold.finished_run", lambda settings, title: run)
     monkeypatch.setattr("app.studies.kfold.load_predictions", lambda *given: next(found))
     found = iter(tables)
     kfold(tmp_path / "c.yaml", 2, tmp_path)
@@ -142,7 +142,7 @@ def test_groups_of_different_folds_are_different_groups(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("app.studies.kfold.train_in_new_process", run_training)
+    monkeypatch.setattr("app.training.new_process.train_in_new_process", run_training)
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
     command = ["kfold", str(tmp_path / "c.yaml"), "--folds", "2", "--output", str(tmp_path / "out")]
     command += [*TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1"]

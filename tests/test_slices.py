@@ -15,6 +15,7 @@ from data.loading import scored_split
 
 
 @example([1.0, 1.0000001, 2.0])
+@example([*range(11), 5e-324, 1e-323, -5e-324, -4.0] * 2)
 @given(
     st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1)
     | st.lists(st.none() | st.text(max_size=2), min_size=1)

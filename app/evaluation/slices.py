@@ -35,7 +35,7 @@ def slices_by_value(values: list) -> dict[str, np.ndarray]:
     series = pd.Series(parse_numbers(values))
     if is_numeric_dtype(series) and not is_bool_dtype(series):
         many = series.nunique() > MAX_NUMBERS
-        parts = series.groupby(pd.qcut(series, 4, duplicates="drop") if many else series, observed=True)
+        parts = series.groupby(pd.qcut(series, 4, labels=False, duplicates="drop") if many else series, observed=True)
         found: dict[str, np.ndarray] = {}
         for _, part in parts:  # ranges that are printed alike are one slice
             found[range_name(part)] = found.get(range_name(part), False) | series.index.isin(part.index)
