@@ -64,6 +64,10 @@ class BackboneEncoder(nn.Module):
             raise UserError("Only VGG16 can be frozen by blocks; other image encoders are frozen as a whole.")
         return self.network
 
+    def stages(self) -> list[nn.Module]:
+        """The stages or layers of the network, in order; each returns its map or its tokens, alone or first."""
+        return list(next(module for module in self.network.modules() if isinstance(module, nn.ModuleList)))
+
     def work(self, image_size: int, after: int, upto: int) -> int:
         """Multiplications after the only level: none."""
         return 0

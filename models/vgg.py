@@ -64,6 +64,10 @@ class VGG16Encoder(nn.Module):
         """The layers of the blocks from ``after`` + 1 to ``upto``."""
         return self.features[self.ends[after] : self.ends[upto]]
 
+    def stages(self) -> list[nn.Module]:
+        """The last layer of each block before its pooling, whose output is the map of the block."""
+        return [self.features[end - 2] for end in self.ends[1:]]
+
     def work(self, image_size: int, after: int, upto: int) -> int:
         """Multiplications of the blocks from ``after`` + 1 to ``upto`` for a square image."""
         sides = {block: image_size // 2**block for block in range(after, upto)}

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 
 from app.command_line.commands import positional
 from app.command_line.reading import Reading, reading_options
+from app.explanation.evidence import Method
+from app.explanation.figures import explanation_figure, matrices_figure
 from app.inference.batch_predict import Answers, answer_rows, write_answers
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
@@ -66,7 +68,7 @@ class Predict:
 
 @dataclass
 class Explain:
-    """A picture of where the model looked for each word.
+    """A picture of the evidence for an answer: which places and which words it rests on.
 
     python -m app explain runs/quickstart --image picture.png --text "what color is the circle?"
     """
@@ -79,10 +81,18 @@ class Explain:
     """Text."""
     output: str = "where_it_looked.png"
     """File to write: .png, .jpg, .jpeg, .webp, .svg or .pdf."""
+    answer: str = ""
+    """Label to explain; by default the most probable one."""
+    method: Method | None = None
+    """Attribution method: integrated_gradients (default), gradient, occlusion (default for ONNX models) or readout."""
+    depth: PositiveInt | None = None
+    """Block of the image encoder for the method gradient; by default the first."""
+    matrices: bool = False
+    """Draw all maps as matrices with colour bars, also the attention to each word."""
     head: NonNegativeInt | None = None
-    """One head of the attention, counted from 0; by default the mean of all."""
+    """With --matrices true: one head of the attention, counted from 0; by default the mean of all."""
     level: PositiveInt | None = None
-    """Block of the image encoder; by default the last with attention."""
+    """With --matrices true: block of the image encoder; by default the last with attention."""
     trust_custom_encoder: bool = False
     """Run the text encoder file that is saved with the model."""
 
@@ -195,15 +205,22 @@ def scoring_command(options: Predict) -> str:
 
 
 def run_explain(options: Explain) -> None:
-    """Write the heat-maps of one pair."""
-    if not options.image or not options.text.strip():
-        raise UserError("explain needs both --image and --text.")
+    """Write the explanation of one answer, and print the checked sentence."""
+    if not options.image and not options.text.strip():
+        raise UserError("Give --image FILE, --text TEXT or both.")
+    if not options.matrices and (options.head is not None or options.level is not None):
+        raise UserError("--head and --level choose a matrix of attention: add --matrices true.")
     check_image(options.image, "explain shows one image")
     output = ready_file(user_path(options.output), PICTURES)
     predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
-    figure = predictor.explain(options.image, options.text).figure(options.text, options.head, options.level)
+    found = predictor.explain(
+        options.image or None, options.text or None, options.answer or None, options.method, options.depth
+    )
+    figure = matrices_figure(found, "", options.head, options.level) if options.matrices else explanation_figure(found)
     try:
         figure.savefig(output)
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror or error}.") from error
+    if found.sentence:
+        print(found.sentence)
     print(f"wrote {output}")

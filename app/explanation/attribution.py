@@ -1,166 +1,198 @@
-"""Attribution of an answer to image positions and words."""
+"""Why a model gave an answer: which places of the picture and which words it rests on."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from app.explanation.heatmaps import explanation_figure, overlay_heatmap
-from data.errors import UserError
+from app.explanation.drawing import enlarged, evidence_layer, overlay
+from app.explanation.evidence import Method, default_method, evidence
+from app.explanation.region import Region, decisive_region
+from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
+from models.onnx_classifier import OnnxModel
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Heat = Literal["effect", "attention"]
-"""Heat-map of a word: its effect on the probability of the answer, or the attention of positions to it."""
-TEXTS_AT_ONCE = 64
-"""Number of masked texts in one pass of the model."""
+MATTERS = 0.01
+"""Smallest change of the probability at which a word gets a map."""
+MAX_MAPS = 3
+"""Number of words with a map, by default."""
 
 
 @dataclass
 class Explanation:
-    """Attribution of one answer to image positions and words.
+    """Attribution of one answer to the places of the picture and to the words.
 
     Attributes:
-        image: the decoded image.
-        words: W words of the text, in order; empty if it has special tokens only.
-        answer_weights: share of each image position in the probability of the answer ``(h, w)``; the sum is 1.
-        effects: effect of each word at each position ``(W, h, w)``: the probability that comes from the position,
-            minus the same without the word. The sum over the positions is the probability that is lost without the
-            word (leave-one-out); it is negative for a word against the answer.
+        image: the decoded image; ``None`` for a text alone.
+        text: the text; empty for a picture alone.
+        answer: label of the answer.
+        probability: probability of the answer.
+        method: attribution method of the maps, see `app.explanation.evidence.evidence`.
+        evidence: what each place of the picture speaks for the answer (positive) or against it ``(h, w)``, in units of
+            its log-odds; zero without an image.
+        words: W words of the text, in order; empty without a text, or for one with special tokens only.
+        effects: probability that the answer loses without each word ``(W,)``; negative for a word against it.
+        word_evidence: number of a word → the evidence with the word minus that without it ``(h, w)``, for the words
+            that do most. A word that is not here changes the probability by less than `MATTERS`, or less than these.
+        region: the smallest region with half of the evidence for the answer, or more if hiding half does not matter,
+            checked by hiding it; ``None`` without an image or without evidence for the answer.
+        positions: share of each position of the last map in the probability of the answer ``(h', w')``; ``None`` for an
+            ONNX model.
         attention: block of the image encoder → attention of each image position to each word, by head
-            ``(H, W, h, w)``. At a position the words and the special tokens sum to 1, or to less if positions also
-            attend to positions. Empty for a fusion without attention. Attention shows what was read, not its effect
-            on the answer (Jain & Wallace 2019).
+            ``(H, W, h', w')``. Empty for a fusion without attention. It shows what was read, not its effect on the
+            answer (Jain & Wallace 2019).
     """
 
-    image: Image.Image
+    image: Image.Image | None
+    text: str
+    answer: str
+    probability: float
+    method: Method
+    evidence: np.ndarray
     words: list[str]
-    answer_weights: np.ndarray
     effects: np.ndarray
-    attention: dict[int, np.ndarray]
+    word_evidence: dict[int, np.ndarray]
+    region: Region | None
+    positions: np.ndarray | None = None
+    attention: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def maps(self, of: Heat = "effect", head: int | None = None, level: int | None = None) -> np.ndarray:
-        """One map for each word ``(W, h, w)``.
+    @property
+    def most(self) -> float:
+        """The strongest evidence in any map: the one scale of all maps."""
+        return float(max(np.abs(heat).max(initial=0) for heat in (self.evidence, *self.word_evidence.values())))
 
-        Args:
-            of: the effects of the words, or the attention to them.
-            head: attention head, from 0; ``None`` for the mean of all heads.
-            level: block of the image encoder; ``None`` for the last level of the model.
+    @property
+    def top_words(self) -> list[int]:
+        """Numbers of the words that have a map, the strongest effect first."""
+        return sorted(self.word_evidence, key=lambda word: -abs(self.effects[word]))
 
-        Raises:
-            UserError: no such head or level.
-        """
-        if of == "effect":
-            return self.effects
-        level = max(self.attention, default=None) if level is None else level
-        if level is None or level not in self.attention:
-            there = f"levels {', '.join(map(str, self.attention))}" if self.attention else "no level"
-            raise UserError(f"This model has attention at {there}; there is none at {level or 'any'}.")
-        attention = self.attention[level]
-        if head is not None and not 0 <= head < len(attention):
-            raise UserError(f"This model has heads 0 to {len(attention) - 1}; there is no head {head}.")
-        return attention.mean(axis=0) if head is None else attention[head]
+    @property
+    def sentence(self) -> str:
+        """What was checked for this picture, in one sentence; empty without an image."""
+        if self.image is None:
+            return ""
+        if self.region is None:
+            return f"No place in the picture speaks for “{self.answer}” ({self.probability:.0%})."
+        return self.region.sentence(self.answer)
 
-    def overlays(
-        self, of: Heat = "effect", head: int | None = None, level: int | None = None, opacity: float = 0.55
-    ) -> list[Image.Image]:
-        """The image under the heat-map of each word, from dark (0) to bright (the maximum of all words).
-
-        The maximum of effects is at least the largest of the answer weights, so words of little effect stay dark.
-        """
-        maps = self.maps(of, head, level)
-        most = maps.max(initial=self.answer_weights.max() if of == "effect" else 0)
-        return [overlay_heatmap(self.image, heat, most, opacity) for heat in maps]
-
-    def figure(self, title: str = "", head: int | None = None, level: int | None = None, max_words: int = 12) -> Figure:
-        """The image, and for the answer and each word the overlay, the effects and the attention.
+    def layer(self, word: int | None, size: tuple[int, int]) -> Image.Image:
+        """A transparent RGBA picture of the evidence, with the contour of the region for the answer.
 
         Args:
-            head, level: see `maps`.
-            max_words: number of words that are drawn.
+            word: number of a word; ``None`` for the answer.
+            size: width and height in pixels.
         """
-        attention = None
-        if self.attention or head is not None or level is not None:
-            attention = self.maps("attention", head, level)
-        note = "mean of heads" if head is None else f"head {head}"
-        return explanation_figure(self, attention, title, note, max_words)
+        heat = self.evidence if word is None else self.word_evidence.get(word, np.zeros_like(self.evidence))
+        region = self.region.mask if word is None and self.region is not None else None
+        return evidence_layer(heat, self.most, size, region)
+
+    def overlay(self, word: int | None = None, side: int = 448) -> Image.Image:
+        """The picture with the evidence for the answer, or the change that a word makes, in colour.
+
+        Args:
+            side: longer side in pixels.
+        """
+        assert self.image is not None
+        picture = enlarged(self.image, side)
+        return overlay(picture, self.layer(word, picture.size))
 
 
-@torch.inference_mode()
 def explain(
-    model: ImageTextClassifier, processor: ImageTextProcessor, image: Image.Image, text: str, answer: int | None = None
+    model: ImageTextClassifier | OnnxModel,
+    processor: ImageTextProcessor,
+    image: Image.Image | None,
+    text: str | None,
+    answer: int | None = None,
+    method: Method | None = None,
+    depth: int | None = None,
+    max_maps: int = MAX_MAPS,
 ) -> Explanation:
-    """Explain an answer: compare it with the answers to the text without each of its words.
+    """Explain the answer to one pair.
 
-    The image is encoded once. A word is left out by its attention mask, so the other words keep their positions.
+    A word is left out by its attention mask, so the other words keep their positions.
 
     Args:
-        image: a decoded image.
+        image: a decoded image; ``None`` for a text alone.
+        text: ``None`` for an image alone.
         answer: class number; ``None`` for the most probable class.
+        method, depth: see `app.explanation.evidence.evidence`.
+        max_maps: number of words that get a map, those that change the probability most.
+
+    Raises:
+        UserError: a method that the model cannot be explained with.
+        ValueError: neither image nor text, or a model in training mode.
     """
-    batch = processor([image], [text]).to(model.device)
-    output = model(**batch, output_attentions=True)
-    answer = int(output.logits[0].argmax()) if answer is None else answer
-    spans = word_spans(processor, text)
-    masks = batch["attention_mask"].repeat(len(spans), 1)
-    for row, (_, tokens) in enumerate(spans):
-        masks[row, tokens] = 0
-    whole = answer_map(model, output, answer)
-    without = [
-        answer_map(
-            model,
-            model(
-                pixel_values=batch["pixel_values"],
-                input_ids=batch["input_ids"].expand(len(mask), -1),
-                attention_mask=mask,
-                image_index=torch.zeros(len(mask), dtype=torch.long, device=model.device),
-                output_attentions=True,
-            ),
-            answer,
-        )
-        for mask in masks.split(TEXTS_AT_ONCE)
-        if len(mask)
-    ]
-    attention = {}
-    for level, weights in zip(model.levels, output.attentions or [], strict=False):
-        per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
-        per_word = [per_token[..., tokens].sum(dim=-1) for _, tokens in spans]
-        maps = torch.stack(per_word, dim=1) if per_word else per_token.new_zeros(len(per_token), 0, per_token.shape[1])
-        side = math.isqrt(maps.shape[-1])
-        attention[level] = maps.unflatten(-1, (side, side)).float().cpu().numpy()
+    method = method or default_method(model)
+    device = next(model.parameters(), torch.zeros(0)).device
+    batch = processor([image] if image else None, [text] if text else None).to(device)
+    inputs = dict(batch) | pair_indices(image is not None, bool(text), device)
+    with torch.no_grad():
+        output = model(**inputs, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
+    probabilities = model.probabilities(output.logits)[0]
+    chosen = int(probabilities.argmax()) if answer is None else answer
+    probability = float(probabilities[chosen])
+    words = split_words(processor, text) if text else Words([], [])
+    effects = effects_of_words(model, inputs, words, chosen, probability)
+    top = [int(word) for word in np.argsort(-np.abs(effects))[:max_maps] if abs(effects[word]) >= MATTERS]
+    heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
+    region = None
+    if image is not None:
+        texts = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        region = decisive_region(model, batch["pixel_values"][0], texts, chosen, probability, heat)
+    positions = None if output.position_weights is None else output.position_weights[0, chosen].float().cpu().numpy()
     return Explanation(
         image,
-        [word for word, _ in spans],
-        output.position_weights[0, answer].float().cpu().numpy(),
-        (whole - torch.cat([whole[:0], *without])).cpu().numpy(),
-        attention,
+        text or "",
+        model.config.id2label[chosen],
+        probability,
+        method,
+        heat,
+        words.words,
+        effects,
+        by_word,
+        region,
+        positions,
+        attention_to_words(model, output, words) if image and text else {},
     )
 
 
-def answer_map(model: ImageTextClassifier, output: ImageTextOutput, answer: int) -> torch.Tensor:
-    """Part of the probability of an answer that comes from each position ``(B, h, w)``."""
-    assert output.logits is not None
-    assert output.position_weights is not None
-    probability = model.probabilities(output.logits)[:, answer, None, None]
-    return output.position_weights[:, answer].float() * probability
+def pair_indices(has_image: bool, has_text: bool, device: torch.device) -> dict[str, Tensor]:
+    """Indices of one pair, -1 for a missing part."""
+    given = {"image_index": has_image, "text_index": has_text}
+    return {name: torch.tensor([0 if there else -1], device=device) for name, there in given.items()}
 
 
-def word_spans(processor: ImageTextProcessor, text: str) -> list[tuple[str, list[int]]]:
-    """Words of a text with the indices of their tokens, without special tokens and truncated words."""
-    encoding = processor.tokenizer(text, truncation=True)
-    if not encoding.is_fast:
-        tokens = processor.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
-        special = set(processor.tokenizer.all_special_tokens)
-        return [(token, [number]) for number, token in enumerate(tokens) if token not in special]
-    spans: dict[int, list[int]] = {}
-    for number, word in enumerate(encoding.word_ids()):
-        if word is not None:
-            spans.setdefault(word, []).append(number)
-    return [(text[slice(*encoding.word_to_chars(word))], tokens) for word, tokens in spans.items()]
+def picture_evidence(
+    model: ImageTextClassifier | OnnxModel,
+    inputs: dict[str, Tensor],
+    words: Words,
+    answer: int,
+    top: list[int],
+    method: Method,
+    depth: int | None,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Evidence of the whole text ``(h, w)``, and number of a word → the change that the word makes ``(h, w)``."""
+    if "attention_mask" in inputs:
+        whole = inputs["attention_mask"]
+        inputs = repeat_text(inputs, torch.cat([whole, words.masks(whole)[top]]))
+    answers = torch.full((1 + len(top),), answer, device=inputs["image_index"].device)
+    maps = evidence(model, inputs, answers, method, depth).cpu().numpy()
+    return maps[0], {word: maps[0] - without for word, without in zip(top, maps[1:], strict=True)}
+
+
+def attention_to_words(model: ImageTextClassifier | OnnxModel, output: ImageTextOutput, words: Words) -> dict:
+    """Block of the image encoder → attention of each position to each word ``(H, W, h, w)``."""
+    found = {}
+    for level, weights in zip(getattr(model, "levels", ()), output.attentions or (), strict=False):
+        assert output.token_weights is not None
+        per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
+        per_word = [per_token[..., tokens].sum(dim=-1) for tokens in words.tokens]
+        maps = torch.stack(per_word, dim=1) if per_word else per_token.new_zeros(len(per_token), 0, per_token.shape[1])
+        side = math.isqrt(maps.shape[-1])
+        found[level] = maps.unflatten(-1, (side, side)).float().cpu().numpy()
+    return found

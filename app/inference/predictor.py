@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from app.explanation.attribution import Explanation, explain
+from app.explanation.attribution import MAX_MAPS, Explanation, explain
+from app.explanation.evidence import Method
 from app.inference.load import load_any
 from app.inference.python_inputs import ImageInput, Pictures, read_text_input
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
@@ -225,22 +228,34 @@ class Predictor:
             for row, best in enumerate(np.argsort(-probabilities, axis=1, kind="stable"))
         ]
 
-    def explain(self, image: ImageInput, text: str) -> Explanation:
-        """Heat-maps over the image, one for each word of the text.
+    def explain(
+        self,
+        image: ImageInput = None,
+        text: str | None = None,
+        answer: str | None = None,
+        method: Method | None = None,
+        depth: int | None = None,
+        max_maps: int = MAX_MAPS,
+    ) -> Explanation:
+        """Explain the answer to one pair: which places of the picture and which words it rests on.
+
+        Args:
+            image, text: as for `predict`; one of them may be missing.
+            answer: the label to explain, by default the most probable one.
+            method, depth: see `app.explanation.evidence.evidence`.
+            max_maps: number of words that get a map.
 
         Raises:
-            UserError: no image, no text, or an ONNX model.
+            UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
         """
-        words = read_text_input(text)
-        if words is None:
-            raise UserError("The text is empty: there is no word to show the attention of.")
-        if isinstance(self.model, OnnxModel):
-            raise UserError("An ONNX model does not explain its answers: use the run folder it was exported from.")
-        found = self.pictures().read(image)
-        if found is None:
-            raise UserError("There is no image to show the attention in.")
+        example = self.prepare_one(image, text, 0, self.pictures())
+        if answer is not None and answer not in self.labels:
+            near = difflib.get_close_matches(answer, self.labels, n=1)
+            raise UserError(f"The model has no label {answer!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        number = None if answer is None else self.labels.index(answer)
+        picture = example.image if isinstance(example.image, Image.Image) else None
         with self.autocast():
-            return explain(self.model, self.processor, found[1], words)
+            return explain(self.model, self.processor, picture, example.text, number, method, depth, max_maps)
 
 
 def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:

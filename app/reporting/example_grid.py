@@ -1,4 +1,4 @@
-"""Example rows with their heat-maps for each word, in one picture."""
+"""Example rows with their explanations, in one picture."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -9,6 +9,7 @@ from PIL import Image
 
 from app.evaluation.predict import BOTH, Predictions
 from app.explanation.attribution import explain
+from app.explanation.figures import explanation_figure
 from app.reporting.text import correctness_text
 from data import LabelFormat, Rows
 from models import ImageTextClassifier, ImageTextProcessor
@@ -23,7 +24,7 @@ def draw_examples(
     predictions: Predictions,
     chosen: Sequence[int],
 ) -> None:
-    """Write a picture with the heat-maps for each word of some rows, given by index."""
+    """Write a picture with the explanations of some rows, given by index."""
     pictures: list[Image.Image] = []
     correctness, probabilities = predictions.correctness(), predictions.probabilities[BOTH]
     form = LabelFormat.of(model.config)
@@ -34,7 +35,7 @@ def draw_examples(
         answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
         probability = confidence(probabilities[i : i + 1], form.type)[0]
         title = f"{example.text}\n→ {answer} ({probability:.0%}, {correctness_text(correctness[i], rows.labels[i])})"
-        figure = explain(model, processor, rows.decoded_image(i), example.text, best).figure(title)
+        figure = explanation_figure(explain(model, processor, rows.decoded_image(i), example.text, best), title)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))

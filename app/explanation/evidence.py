@@ -1,0 +1,195 @@
+"""Attribution methods: how much each place of a picture speaks for an answer, or against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from data.errors import UserError
+from models import ImageTextClassifier
+from models.onnx_classifier import OnnxModel
+
+Method = Literal["integrated_gradients", "gradient", "occlusion", "readout"]
+"""Names of the attribution methods, see `evidence`."""
+STEPS = 4
+"""Points on the path of integrated gradients."""
+SMOOTHING = 1 / 32
+"""Standard deviation of the Gaussian that smooths integrated gradients, as a share of the picture's side."""
+WINDOWS = 7
+"""Windows of occlusion along each side of the picture; neighbours overlap by half."""
+Inputs = dict[str, Tensor]
+"""Inputs of the model for B pairs: pixels, tokens, attention mask, and the indices of the pairs."""
+
+
+def evidence(
+    model: ImageTextClassifier | OnnxModel,
+    inputs: Inputs,
+    answers: Tensor,
+    method: Method | None = None,
+    depth: int | None = None,
+) -> Tensor:
+    """Evidence for the answer of each pair, in the model's input picture: positive for it, negative against it.
+
+    The evidence is in units of the log-odds of the answer, except for ``readout``:
+
+    - ``integrated_gradients``: gradient × (pixels − baseline), averaged over `STEPS` points of the straight path from
+      the baseline to the picture, and smoothed (Sundararajan et al. 2017). The baseline is the picture's median colour.
+      The default, chosen by measurement (docs/explanation.md).
+    - ``gradient``: gradient × activation after a block of the image encoder, summed over its channels (HiResCAM,
+      Draelos & Carin 2021).
+    - ``occlusion``: the loss when a window is replaced by the median colour (Zeiler & Fergus 2014). It needs no
+      gradients; the default for ONNX models.
+    - ``readout``: share of each position of the last map in the probability of the answer. It says from where the
+      classifier reads the answer. A position of the last map has seen most of the picture, so it does not say which
+      pixels matter.
+
+    Args:
+        answers: class of each pair ``(B,)``.
+        depth: block of the image encoder for ``gradient``, counted from 1, the first by default.
+
+    Shape:
+        - returns: ``(B, h, w)`` float32, zero for pairs without an image
+
+    Raises:
+        UserError: an unknown method, a depth that the image encoder does not have, or a method that needs more than the
+            answers of an ONNX model.
+        ValueError: a model in training mode.
+    """
+    method = method or default_method(model)
+    if method not in get_args(Method):
+        raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if depth is not None and method != "gradient":
+        raise UserError(f"depth is for the method 'gradient'; {method!r} has none.")
+    if model.training:
+        raise ValueError("The model is in training mode, with dropout: call model.eval() before explaining an answer.")
+    if isinstance(model, OnnxModel) and method != "occlusion":
+        raise UserError(f"An ONNX model gives answers only, which is enough for 'occlusion', but not for {method!r}.")
+    if inputs.get("pixel_values") is None:
+        return torch.zeros(len(answers), 1, 1)
+    if method == "integrated_gradients":
+        assert isinstance(model, ImageTextClassifier)
+        return integrated_gradients(model, inputs, answers)
+    if method == "readout":
+        with torch.no_grad():
+            positions = model(**inputs, output_attentions=True).position_weights
+        assert positions is not None
+        return positions[torch.arange(len(answers)), answers].float()
+    return by_captum(model, inputs, answers, method, depth or 1)
+
+
+def default_method(model: ImageTextClassifier | OnnxModel) -> Method:
+    """The method that is used if none is named."""
+    return "occlusion" if isinstance(model, OnnxModel) else "integrated_gradients"
+
+
+def log_odds(logits: Tensor, answers: Tensor, label_type: str) -> Tensor:
+    """Log-odds of the answer of each pair ``(B,)``. Unlike probabilities they do not saturate.
+
+    Shape:
+        - logits: ``(B, C)``; answers: ``(B,)``
+    """
+    logits = logits.float()
+    chosen = logits.gather(1, answers[:, None])[:, 0]
+    if label_type == "multi" or logits.shape[1] == 1:
+        return chosen
+    return chosen - logits.scatter(1, answers[:, None], float("-inf")).logsumexp(dim=1)
+
+
+def median_color(pixels: Tensor) -> Tensor:
+    """Pictures ``(I, 3, H, W)`` of one colour, the median of each: they hold no information about the content."""
+    return pixels.flatten(2).median(dim=2).values[..., None, None].expand_as(pixels)
+
+
+def integrated_gradients(model: ImageTextClassifier, inputs: Inputs, answers: Tensor) -> Tensor:
+    """Evidence ``(B, H, W)`` by integrated gradients, midpoint rule.
+
+    Each point of the path is encoded once for all pairs of an image, with one backward pass for each of its pairs;
+    captum's implementation would encode it once for each pair. The points are computed one after the other, so the
+    memory is that of one forward pass with its gradients.
+    """
+    pixels, index = inputs["pixel_values"].detach(), image_indices(inputs, len(answers))
+    baseline = median_color(pixels)
+    found = torch.zeros(len(answers), *pixels.shape[2:], device=pixels.device)
+    for step in range(STEPS):
+        point = (baseline + (step + 0.5) / STEPS * (pixels - baseline)).requires_grad_()
+        with torch.enable_grad():
+            logits = model(**inputs | {"pixel_values": point}).logits
+            scores = log_odds(logits, answers, model.config.label_type)
+        for pairs in one_per_image(index):
+            (gradient,) = torch.autograd.grad(scores[pairs].sum(), point, retain_graph=True)
+            found[pairs] += ((pixels - baseline) * gradient).sum(dim=1)[index[pairs]].float() / STEPS
+    sigma = SMOOTHING * max(pixels.shape[2:])
+    return gaussian_blur(found, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
+
+
+def image_indices(inputs: Inputs, number: int) -> Tensor:
+    """Row of the image of each pair ``(B,)``, -1 without one."""
+    index = inputs.get("image_index")
+    return torch.arange(number, device=inputs["pixel_values"].device) if index is None else index
+
+
+def one_per_image(index: Tensor) -> Iterator[Tensor]:
+    """Split the pairs with an image into groups in which no image occurs twice; yields their positions.
+
+    Shape:
+        - index: ``(B,)``, row of the image of each pair, -1 without one
+    """
+    left = [[place for place in range(len(index)) if index[place] == image] for image in index.unique() if image >= 0]
+    while left:
+        yield torch.tensor([places.pop() for places in left], device=index.device)
+        left = [places for places in left if places]
+
+
+def by_captum(
+    model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: Tensor, method: Method, depth: int
+) -> Tensor:
+    """Evidence ``(B, h, w)`` by a method of captum, which takes one image a pair."""
+    from captum.attr import LayerGradientXActivation, Occlusion  # takes a second to import
+
+    index = image_indices(inputs, len(answers))
+    has_image = index >= 0
+    pixels = inputs["pixel_values"].detach()[index.clamp_min(0)]
+    others = {name: value for name, value in inputs.items() if name not in ("pixel_values", "image_index")}
+
+    def score(pictures: Tensor) -> Tensor:
+        """Log-odds ``(B,)``, for a copy of each pair's picture."""
+        rows = torch.where(has_image, torch.arange(len(pictures), device=pictures.device), -1)
+        logits = model(pixel_values=pictures, image_index=rows, **others).logits
+        assert logits is not None
+        return log_odds(logits, answers.to(logits.device), model.config.label_type).to(pictures.device)
+
+    if method == "gradient":
+        assert isinstance(model, ImageTextClassifier)
+        layers = model.image_encoder.stages()
+        if not 1 <= depth <= len(layers):
+            raise UserError(f"This image encoder has blocks 1 to {len(layers)}; there is no depth {depth}.")
+        with torch.enable_grad():
+            found = LayerGradientXActivation(score, layers[depth - 1]).attribute(
+                pixels.requires_grad_(), grad_kwargs={"allow_unused": True}
+            )
+        found = to_maps((found[0] if isinstance(found, tuple) else found).detach())
+    else:
+        side = pixels.shape[-1]
+        window = max(1, round(2 * side / (WINDOWS + 1)))
+        with torch.no_grad():
+            found = Occlusion(score).attribute(
+                pixels,
+                sliding_window_shapes=(pixels.shape[1], window, window),
+                strides=(pixels.shape[1], max(1, window // 2), max(1, window // 2)),
+                baselines=median_color(pixels),
+            )
+        found = found[:, 0]  # captum repeats the loss for each channel
+    return torch.where(has_image[:, None, None], found.float(), 0.0)
+
+
+def to_maps(features: Tensor) -> Tensor:
+    """Sum over channels ``(B, h, w)`` of a map ``(B, C, h, w)``, or of tokens ``(B, L, C)``: a square after others."""
+    if features.dim() == 4:
+        return features.sum(dim=1)
+    side = math.isqrt(features.shape[1])
+    return features[:, -(side**2) :].sum(dim=2).unflatten(1, (side, side))

@@ -1,0 +1,86 @@
+"""The words of a text, and what each does to an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import ImageTextClassifier, ImageTextProcessor
+from models.onnx_classifier import OnnxModel
+
+TEXTS_AT_ONCE = 64
+"""Number of masked texts in one pass of the model."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a text.
+
+    Attributes:
+        words: the words, without special tokens and truncated words.
+        tokens: indices of the tokens of each word.
+    """
+
+    words: list[str]
+    tokens: list[list[int]]
+
+    def masks(self, attention_mask: Tensor) -> Tensor:
+        """Attention masks of the text without each of its words ``(W, L)``; the other words keep their positions.
+
+        Args:
+            attention_mask: mask of the whole text ``(1, L)``.
+        """
+        masks = attention_mask.repeat(len(self.words), 1)
+        for row, tokens in enumerate(self.tokens):
+            masks[row, tokens] = 0
+        return masks
+
+
+def split_words(processor: ImageTextProcessor, text: str) -> Words:
+    """Words of a text with the indices of their tokens; the tokens of a tokenizer without word boundaries."""
+    encoding = processor.tokenizer(text, truncation=True)
+    if not encoding.is_fast:
+        tokens = processor.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+        special = set(processor.tokenizer.all_special_tokens)
+        places = [place for place, token in enumerate(tokens) if token not in special]
+        return Words([tokens[place] for place in places], [[place] for place in places])
+    spans: dict[int, list[int]] = {}
+    for place, word in enumerate(encoding.word_ids()):
+        if word is not None:
+            spans.setdefault(word, []).append(place)
+    return Words([text[slice(*encoding.word_to_chars(word))] for word in spans], list(spans.values()))
+
+
+@torch.no_grad()
+def effects_of_words(
+    model: ImageTextClassifier | OnnxModel,
+    inputs: dict[str, Tensor],
+    words: Words,
+    answer: int,
+    probability: float,
+) -> np.ndarray:
+    """Probability that the answer loses without each word ``(W,)`` (leave-one-out); negative for a word against it.
+
+    The picture is encoded once for up to `TEXTS_AT_ONCE` words.
+
+    Args:
+        inputs: the pair: ``pixel_values (1, …)`` if it has an image, ``input_ids`` and ``attention_mask (1, L)``.
+        probability: that of the answer for the whole text.
+    """
+    found = []
+    for masks in words.masks(inputs["attention_mask"]).split(TEXTS_AT_ONCE):
+        if len(masks):
+            logits = model(**repeat_text(inputs, masks)).logits
+            found.append(model.probabilities(logits)[:, answer].cpu().numpy())
+    return probability - np.concatenate([np.zeros(0, dtype=np.float32), *found])
+
+
+def repeat_text(inputs: dict[str, Tensor], masks: Tensor) -> dict[str, Tensor]:
+    """Inputs for pairs of the one image, if there is one, with the one text under each of the masks ``(B, L)``."""
+    rows = torch.arange(len(masks), device=masks.device)
+    has_image = "pixel_values" in inputs
+    text = {"input_ids": inputs["input_ids"].expand(len(masks), -1), "attention_mask": masks, "text_index": rows}
+    return inputs | text | {"image_index": torch.full_like(rows, 0 if has_image else -1)}
