@@ -1,0 +1,240 @@
+"""Attribution methods compared where the truth is known: does the evidence lie on the thing that was asked about?
+
+python -m benchmarks.explanation shapes RUN              # fresh pictures with two or three shapes
+python -m benchmarks.explanation easy_vqa RUN FOLDER     # test pictures of easy-VQA, of one shape
+python -m benchmarks.explanation rows RUN TABLE          # photographs: deletion and insertion, see docs/explanation.md
+python -m benchmarks.explanation cost                    # seconds and memory of one explanation at 224 px
+"""
+
+import argparse
+import random
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from transformers import set_seed
+
+from app import Predictor
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.explanation.drawing import resize
+from data.shapes import CELL, SHAPES, draw_scene, paint
+from models import ImageTextClassifier, ImageTextConfig
+from models.processor import build_processor
+from models.text_encoder import scratch_text_config, train_tokenizer
+
+METHODS: dict[str, dict] = {
+    "integrated gradients": {"method": "integrated_gradients"},
+    "gradient × activation, block 1": {"method": "gradient", "depth": 1},
+    "gradient × activation, block 3": {"method": "gradient", "depth": 3},
+    "gradient × activation, block 5": {"method": "gradient", "depth": 5},
+    "occlusion, 49 windows": {"method": "occlusion"},
+    "read-out positions": {"method": "readout"},
+}
+MARGIN = 2
+"""Pixels by which a box grows when the evidence inside is summed."""
+BACKGROUND = 12
+"""Largest difference of a background pixel from the corner of the picture, in any channel."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture, a question about one thing in it, the right answer, and the box of the thing ``(H, W)`` bool."""
+
+    image: Image.Image
+    text: str
+    answer: str
+    box: np.ndarray
+
+
+def shapes_cases(number: int, seed: int = 7) -> Iterator[Case]:
+    """Fresh pictures with two or three shapes, and the colour of one of them as the question."""
+    rng = random.Random(seed)
+    for _ in range(number):
+        scene = draw_scene(rng)
+        while len(scene) == 1:
+            scene = draw_scene(rng)
+        image = paint(scene, rng)
+        place, (color, shape) = rng.choice(sorted(scene.items()))
+        foreground = find_foreground(image)
+        quarter = np.zeros_like(foreground)
+        rows = slice(CELL, None) if "bottom" in place else slice(0, CELL)
+        columns = slice(CELL, None) if "right" in place else slice(0, CELL)
+        quarter[rows, columns] = foreground[rows, columns]
+        yield Case(image, f"what color is the {shape}?", color, fill_box(quarter))
+
+
+def easy_vqa_cases(folder: Path, number: int) -> Iterator[Case]:
+    """Questions for the colour or the shape of the one thing in a test picture of easy-VQA."""
+    table = pd.read_csv(folder / "test.csv")
+    table = table[table.question.str.startswith("what")]
+    for row in table.groupby("image").first().reset_index().sample(number, random_state=0).itertuples():
+        image = Image.open(folder / row.image).convert("RGB")
+        yield Case(image, row.question, row.answer, fill_box(find_foreground(image)))
+
+
+def find_foreground(image: Image.Image) -> np.ndarray:
+    """Pixels that differ from the background, the colour of the corner."""
+    pixels = np.asarray(image).astype(int)
+    return np.abs(pixels - pixels[0, 0]).max(axis=2) > BACKGROUND
+
+
+def fill_box(mask: np.ndarray) -> np.ndarray:
+    """The bounding box of a mask, as a mask."""
+    (top, *_, bottom), (left, *_, right) = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = np.zeros_like(mask)
+    box[top : bottom + 1, left : right + 1] = True
+    return box
+
+
+def grow(box: np.ndarray) -> np.ndarray:
+    """The box with a margin."""
+    rows, columns = (np.flatnonzero(box.any(axis=axis)) for axis in (1, 0))
+    grown = np.zeros_like(box)
+    grown[max(rows[0] - MARGIN, 0) : rows[-1] + MARGIN + 1, max(columns[0] - MARGIN, 0) : columns[-1] + MARGIN + 1] = 1
+    return grown
+
+
+def localize(evidence: np.ndarray, box: np.ndarray) -> tuple[bool, float]:
+    """Whether the peak lies in the box, and the share of the positive evidence in the grown box."""
+    heat = resize(evidence, box.shape[::-1])
+    positive = np.clip(heat, 0, None)
+    return bool(box.flat[heat.argmax()]), float(positive[grow(box)].sum() / max(positive.sum(), 1e-12))
+
+
+def compare_methods(predictor: Predictor, cases: list[Case]) -> str:
+    """Table of all methods on the cases that are answered rightly."""
+    answered = [case for case in cases if predictor(case.image, case.text)[0]["label"] == case.answer]
+    chance = np.mean([case.box.mean() for case in answered])
+    lines = [
+        f"{len(answered)} of {len(cases)} pictures are answered rightly; a box is {chance:.1%} of its picture.",
+        "",
+        "| method | peak in the box | evidence in the box + 2 px | seconds |",
+        "| --- | --- | --- | --- |",
+    ]
+    resampler = Resampler(np.arange(len(answered)))
+    for name, options in METHODS.items():
+        found, seconds = [], []
+        for case in answered:
+            start = time.perf_counter()
+            evidence = predictor.explain(case.image, case.text, max_maps=0, **options).evidence
+            seconds.append(time.perf_counter() - start)
+            found.append(localize(evidence, case.box))
+        peak, share = (mean_interval(np.array(values, float), resampler) for values in zip(*found, strict=True))
+        lines.append(f"| {name} | {told(peak)} | {told(share)} | {statistics.median(seconds):.2f} |")
+    return "\n".join(lines)
+
+
+def told(value) -> str:
+    """An interval in percent."""
+    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def check_sanity(predictor: Predictor, cases: list[Case]) -> str:
+    """Rank correlation of the map with that of a network with random weights (Adebayo et al. 2018): should be near 0.
+
+    Parts are randomized from the output to the input, as they are in a new model of the same configuration.
+    """
+    trained = predictor.model
+    assert isinstance(trained, ImageTextClassifier)
+    set_seed(0)
+    new = ImageTextClassifier(trained.config).state_dict()
+    parts = {"the classifier": ("classifier.",), "and the fusion": ("fusions.",), "and the image encoder": ("image_",)}
+    answers = [predictor(case.image, case.text)[0]["label"] for case in cases]
+    before = [maps(predictor, case, answer) for case, answer in zip(cases, answers, strict=True)]
+    lines = ["| randomized | rank correlation with the trained map, mean | largest |", "| --- | --- | --- |"]
+    randomized = ImageTextClassifier(trained.config).eval()
+    randomized.load_state_dict(trained.state_dict())
+    other = Predictor(randomized, predictor.processor)
+    for part, prefixes in parts.items():
+        randomized.load_state_dict({name: new[name] for name in new if name.startswith(prefixes)}, strict=False)
+        after = [maps(other, case, answer) for case, answer in zip(cases, answers, strict=True)]
+        found = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(before, after, strict=True)]
+        lines.append(f"| {part} | {np.nanmean(found):.2f} | {np.nanmax(found):.2f} |")
+    return "\n".join(lines)
+
+
+def maps(predictor: Predictor, case: Case, answer: str) -> np.ndarray:
+    """Evidence of the default method, without the sign."""
+    return np.abs(predictor.explain(case.image, case.text, answer, max_maps=0).evidence)
+
+
+def check_sentences(predictor: Predictor, number: int) -> str:
+    """How often the checked sentence names a region, for shapes that are there and, as a control, for absent ones."""
+    rng, lines = random.Random(11), ["| question about | names a region | median loss, points |", "| --- | --- | --- |"]
+    groups: dict[str, list] = {"a shape that is there": [], "a shape that is not there": []}
+    for _ in range(number):
+        scene = draw_scene(rng)
+        image, there = paint(scene, rng), [shape for _, shape in scene.values()]
+        absent = rng.choice([shape for shape in SHAPES if shape not in there])
+        for group, shape in zip(groups, (rng.choice(there), absent), strict=True):
+            groups[group].append(predictor.explain(image, f"what color is the {shape}?", max_maps=0).region)
+    for group, regions in groups.items():
+        loss = [0 if region is None else region.elsewhere - region.hidden for region in regions]
+        named = np.mean([region is not None and region.matters for region in regions])
+        lines.append(f"| {group} | {named:.0%} of {number} | {100 * statistics.median(loss):.0f} |")
+    return "\n".join(lines)
+
+
+def measure_cost(rounds: int = 7) -> str:
+    """Seconds and memory of one explanation of an untrained VGG16 at 224 px: picture, six words, checked sentence."""
+    set_seed(0)
+    text = "what color is the large circle?"
+    tokenizer = train_tokenizer([text])
+    labels = {str(number): number for number in range(20)}
+    config = ImageTextConfig(
+        text_config=scratch_text_config(tokenizer, 128, 2),
+        id2label={number: name for name, number in labels.items()},
+        label2id=labels,
+        image_size=224,
+    )
+    predictor = Predictor(ImageTextClassifier(config).eval(), build_processor(tokenizer, 224, 16))
+    torch.nn.init.normal_(predictor.model.fusions["5"].attention.out_proj.weight, std=0.05)  # so that words matter
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
+    steps = {
+        "one answer": partial(predictor, image, text),
+        "one explanation": partial(predictor.explain, image, text),
+    }
+    lines = ["| | seconds, median | peak memory beyond, MiB |", "| --- | --- | --- |"]
+    for name, step in steps.items():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step()
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        lines.append(f"| {name} | {statistics.median(seconds):.2f} | {grown:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("shapes", "easy_vqa", "rows", "cost"))
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--number", type=int, default=150, help="pictures or rows")
+    args = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    if args.part == "cost":
+        print(measure_cost())
+        return
+    predictor = Predictor.from_pretrained(args.run)
+    cases = list(shapes_cases(args.number) if args.part == "shapes" else easy_vqa_cases(args.data, args.number))
+    print(compare_methods(predictor, cases) + "\n")
+    print(check_sanity(predictor, cases[:20]) + "\n")
+    if args.part == "shapes":
+        print(check_sentences(predictor, args.number))
+
+
+if __name__ == "__main__":
+    main()
