@@ -19,6 +19,8 @@ from models.onnx_classifier import OnnxModel
 
 MATTERS = 0.01
 """Smallest change of the probability at which a word gets a map."""
+WORD_PATH = (0.5,)
+"""Points of integrated gradients for the maps of words."""
 MAX_MAPS = 3
 """Number of words with a map, by default."""
 
@@ -176,13 +178,19 @@ def picture_evidence(
     method: Method,
     depth: int | None,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Evidence of the whole text ``(h, w)``, and number of a word → the change that the word makes ``(h, w)``."""
-    if "attention_mask" in inputs:
-        whole = inputs["attention_mask"]
-        inputs = repeat_text(inputs, torch.cat([whole, words.masks(whole)[top]]))
-    answers = torch.full((1 + len(top),), answer, device=inputs["image_index"].device)
-    maps = evidence(model, inputs, answers, method, depth).cpu().numpy()
-    return maps[0], {word: maps[0] - without for word, without in zip(top, maps[1:], strict=True)}
+    """Evidence of the whole text ``(h, w)``, and number of a word → the change that the word makes ``(h, w)``.
+
+    The maps of words are made at one point of the path, because each costs a backward pass a point.
+    """
+    device = inputs["image_index"].device
+    heat = evidence(model, inputs, torch.tensor([answer], device=device), method, depth)[0].cpu().numpy()
+    if not top or "pixel_values" not in inputs:
+        return heat, {}
+    whole = inputs["attention_mask"]
+    pairs = repeat_text(inputs, torch.cat([whole, words.masks(whole)[top]]))
+    answers = torch.full((1 + len(top),), answer, device=device)
+    maps = evidence(model, pairs, answers, method, depth, WORD_PATH).cpu().numpy()
+    return heat, {word: maps[0] - without for word, without in zip(top, maps[1:], strict=True)}
 
 
 def attention_to_words(model: ImageTextClassifier | OnnxModel, output: ImageTextOutput, words: Words) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -16,8 +16,8 @@ from models.onnx_classifier import OnnxModel
 
 Method = Literal["integrated_gradients", "gradient", "occlusion", "readout"]
 """Names of the attribution methods, see `evidence`."""
-STEPS = 4
-"""Points on the path of integrated gradients."""
+PATH = (0.4, 0.5, 0.6)
+"""Points of integrated gradients on the path from the baseline (0) to the picture (1)."""
 SMOOTHING = 1 / 32
 """Standard deviation of the Gaussian that smooths integrated gradients, as a share of the picture's side."""
 WINDOWS = 7
@@ -32,14 +32,16 @@ def evidence(
     answers: Tensor,
     method: Method | None = None,
     depth: int | None = None,
+    path: Sequence[float] = PATH,
 ) -> Tensor:
     """Evidence for the answer of each pair, in the model's input picture: positive for it, negative against it.
 
     The evidence is in units of the log-odds of the answer, except for ``readout``:
 
-    - ``integrated_gradients``: gradient × (pixels − baseline), averaged over `STEPS` points of the straight path from
-      the baseline to the picture, and smoothed (Sundararajan et al. 2017). The baseline is the picture's median colour.
-      The default, chosen by measurement (docs/explanation.md).
+    - ``integrated_gradients``: gradient × (pixels − baseline), averaged along the straight path from the baseline to
+      the picture, and smoothed (Sundararajan et al. 2017). The baseline is the picture's median colour. Only the middle
+      of the path is used, where the answer is decided: before it the gradients belong to other answers, after it they
+      vanish (Miglani et al. 2020). The default, chosen by measurement (docs/explanation.md).
     - ``gradient``: gradient × activation after a block of the image encoder, summed over its channels (HiResCAM,
       Draelos & Carin 2021).
     - ``occlusion``: the loss when a window is replaced by the median colour (Zeiler & Fergus 2014). It needs no
@@ -51,6 +53,7 @@ def evidence(
     Args:
         answers: class of each pair ``(B,)``.
         depth: block of the image encoder for ``gradient``, counted from 1, the first by default.
+        path: points of ``integrated_gradients``, each in [0, 1].
 
     Shape:
         - returns: ``(B, h, w)`` float32, zero for pairs without an image
@@ -73,7 +76,7 @@ def evidence(
         return torch.zeros(len(answers), 1, 1)
     if method == "integrated_gradients":
         assert isinstance(model, ImageTextClassifier)
-        return integrated_gradients(model, inputs, answers)
+        return integrated_gradients(model, inputs, answers, path)
     if method == "readout":
         with torch.no_grad():
             positions = model(**inputs, output_attentions=True).position_weights
@@ -105,8 +108,10 @@ def median_color(pixels: Tensor) -> Tensor:
     return pixels.flatten(2).median(dim=2).values[..., None, None].expand_as(pixels)
 
 
-def integrated_gradients(model: ImageTextClassifier, inputs: Inputs, answers: Tensor) -> Tensor:
-    """Evidence ``(B, H, W)`` by integrated gradients, midpoint rule.
+def integrated_gradients(
+    model: ImageTextClassifier, inputs: Inputs, answers: Tensor, path: Sequence[float] = PATH
+) -> Tensor:
+    """Evidence ``(B, H, W)`` by integrated gradients.
 
     Each point of the path is encoded once for all pairs of an image, with one backward pass for each of its pairs;
     captum's implementation would encode it once for each pair. The points are computed one after the other, so the
@@ -115,14 +120,14 @@ def integrated_gradients(model: ImageTextClassifier, inputs: Inputs, answers: Te
     pixels, index = inputs["pixel_values"].detach(), image_indices(inputs, len(answers))
     baseline = median_color(pixels)
     found = torch.zeros(len(answers), *pixels.shape[2:], device=pixels.device)
-    for step in range(STEPS):
-        point = (baseline + (step + 0.5) / STEPS * (pixels - baseline)).requires_grad_()
+    for position in path:
+        point = (baseline + position * (pixels - baseline)).requires_grad_()
         with torch.enable_grad():
             logits = model(**inputs | {"pixel_values": point}).logits
             scores = log_odds(logits, answers, model.config.label_type)
         for pairs in one_per_image(index):
             (gradient,) = torch.autograd.grad(scores[pairs].sum(), point, retain_graph=True)
-            found[pairs] += ((pixels - baseline) * gradient).sum(dim=1)[index[pairs]].float() / STEPS
+            found[pairs] += ((pixels - baseline) * gradient).sum(dim=1)[index[pairs]].float() / len(path)
     sigma = SMOOTHING * max(pixels.shape[2:])
     return gaussian_blur(found, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
 
