@@ -45,7 +45,10 @@ from models.onnx_classifier import OnnxModel
 
 CUT_BY = ("image", "label", "weight", "on_bad_image", "allow_missing", "max_pixels")
 """Settings that decide which rows go into which split."""
-NO_HEAT = "An ONNX model gives no heat-maps: the report, where_it_looked.png and the deletion check are without them."
+NO_EVIDENCE = (
+    "An ONNX model gives no gradients, so the report has no maps of evidence, and there is no where_it_looked.png. The "
+    "maps are checked with --deletion N: each takes about 50 passes of the model."
+)
 OWN_ROWS = ("train", "validation")
 """Settings that name rows from which splits are cut."""
 
@@ -86,7 +89,7 @@ def score(options: Score) -> dict:
     pictures = ", where_it_looked.png" if explains and (options.pictures or chosen) else ""
     print(score_table(figures, rows.source))
     if not explains:
-        print(f"\n{NO_HEAT}")
+        print(f"\n{NO_EVIDENCE}")
     print(f"\nwritten to {folder}: report.html, metrics.json, predictions.parquet{pictures}")
     return metrics_content(figures)
 

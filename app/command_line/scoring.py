@@ -61,8 +61,9 @@ class Score:
     """Examples in each gallery of the report and in where_it_looked.png."""
     show_rows: list[NonNegativeInt] = field(default_factory=list)
     """Rows that the report and where_it_looked.png show, numbered from 0 as in predictions.parquet."""
-    deletion: NonNegativeInt = 0
-    """Rows for the deletion check: does hiding what the heat-maps mark lower the probability? 0 for no check."""
+    deletion: NonNegativeInt | None = None
+    """Rows for the deletion check: does hiding what the maps mark lower the probability? By default as many as fit into
+    a tenth of the evaluation, at least 8; 0 for no check."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] | None = None
     """Arithmetic; as in the training by default."""
     output_dir: str = ""

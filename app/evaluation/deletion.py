@@ -1,98 +1,139 @@
-"""The deletion check: hiding the hottest cells must lower the probability more than hiding random cells."""
+"""The deletion check: hiding the places with most evidence must lower the probability more than hiding others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.figures import Deletion
-from app.explanation.attribution import explain
+from app.explanation.attribution import pair_indices
+from app.explanation.evidence import STEPS, WINDOWS, default_method, evidence
+from app.explanation.hiding import hide
+from app.explanation.region import ask
 from data import Rows
 from models import ImageTextClassifier, ImageTextProcessor
+from models.onnx_classifier import OnnxModel
 
-FRACTIONS = np.linspace(0, 1, 9)
-"""Shares of the image that are hidden."""
-DRAWS = 4
-"""Random orders for each row that heat-maps are compared with."""
+FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Shares of the picture that are hidden or revealed."""
+SHOWN = 0.2
+"""The share that is reported in words."""
+DRAWS = 2
+"""Random orders for each row that the order of the evidence is compared with."""
+GRID = 14
+"""Cells along each side of the picture; fewer for a coarser map."""
+PICTURES_AT_ONCE = 16
+"""Pictures in one pass of the model."""
+COST = 0.1
+"""Share of the evaluation's passes of the image encoder that the check may add."""
+MIN_ROWS, MAX_ROWS = 8, 200
+"""Fewest rows of the check, unless there are fewer with an image, and most."""
+
+
+def num_checked(passes: int, model: ImageTextClassifier | OnnxModel) -> int:
+    """Rows that are checked if no number is given: as many as `COST` allows, from `MIN_ROWS` to `MAX_ROWS`.
+
+    Args:
+        passes: pictures that the image encoder reads in the evaluation; a backward pass counts as two.
+    """
+    of_map = 3 * STEPS if default_method(model) == "integrated_gradients" else 1 + WINDOWS**2
+    of_row = of_map + 2 + 2 * (1 + DRAWS) * (len(FRACTIONS) - 1)
+    return min(max(int(COST * passes) // of_row, MIN_ROWS), MAX_ROWS)
 
 
 def deletion_figures(
-    model: ImageTextClassifier, processor: ImageTextProcessor, rows: Rows, indices: Sequence[int], groups: np.ndarray
+    model: ImageTextClassifier | OnnxModel,
+    processor: ImageTextProcessor,
+    rows: Rows,
+    indices: Sequence[int],
+    groups: np.ndarray,
+    answers: np.ndarray,
+    maps: Mapping[int, np.ndarray],
 ) -> Deletion:
-    """Probability of the answer while the image is hidden, hottest cells first (RISE, Petsiuk et al. 2018).
+    """Probability of the answer while cells of the picture are hidden or revealed (RISE, Petsiuk et al. 2018).
 
-    The answer is that for the whole image. The heat-maps are ``answer``, each position's share in the answer;
-    ``words``, the sum of the words' effects; ``attention``, the attention to the word for which positions differ most;
-    and ``random``, random orders.
+    The cells with most evidence for the answer, by the default method of the model, come first. The same cells in
+    random orders are the comparison.
 
     Args:
-        indices: the rows of the check; they need image and text.
+        indices: the rows of the check; they need an image.
         groups: group of each of all rows ``(n,)``, for the intervals.
+        answers: class of the answer to each of all rows ``(n,)``.
+        maps: index of a row → its map, for rows whose map is known.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    device, method = next(model.parameters(), torch.zeros(0)).device, default_method(model)
+    found = []
     for i in indices:
-        example = rows[i]
-        assert example.text is not None
-        of_row = deletion_curves(model, processor, rows.decoded_image(i), example.text, np.random.default_rng(i))
-        for name, curve in of_row.items():
-            found.setdefault(name, []).append(curve)
-    curves = {name: np.stack(of_rows) for name, of_rows in found.items()}
+        text = rows.texts[i]
+        inputs = dict(processor([rows.decoded_image(i)], [text] if text else None).to(device))
+        if (heat := maps.get(i)) is None:
+            pair = inputs | pair_indices(True, bool(text), device)
+            heat = evidence(model, pair, torch.tensor([answers[i]], device=device), method)[0].cpu().numpy()
+        found.append(curves_of_row(model, inputs, int(answers[i]), heat, np.random.default_rng(i)))
+    curves, fractions = np.stack(found), np.array(FRACTIONS)  # (rows, 2, 2, F)
     chosen, resampler = np.asarray(indices), Resampler(groups[np.asarray(indices)])
     weights = None if rows.weights is None else rows.weights[chosen]
-    areas = {name: np.trapezoid(curve, FRACTIONS, axis=1) for name, curve in curves.items()}
+    beyond = np.stack([curves[:, 0, 1] - curves[:, 0, 0], curves[:, 1, 0] - curves[:, 1, 1]], axis=1)
+    areas = np.trapezoid(beyond, fractions, axis=2) / fractions[-1]
+    means = np.average(curves, axis=0, weights=weights).tolist()
+    orders = (method, "random")
     return Deletion(
         rows=len(indices),
-        fractions=FRACTIONS.tolist(),
-        curves={name: np.average(curve, axis=0, weights=weights).tolist() for name, curve in curves.items()},
-        drop={
-            name: mean_interval(areas["random"] - area, resampler, least=-1, weights=weights)
-            for name, area in areas.items()
-            if name != "random"
+        method=method,
+        fractions=fractions.tolist(),
+        deletion=dict(zip(orders, means[0], strict=True)),
+        insertion=dict(zip(orders, means[1], strict=True)),
+        areas={
+            name: mean_interval(area, resampler, least=-1, weights=weights)
+            for name, area in zip(("deletion", "insertion"), areas.T, strict=True)
         },
+        share=SHOWN,
+        beyond_random=mean_interval(beyond[:, 0, FRACTIONS.index(SHOWN)], resampler, least=-1, weights=weights),
     )
 
 
-@torch.inference_mode()
-def deletion_curves(
-    model: ImageTextClassifier,
-    processor: ImageTextProcessor,
-    image: Image.Image,
-    text: str,
+@torch.no_grad()
+def curves_of_row(
+    model: ImageTextClassifier | OnnxModel,
+    inputs: dict[str, Tensor],
+    answer: int,
+    heat: np.ndarray,
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """Heat-map, or "random" → probability of the answer at each of `FRACTIONS` ``(F,)``, for one image and text."""
-    explanation = explain(model, processor, image, text)
-    heats = {"answer": explanation.answer_weights, "words": explanation.effects.sum(axis=0)}
-    shape = explanation.answer_weights.shape
-    if explanation.attention:  # without words the map is constant, and the order random
-        heats["attention"] = max(explanation.maps("attention"), key=np.ptp, default=np.zeros(shape))
-    heats |= {f"random {draw}": rng.random(shape) for draw in range(DRAWS)}
-    orders = {name: rank(heat, rng) for name, heat in heats.items()}
-    pictures = [hide(image, order < fraction * order.size) for order in orders.values() for fraction in FRACTIONS[1:-1]]
-    pictures += [image, hide(image, np.ones(shape, dtype=bool))]
-    inputs = processor(pictures, [text] * len(pictures)).to(model.device)
-    probabilities = model.probabilities(model(**inputs).logits)
-    of_answer = probabilities[:, probabilities[-2].argmax()].cpu().numpy()
-    inner = of_answer[:-2].reshape(len(orders), -1)
-    curves = {
-        name: np.concatenate([of_answer[-2:-1], row, of_answer[-1:]]) for name, row in zip(orders, inner, strict=True)
-    }
-    draws = [curves.pop(f"random {draw}") for draw in range(DRAWS)]
-    return curves | {"random": np.mean(draws, axis=0)}
+) -> np.ndarray:
+    """Probability of an answer at each of `FRACTIONS`, hidden and revealed, by evidence and at random ``(2, 2, F)``.
+
+    Args:
+        inputs: ``pixel_values (1, 3, S, S)``, and ``input_ids`` and ``attention_mask (1, L)`` unless there is no text.
+        heat: map of the evidence ``(h, w)``.
+    """
+    pixels = inputs["pixel_values"]
+    texts = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    side = min(GRID, *heat.shape)
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat))[None].float(), side)[0].numpy()
+    orders = np.stack([rank(cells, rng), *(rank(np.zeros_like(cells), rng) for _ in range(DRAWS))])
+    numbers = np.round(np.array(FRACTIONS[1:]) * cells.size)
+    first = orders[:, None] < numbers[:, None, None]  # (1 + DRAWS, F - 1, side, side)
+    nothing = np.zeros((1, side, side), dtype=bool)
+    masks = np.concatenate([nothing, ~nothing, *first, *~first])
+    places = np.arange(pixels.shape[-1]) * side // pixels.shape[-1]  # cell of each pixel along a side
+    hidden = torch.from_numpy(masks[:, places[:, None], places]).to(pixels.device)
+    parts = [
+        ask(model, hide(pixels.expand(len(part), -1, -1, -1), part), texts)[:, answer]
+        for part in hidden.split(PICTURES_AT_ONCE)
+    ]
+    found = torch.cat(parts).float().cpu().numpy()
+    inner = found[2:].reshape(2, 1 + DRAWS, -1)
+    start = np.broadcast_to(found[:2, None, None], (2, 1 + DRAWS, 1))
+    curves = np.concatenate([start, inner], axis=2)
+    return np.stack([curves[:, 0], curves[:, 1:].mean(axis=1)], axis=1)
 
 
 def rank(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rank of each cell, 0 for the hottest; equal cells in random order."""
+    """Rank of each cell, 0 for the one with most evidence; equal cells in random order."""
     order = np.lexsort((rng.random(heat.size), -heat.ravel()))
     places = np.empty(heat.size, dtype=int)
     places[order] = np.arange(heat.size)
     return places.reshape(heat.shape)
-
-
-def hide(image: Image.Image, cells: np.ndarray) -> Image.Image:
-    """The image with the cells of a mask ``(h, w)`` painted in its mean colour."""
-    mask = Image.fromarray((cells * 255).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    mean = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
-    return Image.composite(Image.new("RGB", image.size, mean), image, mask)

@@ -157,18 +157,28 @@ class Calibration:
 
 @dataclass
 class Deletion:
-    """Deletion check of the heat-maps (RISE, Petsiuk et al. 2018).
+    """Check of the maps of evidence by hiding and revealing places of the picture (RISE, Petsiuk et al. 2018).
 
     Attributes:
-        fractions: shares of the image that are hidden.
-        curves: heat-map, or "random" → mean probability of the answer at each fraction.
-        drop: heat-map → area under the random curve minus area under its own, in [-1, 1].
+        method: attribution method of the maps, see `app.explanation.evidence.evidence`.
+        fractions: shares of the picture that are hidden or revealed.
+        deletion: order of the places, ``method`` or "random" → mean probability of the answer while they are hidden.
+        insertion: the same, while they are revealed, from a picture that is hidden as a whole.
+        areas: "deletion" and "insertion" → mean difference from the random order over the fractions, in [-1, 1];
+            positive if the places with most evidence matter more.
+        share: the fraction of ``beyond_random``.
+        beyond_random: probability that the answer loses when this share with most evidence is hidden, minus that when
+            as much is hidden at random.
     """
 
     rows: int
+    method: str
     fractions: list[float]
-    curves: dict[str, list[float]]
-    drop: Scores
+    deletion: dict[str, list[float]]
+    insertion: dict[str, list[float]]
+    areas: Scores
+    share: float
+    beyond_random: Interval
 
 
 @dataclass
@@ -210,7 +220,7 @@ class Evaluation:
         confusion: ``None`` for several labels a row.
         slices: column → value → figures.
         saw: how much of the rows reaches the model.
-        deletion: ``None`` if the check was not asked for.
+        deletion: ``None`` without a check of the maps.
     """
 
     source: str

@@ -24,28 +24,31 @@ NUM_WORDS = 12
 """Words in the figure of matrices."""
 
 
-def explanation_figure(explanation: Explanation, title: str = "") -> Figure:
+def explanation_figure(explanation: Explanation, title: str = "", columns: int = 3) -> Figure:
     """Picture, evidence for the answer, and the words that did most; below them the checked sentence.
 
     All maps have one scale. Without an image there are the words alone.
+
+    Args:
+        columns: width of the figure in pictures; more pictures make it wider.
     """
     shown = explanation.top_words
     names = [word_title(explanation, word) for word in shown]
     sentence, title = explanation.sentence, title or default_title(explanation)
     if explanation.image is None:
-        return words_figure(explanation, title)
-    columns = 2 + len(shown)
-    lines = textwrap.wrap(sentence, 34 * max(columns, 3))
+        return words_figure(explanation, title, columns)
+    columns = max(2 + len(shown), columns)
+    lines = textwrap.wrap(sentence, 34 * columns)
     with drawing_context(title, sentence, *names):
         height = PANEL + 0.75 + 0.25 * (title.count("\n") + 1) + 0.22 * len(lines)
-        figure = Figure(figsize=(PANEL * max(columns, 3), height), layout="constrained")
+        figure = Figure(figsize=(PANEL * columns, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, columns, squeeze=False)[0]
         axes[0].imshow(enlarged(explanation.image, SIDE))
         axes[0].set_title("picture")
         axes[1].imshow(explanation.overlay(None, SIDE))
         axes[1].set_title(f"evidence for {shorten(explanation.answer)}", fontweight="bold")
-        for ax, word, name in zip(axes[2:], shown, names, strict=True):
+        for ax, word, name in zip(axes[2:], shown, names, strict=False):
             ax.imshow(explanation.overlay(word, SIDE))
             ax.set_title(name)
         for ax in axes:
@@ -56,12 +59,12 @@ def explanation_figure(explanation: Explanation, title: str = "") -> Figure:
     return figure
 
 
-def words_figure(explanation: Explanation, title: str) -> Figure:
+def words_figure(explanation: Explanation, title: str, columns: int = 3) -> Figure:
     """The effects of the words as bars, for a text without a picture."""
     order = sorted(np.argsort(-np.abs(explanation.effects))[:NUM_WORDS].tolist())
     words = [f"{explanation.words[word]} " for word in order]
     with drawing_context(title, *words):
-        figure = Figure(figsize=(PANEL * 3, 1 + 0.3 * max(len(order), 1)), layout="constrained")
+        figure = Figure(figsize=(PANEL * columns, 1 + 0.3 * max(len(order), 1)), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots()
         effects = 100 * explanation.effects[order]

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from app.evaluation.figures import Calibration, Confusion, Deletion, ReliabilityBins, Scores
+from app.evaluation.figures import Calibration, Confusion, ReliabilityBins, Scores
 from app.explanation.fonts import font_families
 
 INK = "#123456"
@@ -100,16 +100,23 @@ def draw_risk(figures: Calibration) -> str:
         return svg(figure, "risk")
 
 
-def draw_deletion(figures: Deletion) -> str:
-    """Probability of the answer by the share of the image that is hidden."""
+def draw_deletion(fractions: list[float], curves: dict[str, list[float]], what: str) -> str:
+    """Probability of the answer by the share of the picture that is hidden or revealed.
+
+    Args:
+        curves: order of the places → probability at each of ``fractions``.
+        what: "hidden" or "revealed".
+    """
     with mpl.rc_context(STYLE):
-        figure, ax = blank(4.8, 3.6)
-        for name, curve in figures.curves.items():
-            label = f"hidden by {name}" if name != "random" else "hidden at random"
-            ax.plot([100 * f for f in figures.fractions], [100 * p for p in curve], "o-", markersize=3, label=label)
-        ax.set(xlabel="image hidden, %", ylabel="probability of the answer, %", ylim=(0, 102))
+        figure, ax = blank(4.2, 3.6)
+        for (name, curve), color in zip(curves.items(), (BLUE, GREY), strict=True):
+            label = "at random" if name == "random" else "most evidence first"
+            ax.plot(
+                [100 * f for f in fractions], [100 * p for p in curve], "o-", color=color, markersize=4, label=label
+            )
+        ax.set(xlabel=f"picture {what}, %", ylabel="probability of the answer, %", ylim=(0, 102))
         ax.legend()
-        return svg(figure, "deletion")
+        return svg(figure, what)
 
 
 def draw_confusion(confusion: Confusion) -> str:

@@ -1,5 +1,7 @@
 """Example rows with their explanations, in one picture."""
 
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -8,34 +10,31 @@ import numpy as np
 from PIL import Image
 
 from app.evaluation.predict import BOTH, Predictions
-from app.explanation.attribution import explain
-from app.explanation.figures import explanation_figure
+from app.explanation.attribution import MAX_MAPS
+from app.explanation.figures import explanation_figure, shorten
+from app.reporting.explained_rows import ExplainedRows
 from app.reporting.text import correctness_text
 from data import LabelFormat, Rows
-from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import answered, confidence
 
+COLUMNS = 2 + MAX_MAPS
+"""Pictures side by side: the picture, the evidence, and the words that did most."""
+MAX_TEXT, LINE = 400, 130
+"""Characters of a text in all, and on a line."""
 
-def draw_examples(
-    path: Path,
-    model: ImageTextClassifier,
-    processor: ImageTextProcessor,
-    rows: Rows,
-    predictions: Predictions,
-    chosen: Sequence[int],
-) -> None:
-    """Write a picture with the explanations of some rows, given by index."""
+
+def draw_examples(path: Path, explained: ExplainedRows, predictions: Predictions, chosen: Sequence[int]) -> None:
+    """Write a picture with the explanations of some rows, given by index, below each other in one width."""
     pictures: list[Image.Image] = []
     correctness, probabilities = predictions.correctness(), predictions.probabilities[BOTH]
-    form = LabelFormat.of(model.config)
+    config, rows = explained.model.config, explained.rows
+    form = LabelFormat.of(config)
     for i in chosen:
-        example = rows[i]
-        assert example.text is not None
-        best = int(probabilities[i].argmax())
-        answer = form.join(model.config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
+        answer = form.join(config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
         probability = confidence(probabilities[i : i + 1], form.type)[0]
-        title = f"{example.text}\n→ {answer} ({probability:.0%}, {correctness_text(correctness[i], rows.labels[i])})"
-        figure = explanation_figure(explain(model, processor, rows.decoded_image(i), example.text, best), title)
+        verdict = correctness_text(correctness[i], rows.labels[i])
+        lines = [*wrap(rows.texts[i] or "no text"), f"→ {answer} ({probability:.0%}, {verdict})"]
+        figure = explanation_figure(explained.explain(i, by_word=True), "\n".join(lines), COLUMNS)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))
@@ -43,10 +42,17 @@ def draw_examples(
         stack(pictures).save(path)
 
 
-def evenly_spaced_rows(rows: Rows, number: int) -> list[int]:
-    """Indices of up to ``number`` rows with image and text, evenly spaced over all such rows."""
-    with_both = [i for i in range(len(rows)) if rows.texts[i] and rows.image_keys[i] is not None]
-    return [with_both[i] for i in np.linspace(0, len(with_both) - 1, min(number, len(with_both))).round().astype(int)]
+def wrap(text: str) -> list[str]:
+    """Lines of at most `LINE` characters, with wide characters counted twice; a long text is cut."""
+    text = shorten(text, MAX_TEXT)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return textwrap.wrap(text, LINE * len(text) // max(1, len(text) + wide) or 1) or [""]
+
+
+def evenly_spaced_rows(rows: Rows, number: int, with_image: bool = False) -> list[int]:
+    """Indices of up to ``number`` rows, evenly spaced over all rows or over those with an image."""
+    found = [i for i in range(len(rows)) if not with_image or rows.image_keys[i] is not None]
+    return [found[i] for i in np.linspace(0, len(found) - 1, min(number, len(found))).round().astype(int)]
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:

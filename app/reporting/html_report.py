@@ -15,21 +15,36 @@ from PIL import Image
 
 from app.evaluation.figures import Evaluation, Interval
 from app.evaluation.predict import BOTH, Predictions
-from app.explanation.attribution import explain
-from app.explanation.heatmaps import overlay_heatmap
+from app.explanation.attribution import Explanation
+from app.explanation.drawing import enlarged
 from app.reporting import charts
 from app.reporting.example_grid import evenly_spaced_rows
-from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text
+from app.reporting.explained_rows import SIDE, ExplainedRows
+from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text, trust_text
+from app.reporting.tinted_text import MAX_WORDS, Piece, tint
 from data import LabelFormat, Rows
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextProcessor
 from models.decisions import answered, confidence
 from models.description import describe_model
 from models.onnx_classifier import OnnxModel
 
-THUMBNAIL = 240
-"""Longest side of an example picture, in pixels."""
-SHOWN_WORDS = 12
-"""Number of words of a text with a heat-map of their own."""
+
+@dataclass
+class Evidence:
+    """What an answer rests on, as a card shows it.
+
+    Attributes:
+        answer: the label that the evidence is for.
+        picture: data URI of the picture with the evidence; ``None`` without a picture.
+        sentence: what was checked for this picture.
+        words: word, effect in points with its sign, and data URI of its map, for the words that did most; empty if the
+            card does not show them.
+    """
+
+    answer: str
+    picture: str | None
+    sentence: str
+    words: list[tuple[str, float, str]]
 
 
 @dataclass
@@ -37,66 +52,69 @@ class Card:
     """One example row in the report.
 
     Attributes:
+        text: pieces of the text, the words that matter with their effects; empty without a text.
+        whole_text: the text if ``text`` shows only parts of it.
         answer: the set of labels that was answered; ``None`` if the answer is the first of ``answers``.
         answers: the most probable labels with their probabilities.
         correctness: how correct the answer is, in [0, 1]; ``verdict`` says it in words.
-        picture, model_input, heat: data URIs of the picture, of the model's input, and of the heat-map of the answer;
-            ``heat`` is ``None`` if the model gives none.
-        words: each word with its effect on the probability of the answer; empty if the model gives no heat-map.
-        word_heats: words with the data URI of their heat-map; empty if the card does not show them.
+        picture, model_input: data URIs of the picture and of the model's input; ``None`` without a picture.
+        evidence: ``None`` for an ONNX model.
     """
 
     row: int
-    text: str
+    text: list[Piece]
+    whole_text: str | None
     answer: str | None
     answers: list[tuple[str, float]]
     correctness: float
     verdict: str
     is_sure: bool
-    picture: str
-    model_input: str
-    heat: str | None
-    words: list[tuple[str, float]]
-    word_heats: list[tuple[str, str]]
+    picture: str | None
+    model_input: str | None
+    evidence: Evidence | None
 
 
 @dataclass
-class Gallery:
-    """Example rows under one heading."""
+class Examples:
+    """Rows that the report shows under one heading.
+
+    Attributes:
+        indices: indices of the rows.
+        by_word: those of them that have a map of each word that did most.
+    """
 
     title: str
     note: str
-    cards: list[Card]
+    indices: Sequence[int]
+    by_word: Sequence[int]
 
 
 def write_report(
     path: Path,
     figures: Evaluation,
-    model: ImageTextClassifier | OnnxModel,
-    processor: ImageTextProcessor,
-    rows: Rows,
+    explained: ExplainedRows,
     predictions: Predictions,
-    num_pictures: int,
-    chosen: Sequence[int] = (),
+    examples: Sequence[Examples],
 ) -> None:
     """Write ``report.html``. The page needs no other file and no network.
 
     Args:
-        num_pictures: rows in each gallery; 0 leaves the galleries out.
-        chosen: indices of rows that the first gallery shows.
+        examples: rows of each gallery, see `choose_examples`.
     """
-    here = Path(__file__).parent
+    here, model = Path(__file__).parent, explained.model
     environment = Environment(loader=FileSystemLoader(here / "templates"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"percent": percent, "interval": interval, "points": signed_points, "zip": zip}
     page = environment.get_template("report.html.jinja").render(
-        source=rows.source,
+        source=explained.rows.source,
         figures=figures,
         both=BOTH,
         input_use=input_use_text(figures),
+        trust=trust_text(figures),
         model=describe_model(model),
+        size=model.config.image_size,
         explains=not isinstance(model, OnnxModel),
         role_warning=ROLE_WARNINGS.get(figures.role, ""),
-        galleries=galleries(model, processor, rows, predictions, num_pictures, chosen),
+        galleries=[(chosen, make_cards(explained, predictions, chosen)) for chosen in examples],
         charts=draw_charts(figures),
     )
     path.write_text(page, encoding="utf-8")
@@ -127,84 +145,75 @@ def draw_charts(figures: Evaluation) -> dict[str, str]:
     if figures.confusion:
         found["confusion"] = charts.draw_confusion(figures.confusion)
     if figures.deletion:
-        found["deletion"] = charts.draw_deletion(figures.deletion)
+        check = figures.deletion
+        found["deletion"] = charts.draw_deletion(check.fractions, check.deletion, "hidden")
+        found["insertion"] = charts.draw_deletion(check.fractions, check.insertion, "revealed")
     return found
 
 
-def galleries(
-    model: ImageTextClassifier | OnnxModel,
-    processor: ImageTextProcessor,
-    rows: Rows,
-    predictions: Predictions,
-    number: int,
-    chosen: Sequence[int],
-) -> list[Gallery]:
-    """Chosen rows, confident mistakes, confident correct answers, unsure answers, and evenly spaced rows."""
+def choose_examples(rows: Rows, predictions: Predictions, number: int, chosen: Sequence[int]) -> list[Examples]:
+    """Chosen rows, confident mistakes, confident correct answers, unsure answers, and evenly spaced rows.
+
+    Args:
+        number: rows under each heading; 0 for the chosen rows alone.
+        chosen: indices of rows that are shown first.
+    """
     correctness = predictions.correctness()
     confidences = confidence(predictions.probabilities[BOTH], predictions.targets.label_type)
-    with_both = np.array([bool(t) and k is not None for t, k in zip(rows.texts, rows.image_keys, strict=True)])
     ranked = np.argsort(-confidences, kind="stable")
-    wrong, correct = (ranked[((correctness == value) & with_both)[ranked]] for value in (0, 1))
-    unsure = ranked[with_both[ranked]][::-1]
-    selections = (
-        ("Chosen rows", "from the command line", chosen, len(chosen)),
-        ("Worst mistakes", "wrong answers, the most confident first", wrong[:number], 1),
-        ("Best answers", "correct answers, the most confident first", correct[:number], 1),
-        ("Least confident", "the lowest probability first", unsure[:number], 0),
-        ("From first to last", "evenly spaced rows", evenly_spaced_rows(rows, number), 0),
-    )
-    return [
-        Gallery(
-            title,
-            note,
-            [
-                make_card(model, processor, rows, predictions, int(i), place < by_word)
-                for place, i in enumerate(indices)
-            ],
-        )
-        for title, note, indices, by_word in selections
-        if len(indices)
+    wrong, correct = (ranked[(correctness == value)[ranked]][:number].tolist() for value in (0, 1))
+    spaced = evenly_spaced_rows(rows, number)
+    found = [
+        Examples("Chosen rows", "from the command line", chosen, chosen),
+        Examples("Worst mistakes", "wrong answers, the most confident first", wrong, wrong[:1]),
+        Examples("Best answers", "correct answers, the most confident first", correct, correct[:1]),
+        Examples("Least confident", "the lowest probability first", ranked[::-1][:number].tolist(), []),
+        Examples("From first to last", "evenly spaced rows", spaced, spaced),
     ]
+    return [examples for examples in found if len(examples.indices)]
 
 
-def make_card(
-    model: ImageTextClassifier | OnnxModel,
-    processor: ImageTextProcessor,
-    rows: Rows,
-    predictions: Predictions,
-    index: int,
-    by_word: bool,
-) -> Card:
-    """One example row with its answers and heat-map; with ``by_word`` also a heat-map of each word."""
-    example, probabilities = rows[index], predictions.probabilities[BOTH][index]
-    assert example.text is not None
-    picture = rows.decoded_image(index)
+def make_cards(explained: ExplainedRows, predictions: Predictions, examples: Examples) -> list[Card]:
+    """The cards of some rows."""
+    by_word = set(examples.by_word)
+    return [make_card(explained, predictions, int(i), int(i) in by_word) for i in examples.indices]
+
+
+def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by_word: bool) -> Card:
+    """One example row with its answers and its evidence; with ``by_word`` also maps of the words that did most."""
+    model, rows, probabilities = explained.model, explained.rows, predictions.probabilities[BOTH][index]
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
-    explanation = (
-        None if isinstance(model, OnnxModel) else explain(model, processor, picture, example.text, int(best[0]))
-    )
+    explanation = None if isinstance(model, OnnxModel) else explained.explain(index, by_word)
     names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))
     correctness = float(predictions.targets.select(np.array([index])).correctness(probabilities[None])[0])
-    resized = model_input(processor, picture)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    heat, words, overlays = None, [], []
-    if explanation is not None:
-        heat = to_data_uri(overlay_heatmap(picture, explanation.answer_weights, explanation.answer_weights.max()))
-        words = list(zip(explanation.words, explanation.effects.sum(axis=(1, 2)).tolist(), strict=True))
-        overlays = explanation.overlays()[:SHOWN_WORDS] if by_word else []
+    text, picture = rows.texts[index] or "", None if rows.image_keys[index] is None else rows.decoded_image(index)
+    pieces = tint(text, explanation.words, explanation.effects) if explanation else [Piece(text)] if text else []
     return Card(
-        example.row,
-        example.text,
+        int(rows.numbers[index]),
+        pieces,
+        text if explanation and len(explanation.words) > MAX_WORDS else None,
         (names or "none of the labels") if form.type == "multi" else None,
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
         correctness,
         correctness_text(correctness, rows.labels[index]),
         bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
-        to_data_uri(picture),
-        to_data_uri(resized),
-        heat,
-        words,
-        [(word, to_data_uri(overlay)) for (word, _), overlay in zip(words, overlays, strict=False)],
+        None if picture is None else to_data_uri(enlarged(picture, SIDE)),
+        None if picture is None else to_data_uri(model_input(explained.processor, picture)),
+        None if explanation is None else show_evidence(explanation, by_word),
+    )
+
+
+def show_evidence(explanation: Explanation, by_word: bool) -> Evidence:
+    """The evidence of a card; with ``by_word`` also maps of the words that did most."""
+    has_image = explanation.image is not None
+    return Evidence(
+        explanation.answer,
+        to_data_uri(explanation.overlay(None, SIDE)) if has_image else None,
+        explanation.sentence,
+        [
+            (explanation.words[word], float(explanation.effects[word]), to_data_uri(explanation.overlay(word, SIDE)))
+            for word in (explanation.top_words if by_word and has_image else [])
+        ],
     )
 
 

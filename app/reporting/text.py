@@ -34,11 +34,9 @@ def score_table(figures: Evaluation, source: str) -> str:
             f"  {value:20}{format_interval(part.scores['accuracy'])}{part.rows:>9,} rows"
             for value, part in slices.items()
         ]
-    for sentences in (input_use_text(figures), calibration_text(figures.calibration)):
-        lines += ["", *textwrap.wrap(sentences, WIDTH)]
-    if deletion := figures.deletion:
-        lines += ["", f"deletion check, {deletion.rows} rows: points of probability lost beyond hiding random cells"]
-        lines += [f"  hidden by {heat:10}{format_interval(drop)}" for heat, drop in deletion.drop.items()]
+    for sentences in (input_use_text(figures), calibration_text(figures.calibration), trust_text(figures)):
+        if sentences:
+            lines += ["", *textwrap.wrap(sentences, WIDTH)]
     return "\n".join([*lines, *row_notes(figures)])
 
 
@@ -82,6 +80,26 @@ def input_use_text(figures: Evaluation) -> str:
                 "missing or equal."
             )
     return " ".join(sentences)
+
+
+def trust_text(figures: Evaluation) -> str:
+    """How far the maps of evidence can be trusted on these rows, in one sentence; empty without a check."""
+    check = figures.deletion
+    if check is None:
+        return ""
+    if figures.inputs.lost[IMAGES_SHUFFLED].low <= 0:
+        return "These rows do not show that the model uses the image, so the maps cannot show what its answers rest on."
+    beyond, rows = check.beyond_random, f"{check.rows:,} row{'s' if check.rows != 1 else ''}"
+    low, high = (f"{100 * end:.0f}" for end in (beyond.low, beyond.high))
+    loss = (
+        f"Hiding the {check.share:.0%} of the picture with most evidence lowers the probability by "
+        f"{100 * beyond.value:.0f} points more [{low}, {high}] than hiding as much at random ({rows})"
+    )
+    if beyond.low > 0:
+        return f"{loss}: the maps show what these answers rest on."
+    if (beyond.low, beyond.high) == (-1, 1):
+        return f"{loss}: the rows are too few to say whether the maps can be trusted."
+    return f"{loss}: the maps cannot be trusted on these rows."
 
 
 def calibration_text(figures: Calibration) -> str:

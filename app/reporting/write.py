@@ -8,18 +8,22 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from app.evaluation.deletion import deletion_figures
+from app.evaluation.deletion import deletion_figures, num_checked
 from app.evaluation.evaluate import evaluate, groups_of
-from app.evaluation.figures import Evaluation, Role
+from app.evaluation.figures import Deletion, Evaluation, Role
 from app.evaluation.predict import BOTH, MODALITIES, Predictions, predict
 from app.reporting.example_grid import draw_examples, evenly_spaced_rows
-from app.reporting.html_report import write_report
+from app.reporting.explained_rows import ExplainedRows
+from app.reporting.html_report import Examples, choose_examples, write_report
 from app.reporting.metrics_file import write_metrics
 from data import Collate, DataSettings, InputCollate, LabelFormat, Rows
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.decisions import confidence, give_answers
 from models.onnx_classifier import OnnxModel
+
+EXPLANATION_PASSES = 25
+"""Pictures that the image encoder reads for one explanation, about; a backward pass counts as two."""
 
 
 def evaluate_to(
@@ -31,18 +35,20 @@ def evaluate_to(
     settings: DataSettings,
     batch_size: int = 32,
     num_pictures: int = 8,
-    num_deletion: int = 0,
+    num_deletion: int | None = None,
     chosen: Sequence[int] = (),
     role: Role = "test",
 ) -> Evaluation | None:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
-    The report shows examples with heat-maps, and ``where_it_looked.png`` shows heat-maps for each word. An ONNX model
-    gives no heat-maps: the examples have none, and ``where_it_looked.png`` and the deletion check are left out.
+    The report and ``where_it_looked.png`` show examples with their evidence, and the deletion check says how far it can
+    be trusted. An ONNX model is explained by about 50 passes a map: its examples have no evidence, there is no
+    ``where_it_looked.png``, and rows are checked only if their number is given.
 
     Args:
         num_pictures: rows in each gallery of the report, and in ``where_it_looked.png``.
-        num_deletion: rows of the deletion check; 0 leaves it out.
+        num_deletion: rows of the deletion check; ``None`` for as many as add a tenth to the evaluation, see
+            `app.evaluation.deletion.num_checked`; 0 leaves it out.
         chosen: indices of rows that the pictures show (see `find_rows`).
         role: use of the rows in training.
 
@@ -61,33 +67,53 @@ def evaluate_to(
     groups, _ = groups_of(rows, settings.group)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
-    explains = not isinstance(plain, OnnxModel)
+    explained = ExplainedRows(plain, processor, rows, predictions.probabilities[BOTH].argmax(axis=1))
+    examples = choose_examples(rows, predictions, num_pictures, chosen)
     with accelerator.autocast():
-        if explains and (hidden := evenly_spaced_rows(rows, num_deletion)):
-            figures.deletion = deletion_figures(plain, processor, rows, hidden, groups)
+        figures.deletion = check_maps(explained, groups, figures.images, examples, num_deletion)
         write_metrics(figures, folder / "metrics.json")
         prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
-        if explains and (shown := chosen or evenly_spaced_rows(rows, num_pictures)):
-            draw_examples(folder / "where_it_looked.png", plain, processor, rows, predictions, shown)
-        write_report(folder / "report.html", figures, plain, processor, rows, predictions, num_pictures, chosen)
+        shown = chosen or evenly_spaced_rows(rows, num_pictures)
+        if shown and not isinstance(plain, OnnxModel):
+            draw_examples(folder / "where_it_looked.png", explained, predictions, shown)
+        write_report(folder / "report.html", figures, explained, predictions, examples)
     return figures
+
+
+def check_maps(
+    explained: ExplainedRows, groups: np.ndarray, images: int, examples: Sequence[Examples], number: int | None
+) -> Deletion | None:
+    """The deletion check on evenly spaced rows; ``None`` without rows to check.
+
+    Args:
+        images: number of different images, each of which passed the image encoder once.
+        examples: rows that the report explains.
+    """
+    model = explained.model
+    by_word = {int(i) for chosen in examples for i in chosen.by_word}
+    if number is None:
+        explanations = len({int(i) for chosen in examples for i in chosen.indices})
+        passes = images + EXPLANATION_PASSES * explanations
+        number = 0 if isinstance(model, OnnxModel) else num_checked(passes, model)
+    checked = evenly_spaced_rows(explained.rows, number, with_image=True)
+    if not checked:
+        return None
+    maps = {i: explained.explain(i, by_word=True).evidence for i in checked if i in by_word}
+    return deletion_figures(model, explained.processor, explained.rows, checked, groups, explained.answers, maps)
 
 
 def find_rows(rows: Rows, numbers: Sequence[int]) -> list[int]:
     """Indices of the rows with these numbers in their source.
 
     Raises:
-        UserError: there is no such row, or it has no image or no text.
+        UserError: there is no such row.
     """
     places = {int(number): i for i, number in enumerate(rows.numbers)}
     if absent := [number for number in numbers if number not in places]:
         raise UserError(
             f"{rows.source} has no row {absent}; it has {len(rows):,}, from {min(places)} to {max(places)}."
         )
-    found = [places[number] for number in numbers]
-    if bare := [rows.numbers[i] for i in found if not rows.texts[i] or rows.image_keys[i] is None]:
-        raise UserError(f"Rows {bare} of {rows.source} have no image or no text; a heat-map needs both.")
-    return found
+    return [places[number] for number in numbers]
 
 
 def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, config: ImageTextConfig) -> pd.DataFrame:

@@ -1,0 +1,43 @@
+"""Explanations of the rows that a report shows, each computed once."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from app.explanation.attribution import MAX_MAPS, Explanation, explain
+from app.explanation.drawing import enlarged
+from data import Rows
+from models import ImageTextClassifier, ImageTextProcessor
+from models.onnx_classifier import OnnxModel
+
+SIDE = 448
+"""Longer side of the pictures of an explanation, in pixels."""
+
+
+class ExplainedRows:
+    """Explanations of the answers to rows. Pictures are kept at `SIDE` pixels.
+
+    Args:
+        answers: class of the answer to each row ``(n,)``.
+    """
+
+    def __init__(
+        self,
+        model: ImageTextClassifier | OnnxModel,
+        processor: ImageTextProcessor,
+        rows: Rows,
+        answers: np.ndarray,
+    ):
+        self.model, self.processor, self.rows, self.answers = model, processor, rows, answers
+        self.found: dict[tuple[int, bool], Explanation] = {}
+
+    def explain(self, index: int, by_word: bool) -> Explanation:
+        """Explanation of one row; with ``by_word`` also a map of each word that does most, which takes longer."""
+        found = self.found.get((index, True)) or self.found.get((index, by_word))
+        if found is None:
+            image = None if self.rows.image_keys[index] is None else self.rows.decoded_image(index)
+            text, answer = self.rows.texts[index], int(self.answers[index])
+            found = explain(self.model, self.processor, image, text, answer, max_maps=MAX_MAPS if by_word else 0)
+            found = replace(found, image=image and enlarged(image, SIDE))
+            self.found[index, by_word] = found
+        return found
