@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from app.evaluation.figures import Scores
 from app.reporting.metrics_file import read_scores
 from app.serving.api_errors import add_error_handlers
 from app.serving.engine import ROUTES, Engine, Pair
+from app.serving.explanation_reply import explain_all
 from app.serving.refusal import RefusedError, retry_after
 from app.serving.request_body import (
     FORM,
@@ -33,6 +35,7 @@ from app.serving.schemas import (
     MAX_INPUTS,
     Answer,
     ErrorBody,
+    ExplanationReply,
     Health,
     ModelReply,
     PredictForm,
@@ -100,7 +103,7 @@ def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
     }
 
     async def predict_form(form: Annotated[PredictForm, Form(media_type=FORM)]) -> PredictReply:
-        return await answer(engine, await form_pairs(form), form.top_k)
+        return await answer(engine, await form_pairs(form), form)
 
     async def predict(body: PredictRequest) -> PredictReply:
         """Predict the labels of one or several pairs of image and text.
@@ -108,13 +111,13 @@ def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
         In a request with several pairs, an invalid pair gets an error in its place and the others are answered. In a
         request with a single pair, its error is the status of the reply.
         """
-        return await answer(engine, json_pairs(body), body.top_k)
+        return await answer(engine, json_pairs(body), body)
 
     api.router.add_api_route(
         "/v1/predict",
         predict_form,
         route_class_override=FormRoute,
-        form_limits={"max_files": 1, "max_fields": MAX_INPUTS + 1, "max_part_size": MAX_FORM_FIELD},
+        form_limits={"max_files": 1, "max_fields": MAX_INPUTS + 3, "max_part_size": MAX_FORM_FIELD},
         **options,
     )
     # OpenAPI has one operation for both: that of the last route, which therefore refers to the form as well.
@@ -132,27 +135,36 @@ def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
         raise RefusedError(415, "unsupported_media_type", f"Send {JSON} or {FORM}.")
 
 
-async def answer(engine: Engine, pairs: Sequence[Pair], top_k: int) -> PredictReply:
-    """Predict the pairs of one request.
+async def answer(engine: Engine, pairs: Sequence[Pair], options: PredictRequest | PredictForm) -> PredictReply:
+    """Predict the pairs of one request, and explain the answers if the request says so.
 
     Raises:
-        RefusedError: see `Engine.ask`; or the only pair is invalid.
+        RefusedError: see `Engine.ask` and `Engine.explain`; or the only pair is invalid.
     """
     prepared, valid_probabilities = await engine.ask(pairs)
     if len(prepared) == 1 and not isinstance(prepared[0], Example):
         raise RefusedError(422, *pair_error(prepared[0]))
     probabilities = iter(valid_probabilities)
+    explanations: Iterator[ExplanationReply] = iter(())
+    examples = [example for example in prepared if isinstance(example, Example)]
+    if options.explain and examples:
+        explanations = iter(await engine.explain(partial(explain_all, engine.predictor, options.maps), examples))
     replies = []
     for example in prepared:
         if not isinstance(example, Example):
             code, message = pair_error(example)
             replies.append(PredictionReply(error=ErrorBody(code=code, message=message)))
             continue
-        found = engine.predictor.to_predictions(next(probabilities)[None], top_k)[0]
+        found = engine.predictor.to_predictions(next(probabilities)[None], options.top_k)[0]
         engine.count_answer(found.is_sure)
-        answers = [Answer.model_validate(label) for label in found.answers]
         replies.append(
-            PredictionReply(labels=found.labels, confidence=found.confidence, sure=found.is_sure, answers=answers)
+            PredictionReply(
+                labels=found.labels,
+                confidence=found.confidence,
+                sure=found.is_sure,
+                answers=[Answer.model_validate(label) for label in found.answers],
+                explanation=next(explanations, None),
+            )
         )
     return PredictReply(predictions=replies)
 

@@ -7,11 +7,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 from batched.aio import AsyncBatchProcessor
+from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.inference.predictor import Predictor
@@ -63,7 +64,7 @@ class Engine:
         self.decoders = ThreadPoolExecutor(4, "decode")
         self.deadline = math.inf
         self.page_jobs: Callable[[], int] = lambda: 0
-        self.explaining = asyncio.Semaphore(1)
+        self.explainer = ThreadPoolExecutor(1, "explain")  # one explanation at a time, beside the batches
         self.batches = AsyncBatchProcessor(self.run_batch, batch_size=batch_size, timeout_ms=linger)
         self.registry = CollectorRegistry()
         self.pairs = Counter("pairs", "Answered pairs", registry=self.registry)
@@ -135,7 +136,7 @@ class Engine:
         self.waiting += num_pairs
         self.pixels += pixels
 
-    def release(self, num_pairs: int, pixels: int, done: asyncio.Future) -> None:
+    def release(self, num_pairs: int, pixels: int, done: asyncio.Future | Future) -> None:
         """Release what `reserve` reserved."""
         self.waiting -= num_pairs
         self.pixels -= pixels
@@ -164,10 +165,29 @@ class Engine:
             raise RefusedError(500, "model_failed", message)
         return prepared, found
 
-    async def explain(self, compute: Callable[..., T], *arguments) -> T:
-        """Run a slow computation in a thread beside the batches, one at a time."""
-        async with self.explaining:
-            return await asyncio.to_thread(compute, *arguments)
+    async def explain(self, compute: Callable[[list[Example]], T], examples: list[Example]) -> T:
+        """Run a slow computation on prepared pairs in a thread beside the batches, one at a time.
+
+        Space in the queue and in memory is reserved until the computation ends. One that has not begun in time is
+        dropped.
+
+        Raises:
+            RefusedError: the queue is full (429), the computation fails (500) or does not end in time (504).
+        """
+        pictures = {id(one.image): one.image for one in examples if isinstance(one.image, Image.Image)}
+        num_pairs, pixels = len(examples), sum(picture.width * picture.height for picture in pictures.values())
+        self.reserve(num_pairs, pixels)
+        loop, work = asyncio.get_running_loop(), self.explainer.submit(compute, examples)
+        work.add_done_callback(lambda done: loop.call_soon_threadsafe(self.release, num_pairs, pixels, done))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(work), self.timeout)
+        except asyncio.TimeoutError:
+            message = f"There was no explanation within {self.timeout:g} s. Try again, or ask without it."
+            raise RefusedError(504, "timeout", message, retry_after(1)) from None
+        except Exception:
+            log.exception("an explanation of %d pairs failed", num_pairs)
+            message = "The explanation failed. The log of the server has the reason."
+            raise RefusedError(500, "model_failed", message) from None
 
     async def run_batch(self, examples: list[Example]) -> list[np.ndarray | Exception]:
         return await asyncio.get_running_loop().run_in_executor(self.model_thread, self.answer, examples)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.evaluation.figures import Scores
@@ -17,8 +17,32 @@ MAX_TEXT = 20_000
 """Maximum length of a text, in characters."""
 MAX_TOP_K = 1000
 """Maximum number of labels returned for a pair."""
+MAX_EXPLAINED = 4
+"""Maximum number of pairs in a request with explanations."""
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Number of most probable labels to return.")]
+Explain = Annotated[
+    bool,
+    Field(description=f"Whether to explain the most probable answer of each pair, of {MAX_EXPLAINED} pairs at most."),
+]
+Maps = Annotated[
+    Literal["png", "numbers"],
+    Field(
+        description="Form of the maps of an explanation: transparent PNG pictures in base64, to be scaled to the size "
+        "of the picture and laid over it, or rows of numbers."
+    ),
+]
+
+
+def check_number_explained(explain: bool, number: int) -> None:
+    """Refuse explanations of too many pairs.
+
+    Raises:
+        PydanticCustomError: more than `MAX_EXPLAINED`.
+    """
+    if explain and number > MAX_EXPLAINED:
+        message = f"explain is for {MAX_EXPLAINED} pairs a request at most, got {number}"
+        raise PydanticCustomError("too_many_explained", message)
 
 
 class Input(BaseModel):
@@ -39,6 +63,13 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     inputs: list[Input] = Field(min_length=1, max_length=MAX_INPUTS)
     top_k: TopK = 3
+    explain: Explain = False
+    maps: Maps = "png"
+
+    @model_validator(mode="after")
+    def check_explain(self) -> PredictRequest:
+        check_number_explained(self.explain, len(self.inputs))
+        return self
 
 
 class PredictForm(BaseModel):
@@ -48,6 +79,13 @@ class PredictForm(BaseModel):
     image: UploadFile | None = Field(None, description=f"An image file ({', '.join(FORMATS)}).")
     text: list[Text] = Field([], max_length=MAX_INPUTS, description="One or several texts about the image.")
     top_k: TopK = 3
+    explain: Explain = False
+    maps: Maps = "png"
+
+    @model_validator(mode="after")
+    def check_explain(self) -> PredictForm:
+        check_number_explained(self.explain, len(self.text))
+        return self
 
     @field_validator("image", mode="before")
     @classmethod
@@ -78,6 +116,47 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
+EvidenceMap = Annotated[
+    str | list[list[float]],
+    Field(
+        description="A PNG in base64, or rows of numbers in the units of the method over the whole picture; positive "
+        "speaks for the answer, negative against it."
+    ),
+]
+
+
+class WordReply(BaseModel):
+    """What a word does to the answer."""
+
+    word: str
+    effect: float = Field(description="Probability that the answer loses without the word; negative if it gains.")
+    map: EvidenceMap | None = Field(
+        None, description="Where in the picture the word changes the evidence, for the words that change it most."
+    )
+
+
+class RegionReply(BaseModel):
+    """A region with much of the evidence, checked by hiding it and asking again."""
+
+    share: float = Field(description="Share of the picture.")
+    whole: float = Field(description="Probability of the answer.")
+    hidden: float = Field(description="Probability of the answer without the region.")
+    elsewhere: float = Field(description="Mean probability of the answer with as many other pixels hidden.")
+    matters: bool = Field(description="Whether hiding the region matters clearly more than hiding as much elsewhere.")
+
+
+class ExplanationReply(BaseModel):
+    """Why the most probable answer was given."""
+
+    answer: str
+    probability: float
+    method: str = Field(description="Attribution method of the maps.")
+    sentence: str = Field(description="What was checked for this picture, for people; empty without an image.")
+    region: RegionReply | None = None
+    map: EvidenceMap | None = Field(None, description="Evidence for the answer; absent without an image.")
+    words: list[WordReply]
+
+
 class PredictionReply(BaseModel):
     """Prediction for one pair; in a request with several pairs, possibly an error."""
 
@@ -85,6 +164,7 @@ class PredictionReply(BaseModel):
     confidence: float | None = Field(None, description="Calibrated probability that the prediction is correct.")
     sure: bool | None = Field(None, description="Whether the confidence reaches the threshold of the model.")
     answers: list[Answer] | None = Field(None, description="The most probable labels, in descending order.")
+    explanation: ExplanationReply | None = Field(None, description="If the request has explain.")
     error: ErrorBody | None = None
 
 

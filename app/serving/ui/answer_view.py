@@ -1,31 +1,26 @@
-"""An answer on the page: labels, heat-map and the inputs of the model, as HTML."""
+"""An answer on the page: labels and the inputs of the model, as HTML."""
 
 from __future__ import annotations
 
 import asyncio
 import html
-import logging
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from app.inference.predictor import Predictor
+from app.inference.predictor import Prediction, Predictor
 from app.reporting.html_report import model_input, to_data_uri
 from app.serving.engine import Engine
 from data import Example
 from data.errors import UserError
 from data.messages import excerpt_path
-from models.onnx_classifier import OnnxModel
 
-log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 NUM_ANSWERS = 5
-MAX_SIDE = 840
-"""Longest side of the picture below the heat-map, in pixels."""
 THUMBNAIL_SIDE = 88
 MAX_HISTORY_TEXT = 200
 """Characters of a text in the history."""
@@ -40,8 +35,17 @@ class HistoryEntry(TypedDict):
     sure: bool
 
 
-async def answer_question(engine: Engine, path: str | None, text: str | None) -> tuple[str, HistoryEntry]:
-    """Answer one question as HTML, and as an entry of the history.
+@dataclass(frozen=True)
+class Answered:
+    """A prepared pair with its answer, as HTML and as an entry of the history."""
+
+    example: Example
+    html: str
+    entry: HistoryEntry
+
+
+async def answer_question(engine: Engine, path: str | None, text: str | None) -> Answered:
+    """Answer one question.
 
     Raises:
         UserError: the picture or the text is invalid.
@@ -53,21 +57,34 @@ async def answer_question(engine: Engine, path: str | None, text: str | None) ->
         raise UserError(str(example).replace(f" {excerpt_path(str(path))}", ""))  # without the path on the server
     found = predictor.to_predictions(probabilities[0][None], NUM_ANSWERS)[0]
     engine.count_answer(found.is_sure)
-    template = templates().get_template("answer.html.jinja")
-    rendered = template.render(
+    rendered = render(
+        "answer",
         labels=found.labels,
         is_sure=found.is_sure,
         confidence=found.confidence,
         threshold=predictor.model.config.threshold,
         has_image=example.image is not None,
         has_text=example.text is not None,
-        answers=[(answer["label"], answer["probability"]) for answer in found.answers],
-        **await asyncio.to_thread(model_inputs, predictor, example),
-        **await engine.explain(heat_map, predictor, example),
+        answers=bars(found),
     )
     answer = ", ".join(found.labels) or "none of the labels"
     entry = HistoryEntry(picture=thumbnail(example), text=example.text or "", answer=answer, sure=found.is_sure)
-    return rendered, entry
+    return Answered(example, rendered, entry)
+
+
+async def inputs_of_model(predictor: Predictor, example: Example) -> str:
+    """What the model receives, as HTML."""
+    return render("inputs", **await asyncio.to_thread(model_inputs, predictor, example))
+
+
+def bars(found: Prediction) -> list[tuple[str, float]]:
+    """The most probable labels with their probabilities, for the templates."""
+    return [(str(answer["label"]), float(answer["probability"])) for answer in found.answers]
+
+
+def render(template: str, **values) -> str:
+    """Fill a template."""
+    return templates().get_template(f"{template}.html.jinja").render(**values)
 
 
 @lru_cache
@@ -100,37 +117,6 @@ def model_inputs(predictor: Predictor, example: Example) -> dict[str, str | None
         end = max((span[1] for span in map(encoding.token_to_chars, range(limit)) if span), default=0)
         read = f"Only the first {limit} of {number} tokens, up to “…{example.text[max(0, end - 30) : end]}”."
     return {"input_picture": picture, "input_size": size, "input_text": read}
-
-
-def heat_map(predictor: Predictor, example: Example) -> dict[str, Any]:
-    """The picture and the values that the viewer draws over it, for the template.
-
-    ``heat`` is ``None`` for an ONNX model, without image or text, and if the explanation fails.
-    """
-    explains = not isinstance(predictor.model, OnnxModel)
-    if not explains or not isinstance(example.image, Image.Image) or example.text is None:
-        return {"heat": None}
-    try:
-        explanation = predictor.explain(example.image, example.text)
-    except Exception:  # the answer is shown without a heat-map
-        log.exception("no heat-map")
-        return {"heat": None}
-    picture = example.image.copy()
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
-    attention = {level: np.round(maps, 4).tolist() for level, maps in explanation.attention.items()}
-    return {
-        "heat": {
-            "answer": np.round(explanation.answer_weights, 4).tolist(),
-            "effects": np.round(explanation.effects, 4).tolist(),
-            "attention": attention,
-        },
-        "picture": to_data_uri(picture),
-        "width": picture.width,
-        "height": picture.height,
-        "words": explanation.words,
-        "levels": list(attention),
-        "heads": len(next(iter(explanation.attention.values()), [])),
-    }
 
 
 def history_list(entries: list[HistoryEntry]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import gradio as gr
@@ -9,8 +11,10 @@ from gradio.data_classes import ImageData
 
 from app.serving.engine import Engine
 from app.serving.refusal import RefusedError
-from app.serving.ui.answer_view import HistoryEntry, answer_question, history_list
+from app.serving.ui.answer_view import HistoryEntry, answer_question, history_list, inputs_of_model
+from app.serving.ui.evidence_view import explain_answer, waiting_note
 from app.serving.ui.example_rows import held_out_examples
+from app.serving.ui.hide_panel import HidePanel
 from app.serving.ui.page_input import GallerySelection
 from data.errors import UserError
 
@@ -48,31 +52,43 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
                 example_gallery(examples, image, text)
         with gr.Column(scale=5):
             answer = gr.HTML(NO_ANSWER, elem_id="answer")
+            evidence = gr.HTML(elem_id="evidence")
+            panel = HidePanel(engine)
+            inputs = gr.HTML(elem_id="inputs")
     with gr.Accordion("History of this session", open=False):
         asked = gr.HTML('<p class="empty">No questions yet.</p>')
 
-    async def reply(path: str | None, words: str, before: list[HistoryEntry]) -> tuple[str, list[HistoryEntry], str]:
+    async def reply(path: str | None, words: str, before: list[HistoryEntry]) -> AsyncIterator[tuple]:
+        """Yields the answer, and then the same with its explanation."""
         try:
-            rendered, entry = await answer_question(engine, path, words)
+            found = await answer_question(engine, path, words)
         except (UserError, RefusedError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        before = [entry, *before][:MAX_HISTORY]
-        return rendered, before, history_list(before)
+        before = [found.entry, *before][:MAX_HISTORY]
+        more = before, history_list(before), await inputs_of_model(engine.predictor, found.example)
+        panel_updates = await asyncio.to_thread(panel.updates, found.example, path)
+        yield found.html, *more, waiting_note(engine.predictor), *panel_updates
+        yield found.html, *more, await explain_answer(engine, found.example), *(gr.skip() for _ in panel_updates)
 
+    outputs = [answer, history, asked, inputs, evidence, *panel.outputs]
     gr.on(
         [ask.click, text.submit],
         reply,
         [image, text, history],
-        [answer, history, asked],
+        outputs,
         api_name="ask",
         concurrency_limit=MAX_CONCURRENT,
     )
-    clear.click(lambda: (None, "", NO_ANSWER), outputs=[image, text, answer], api_visibility="private")
+    clear.click(
+        lambda: (None, "", NO_ANSWER, "", "", *panel.empty()),
+        outputs=[image, text, answer, inputs, evidence, *panel.outputs],
+        api_visibility="private",
+    )
     return image, text
 
 
 def example_gallery(examples: list[tuple[str, str]], image: gr.Image, text: gr.Textbox) -> None:
-    """Pictures that fill the inputs when they are selected."""
+    """Pictures with their questions, which fill the inputs when they are selected."""
     gallery = gr.Gallery(
         examples,
         label="Examples from the held-out rows",

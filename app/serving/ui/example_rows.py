@@ -14,7 +14,7 @@ from app.reporting.example_grid import evenly_spaced_rows
 from app.run_paths import MODEL_FOLDER, find_data
 from app.serving.ui.uploads import make_upload_folder
 from app.settings import load_settings
-from data import Rows, load_rows, verify_images
+from data import Rows, decode_image, load_rows, verify_images
 from data.errors import UserError
 from models import ImageTextConfig
 
@@ -46,14 +46,17 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = verify_images(rows.select(chosen), data)
         folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
-        return [write_example(rows, i, folder) for i in evenly_spaced_rows(rows, NUM_EXAMPLES, with_image=True)]
+        return [write_example(rows, i, folder, data.max_pixels) for i in evenly_spaced_rows(rows, NUM_EXAMPLES)]
     except (UserError, OSError) as error:
         log.warning("the page has no examples: %s", error)
         return []
 
 
-def write_example(rows: Rows, index: int, folder: Path) -> tuple[str, str]:
-    picture = rows.decoded_image(index)
+def write_example(rows: Rows, index: int, folder: Path, max_pixels: int) -> tuple[str, str]:
+    """Write a small copy of the picture of a row; returns its path, and the text of the row."""
+    image = rows.read_image(int(rows.numbers[index]))
+    assert image is not None
+    picture = decode_image(image, max_pixels, value_range=rows.value_range)
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     path = folder / f"{index}.png"
     picture.save(path)
