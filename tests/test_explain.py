@@ -1,4 +1,4 @@
-"""Where the model looked: for every kind of attention, fusion, level and backbone, at the right places."""
+"""Why a model gave an answer: by place, by word, in pictures and in one checked sentence."""
 
 import copy
 import json
@@ -11,49 +11,144 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers.normalizers import BertNormalizer
-from transformers import Dinov2Config
 
 import eval as evaluation
 from app import Predictor
 from app.__main__ import main as app
-from app.explanation.attribution import Explanation, explain
+from app.explanation.attribution import MATTERS, Explanation, explain
+from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, evidence_layer, paled
+from app.explanation.evidence import evidence
+from app.explanation.figures import explanation_figure, matrices_figure
+from app.explanation.hiding import hide
+from app.explanation.region import Region
 from models import ImageTextClassifier
 from models.attention_kinds import KINDS
 from models.processor import build_processor
 
 TEXT = "is there a red square?"
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
 
 
-def test_an_explanation_has_a_map_and_an_overlay_for_every_word(run_dir, shapes_folder):
-    image = shapes_folder / "images" / "test" / "0.png"
-    found = Predictor.from_pretrained(run_dir).explain(image, "where is the circle?")
-    assert found.words == ["where", "is", "the", "circle", "?"]
-    assert {level: attention.shape for level, attention in found.attention.items()} == {5: (8, 5, 4, 4)}
-    assert (found.attention[5].sum(axis=1) <= 1 + 1e-5).all(), "special tokens take the rest"
-    assert {overlay.size for overlay in found.overlays()} == {(64, 64)}
-    np.testing.assert_allclose(found.maps("attention"), found.attention[5].mean(axis=0))
-    assert found.answer_weights.sum() == pytest.approx(1, abs=1e-4)
-    assert len(found.figure().axes) == 3 * 7 + 1 + 2 * 5, "image, answer and words in three rows, and colour bars"
+@pytest.fixture
+def told(model, processor) -> Explanation:
+    return explain(model, processor, NOISE, TEXT)
 
 
-def test_the_effect_of_a_word_is_the_probability_that_is_lost_without_it(model, processor):
-    """The word is left out by hand: masked, so that the other words keep their places."""
-    image = Image.new("RGB", (50, 40), (200, 30, 90))
-    found = explain(model, processor, image, TEXT)
-    batch = processor([image], [TEXT])
+def make(effects=(0.5, -0.3, 0.0), **changes) -> Explanation:
+    """An explanation of three words, made by hand."""
+    evidence = np.zeros((8, 8))
+    evidence[1, 1], evidence[6, 6] = 1, -0.5
+    region = Region(evidence > 0, 0.5, 0.9, 0.1, 0.8)
+    by_word = {0: evidence / 2, 1: -evidence / 4}
+    found = Explanation(
+        NOISE, "red is it", "yes", 0.9, "occlusion", evidence, ["red", "is", "it"], np.array(effects), by_word, region
+    )
+    return replace(found, **changes)
+
+
+def test_the_effect_of_a_word_is_the_probability_that_is_lost_without_it(model, processor, told):
+    """The word is left out by hand: masked, so that the other words keep their positions."""
+    batch = processor([NOISE], [TEXT])
     whole = model(**batch).logits.softmax(1)
-    batch["attention_mask"][0, 1 + found.words.index("red")] = 0
+    batch["attention_mask"][0, 1 + told.words.index("red")] = 0
     without = model(**batch).logits.softmax(1)
     lost = (whole - without)[0, whole.argmax()].item()
     assert abs(lost) > 1e-4
-    assert found.effects[found.words.index("red")].sum() == pytest.approx(lost, abs=1e-5)
+    assert told.effects[told.words.index("red")] == pytest.approx(lost, abs=1e-5)
+    assert told.probability == pytest.approx(whole.max().item(), abs=1e-5)
+    assert told.answer == model.config.id2label[int(whole.argmax())]
 
 
-def test_a_long_text_is_taken_apart_piece_by_piece(model, processor, monkeypatch):
-    image = Image.new("RGB", (50, 40), (200, 30, 90))
-    whole = explain(model, processor, image, TEXT)
-    monkeypatch.setattr("app.explanation.attribution.TEXTS_AT_ONCE", 2)
-    np.testing.assert_allclose(explain(model, processor, image, TEXT).effects, whole.effects, atol=1e-5)
+def test_the_map_of_a_word_is_the_change_of_the_evidence_without_it(model, processor, monkeypatch):
+    monkeypatch.setattr("app.explanation.attribution.MATTERS", 0)
+    monkeypatch.setattr("app.explanation.attribution.WORD_PATH", (0.4, 0.5, 0.6))
+    found = explain(model, processor, NOISE, TEXT, answer=1, max_maps=9)
+    assert set(found.word_evidence) == set(range(len(found.words)))
+    batch = dict(processor([NOISE], [TEXT]))
+    batch["attention_mask"][0, 1 + found.words.index("square")] = 0
+    without = evidence(model, batch, torch.tensor([1]))[0].numpy()
+    change = found.word_evidence[found.words.index("square")]
+    np.testing.assert_allclose(change, found.evidence - without, atol=1e-5)
+    assert np.abs(change).max() > 1e-5
+
+
+def test_only_the_words_that_do_most_have_a_map(model, processor):
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=1.0)
+    found = explain(model, processor, NOISE, TEXT, max_maps=2)
+    by_effect = np.argsort(-np.abs(found.effects))
+    assert abs(found.effects[by_effect[1]]) > MATTERS
+    assert found.top_words == by_effect[:2].tolist()
+    assert found.effects.shape == (6,), "all effects are in the data"
+    assert explain(model, processor, NOISE, TEXT, max_maps=0).word_evidence == {}
+
+
+def test_a_long_text_is_taken_apart_piece_by_piece(model, processor, told, monkeypatch):
+    monkeypatch.setattr("app.explanation.words.TEXTS_AT_ONCE", 2)
+    np.testing.assert_allclose(explain(model, processor, NOISE, TEXT).effects, told.effects, atol=1e-5)
+
+
+def test_a_text_of_500_words_is_explained_and_the_words_that_do_most_are_drawn(config, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 600
+    text_config = config.text_config.to_dict() | {"max_position_embeddings": 600}
+    config = type(config)(**config.to_dict() | {"text_config": text_config})
+    model = ImageTextClassifier(config).eval()
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=1.0)
+    found = explain(model, build_processor(tokenizer, 32, 600), NOISE, "red square circle shapes " * 125)
+    assert len(found.effects) == len(found.words) >= 500
+    assert len(found.word_evidence) <= 3
+    assert len(explanation_figure(found).axes) == max(3, 2 + len(found.word_evidence))
+
+
+def test_a_word_that_is_not_heard_does_nothing_and_shows_nothing(config, processor):
+    model = ImageTextClassifier(type(config)(**config.to_dict() | {"fusion": "none"})).eval()
+    found = explain(model, processor, NOISE, TEXT)
+    assert np.abs(found.effects).max() < 1e-6
+    assert found.word_evidence == {}
+    assert np.asarray(found.layer(0, (20, 20)))[..., 3].max() == 0, "nothing is drawn"
+
+
+def test_a_text_without_a_picture_and_a_picture_without_a_text_are_explained(model, processor):
+    words = explain(model, processor, None, TEXT)
+    assert words.effects.shape == (6,)
+    assert np.abs(words.effects).max() > 0
+    assert (words.region, words.sentence, words.word_evidence) == (None, "", {})
+    assert explanation_figure(words).axes[0].get_xlabel().startswith("points of probability")
+    picture = explain(model, processor, NOISE, None)
+    assert picture.words == []
+    assert picture.evidence.shape == (32, 32)
+    assert picture.sentence
+    assert [ax.get_title() for ax in explanation_figure(picture).axes][2:] == [""], "no words"
+
+
+def test_a_picture_in_which_nothing_matters_says_so(model, processor):
+    found = explain(model, processor, Image.new("RGB", (50, 40), (200, 30, 90)), TEXT)
+    assert not found.evidence.any()
+    assert found.region is None
+    assert "No place in the picture speaks for" in found.sentence
+    assert np.asarray(found.layer(None, (20, 20)))[..., 3].max() == 0
+
+
+def test_the_sentence_holds_for_the_picture(model, processor):
+    """The probability without the region is that of the picture with its pixels hidden by hand."""
+    found = explain(model, processor, NOISE, TEXT)
+    assert found.region is not None
+    batch = dict(processor([NOISE], [TEXT]))
+    batch["pixel_values"] = hide(batch["pixel_values"], torch.from_numpy(found.region.mask)[None])
+    hidden = model(**batch).logits.softmax(1)[0, model.config.label2id[found.answer]].item()
+    assert found.region.hidden == pytest.approx(hidden, abs=1e-5)
+
+
+def test_another_answer_can_be_explained(asked):
+    answers = [found["label"] for found in asked(NOISE, TEXT)]
+    first, second = (asked.explain(NOISE, TEXT, answer) for answer in answers[:2])
+    assert (first.answer, second.answer) == tuple(answers[:2])
+    assert first.probability > second.probability
+    assert not np.allclose(first.evidence, second.evidence)
+    with pytest.raises(ValueError, match=r"no label 'rde'\. Did you mean 'red'"):
+        asked.explain(NOISE, TEXT, "rde")
+    with pytest.raises(ValueError, match="a pair has neither"):
+        asked.explain(None, None)
 
 
 NORMALIZER = {
@@ -71,39 +166,55 @@ def test_a_text_without_a_word_has_an_answer_and_no_words(fusion, config, tokeni
     tokenizer.backend_tokenizer.normalizer = BertNormalizer()
     processor = build_processor(tokenizer, 32, 16)
     model = ImageTextClassifier(type(config)(**config.to_dict() | {"fusion": fusion})).eval()
-    found = explain(model, processor, Image.new("RGB", (50, 40), (200, 30, 90)), "\u200b")
-    assert found.words == found.overlays() == []
-    assert found.effects.shape == (0, *found.answer_weights.shape)
+    found = explain(model, processor, NOISE, "\u200b")
+    assert found.words == []
+    assert found.effects.shape == (0,)
     assert {level: maps.shape for level, maps in found.attention.items()} == (
         {5: (8, 0, 7, 7)} if fusion == "cross" else {}
     )
-    assert found.figure("title").axes
+    assert explanation_figure(found, "title").axes
+    assert matrices_figure(found).axes
 
 
 def test_a_report_shows_texts_without_a_word(run_dir, shapes_folder, tmp_path):
-    """Of a run whose tokenizer drops characters that are not seen, as BERT's does."""
+    """The run has a tokenizer that drops invisible characters, as BERT's does."""
     run_dir = shutil.copytree(run_dir, tmp_path / "run")
     for path in run_dir.rglob("tokenizer.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": NORMALIZER}))
     rows = pd.read_csv(shapes_folder / "test.csv").iloc[:4]
     rows.assign(text=["\u200b", *rows.text[1:]]).to_csv(shapes_folder / "wordless.csv", index=False)
     options = ["--data.test", str(shapes_folder / "wordless.csv"), "--output_dir", str(tmp_path), "--show_rows", "[0]"]
-    figures = evaluation.main([str(run_dir), *options, "--pictures", "2", "--deletion", "2"])
-    assert figures["deletion"]["rows"] == 2
+    evaluation.main([str(run_dir), *options, "--pictures", "2", "--deletion", "0"])
     assert (tmp_path / "where_it_looked.png").exists()
 
 
-def test_overlays_of_words_share_one_scale_and_words_that_do_not_fit_are_counted():
-    effects = np.zeros((3, 7, 7))
-    effects[0, 0, 0], effects[1, 6, 6], effects[2, 6, 6] = 0.8, 0.001, -0.5
-    found = Explanation(Image.new("RGB", (70, 70)), ["red", "is", "?"], np.full((7, 7), 1 / 49), effects, {})
-    red, faint, against = (np.asarray(overlay).astype(int) for overlay in found.overlays())
-    assert red[3, 3].sum() > 200
-    assert red[60, 60].sum() < 20
-    assert abs(faint - against).max() < 5, "a thousandth of another word's effect is not made to look like it"
-    small = replace(found, effects=effects / 100, answer_weights=np.eye(7) / 7)
-    assert np.asarray(small.overlays()[0])[3, 3].sum() < 100, "a hundredth of the answer is not made to look like it"
-    assert "first 2 of 3 words" in found.figure("title", max_words=2)._suptitle.get_text()
+def test_colour_is_only_where_there_is_evidence_and_all_maps_have_one_scale():
+    found = make()
+    answer, strong, weak = (np.asarray(found.layer(word, (80, 80))).astype(int) for word in (None, 0, 1))
+    assert tuple(answer[12, 12, :3]) == SPEAKS_FOR
+    assert tuple(strong[65, 65, :3]) == SPEAKS_AGAINST
+    assert strong[40, 40, 3] == 0, "no evidence, no colour"
+    assert strong[15, 15, 3] > weak[15, 15, 3] > 0, "half the effect is drawn weaker"
+    assert np.abs(evidence_layer(found.evidence, 1, (80, 80)) - answer).max() > 0, "the contour"
+    picture = np.asarray(found.overlay(0, 80)).astype(int)
+    pale = np.asarray(paled(found.image.resize((80, 64), Image.Resampling.BICUBIC))).astype(int)
+    assert np.abs(picture[30:40, 35:45] - pale[30:40, 35:45]).max() <= 1
+
+
+def test_a_small_picture_is_drawn_large_and_keeps_its_shape():
+    assert make(image=Image.new("RGB", (9, 3))).overlay(side=300).size == (300, 100)
+
+
+def test_the_figure_shows_the_picture_the_answer_the_words_that_did_most_and_the_sentence():
+    figure = explanation_figure(make())
+    assert [ax.get_title() for ax in figure.axes] == [
+        "picture",
+        "evidence for yes",
+        "red  +50 points",
+        "is  -30 points",
+    ]
+    assert "Hiding this region" in figure._supxlabel.get_text()
+    assert "→ yes (90%)" in figure._suptitle.get_text()
 
 
 VARIANTS = {
@@ -112,11 +223,6 @@ VARIANTS = {
     "three levels": {"levels": [3, 4, 5]},
     "gated": {"gated": True},
     "learned queries": {"context_pooling": "queries"},
-    "backbone": {
-        "image_config": Dinov2Config(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=8, image_size=32
-        )
-    },
 }
 
 
@@ -125,64 +231,87 @@ def test_every_variant_tells_how_much_each_position_attends_to_each_word(variant
     options = VARIANTS[variant]
     model = ImageTextClassifier(type(config)(**config.to_dict() | options)).eval()
     found = explain(model, processor, Image.new("RGB", (50, 40)), TEXT)
-    sides = {3: 4, 4: 2, 5: 4 if variant == "backbone" else 7}
+    sides = {3: 4, 4: 2, 5: 7}
     assert list(found.attention) == options.get("levels", [5])
     for level, attention in found.attention.items():
         assert attention.shape == (8, 6, sides[level], sides[level])
         assert attention.min() >= 0
         assert 0 < attention.sum(axis=1).max() <= 1 + 1e-5, "special tokens, or positions, have the rest"
-        assert len(found.overlays("attention", head=7, level=level)) == 6
-    assert found.effects.shape == (6, *found.answer_weights.shape)
+    assert found.positions.shape == (7, 7)
+    assert found.positions.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["concat", "none"])
-def test_without_attention_there_are_the_effects_of_the_words_alone(fusion, config, processor):
-    model = ImageTextClassifier(type(config)(**config.to_dict() | {"fusion": fusion})).eval()
-    if fusion == "concat":
-        torch.nn.init.normal_(model.fusions["5"].layers[-1].weight)
-    found = explain(model, processor, Image.new("RGB", (50, 40)), TEXT)
-    assert found.attention == {}
-    assert (np.abs(found.effects).max() > 1e-4) == (fusion == "concat"), "no fusion hears no word"
-    assert len(found.figure().axes) == 2 * 8 + 7
-    with pytest.raises(ValueError, match="attention at no level"):
-        found.figure(head=1)
-
-
-def test_a_word_is_hot_where_positions_attend_to_it(model, processor):
-    """Attention that is set by hand: one position to the slots of one word, all others to the first slot."""
+def test_a_word_is_read_where_positions_attend_to_it(model, processor):
+    """Attention is set by hand: one position attends to the slots of one word, all others to the first slot."""
 
     def attend(query, key, value, mask, need_weights):
         weights = torch.zeros(*query.shape[:3], key.shape[2])
         weights[..., 0] = 1
-        weights[:, 3, 2 * 7 + 5] = torch.eye(49)[30]  # head 3, row 2, column 5: a slot of the last word's
-        return weights @ value, weights
+        weights[:, 3, 2 * 7 + 5] = torch.eye(49)[30]  # head 3, row 2, column 5: a slot of the last word
+        return weights @ value, weights if need_weights else None
 
     model.fusions["5"].attention.attend = attend
-    found = explain(model, processor, Image.new("RGB", (50, 40)), "red square")
-    heat = found.maps("attention", head=3)[1]
+    found = explain(model, processor, NOISE, "red square")
+    heat = found.attention[5][3, 1]
     assert np.argwhere(heat > 0.4).tolist() == [[2, 5]]
-    assert found.maps("attention", head=2)[1].max() == 0
-    np.testing.assert_allclose(found.maps("attention")[1], heat / 8, atol=1e-6)
+    assert found.attention[5][2, 1].max() == 0
 
 
-def test_a_head_or_a_level_that_is_not_there_is_named():
-    attention = {4: np.ones((2, 1, 3, 3))}
-    found = Explanation(Image.new("RGB", (9, 9)), ["red"], np.ones((1, 1)), np.ones((1, 1, 1)), attention)
+def test_matrices_show_one_head_of_one_level_and_name_the_ones_there_are(config, processor, told):
+    titles = [ax.get_title() for ax in matrices_figure(told, head=2, level=5).axes]
+    assert "attention, head 2\nred" in titles
     for options, message in [
-        ({"level": 5}, "attention at levels 4; there is none at 5"),
-        ({"head": 2}, "heads 0 to 1; there is no head 2"),
+        ({"level": 4}, "attention at levels 5; there is none at 4"),
+        ({"head": 8}, "heads 0 to 7; there is no head 8"),
     ]:
         with pytest.raises(ValueError, match=message):
-            found.maps("attention", **options)
+            matrices_figure(told, **options)
+    with pytest.raises(ValueError, match="attention at no level"):
+        matrices_figure(replace(told, attention={}), head=1)
+    assert not any("attention" in ax.get_title() for ax in matrices_figure(replace(told, attention={})).axes)
 
 
-def test_the_command_line_draws_one_head_of_one_level(run_dir, shapes_folder, tmp_path, capsys):
+def test_the_command_line_draws_and_tells_what_hiding_the_region_does(run_dir, shapes_folder, tmp_path, capsys):
     command = ["explain", str(run_dir), "--image", str(shapes_folder / "images/test/0.png"), "--text", "count it"]
-    pictures = []
-    for head in ("0", "1"):
-        app([*command, "--head", head, "--level", "5", "--output", str(tmp_path / "x.png")])
-        pictures.append((tmp_path / "x.png").read_bytes())
-    assert pictures[0] != pictures[1]
+    output = ["--output", str(tmp_path / "x.png")]
+    pictures = set()
+    for options in ([], ["--method", "readout"], ["--method", "gradient", "--depth", "2"], ["--matrices", "true"]):
+        app([*command, *options, *output])
+        printed = capsys.readouterr().out
+        assert "hiding" in printed or "No place" in printed
+        pictures.add((tmp_path / "x.png").read_bytes())
+    app([*command, "--matrices", "true", "--head", "1", *output])
+    pictures.add((tmp_path / "x.png").read_bytes())
+    assert len(pictures) == 5
+    for options, message in [
+        (["--matrices", "true", "--level", "2"], "there is none at 2"),
+        (["--head", "1"], "add --matrices true"),
+        (["--answer", "no such label"], "no label"),
+        (["--depth", "2"], "depth is for the method 'gradient'"),
+    ]:
+        with pytest.raises(SystemExit):
+            app([*command, *options, *output])
+        assert message in capsys.readouterr().err
+
+
+def test_the_command_line_explains_a_text_alone_and_a_picture_alone(run_dir, shapes_folder, tmp_path, capsys):
+    for part in (["--text", "count the shapes."], ["--image", str(shapes_folder / "images/test/0.png")]):
+        app(["explain", str(run_dir), *part, "--output", str(tmp_path / "x.png")])
+        assert (tmp_path / "x.png").stat().st_size > 1000
+        (tmp_path / "x.png").unlink()
     with pytest.raises(SystemExit):
-        app([*command, "--level", "2", "--output", str(tmp_path / "x.png")])
-    assert "there is none at 2" in capsys.readouterr().err
+        app(["explain", str(run_dir), "--output", str(tmp_path / "x.png")])
+    assert "Give --image FILE, --text TEXT or both" in capsys.readouterr().err
+
+
+def test_a_model_in_training_mode_is_refused(model, processor):
+    with pytest.raises(ValueError, match=r"model.eval\(\)"):
+        explain(model.train(), processor, NOISE, TEXT)
+
+
+def test_a_trained_predictor_explains_what_it_answers(run_dir, shapes_folder):
+    predictor, image = Predictor.from_pretrained(run_dir), shapes_folder / "images" / "test" / "0.png"
+    found = predictor.explain(image, "where is the circle?")
+    assert found.words == ["where", "is", "the", "circle", "?"]
+    assert found.answer == predictor(image, "where is the circle?")[0]["label"]
+    assert found.overlay().size == (448, 448)

@@ -17,6 +17,7 @@ from PIL import Image
 import app.explanation.fonts
 from app.evaluation.figures import Confusion
 from app.explanation.attribution import Explanation
+from app.explanation.figures import explanation_figure
 from app.explanation.fonts import font_families, warn_of_boxes
 from app.reporting.charts import draw_confusion
 
@@ -62,8 +63,12 @@ def fonts(monkeypatch, tmp_path):
 
 
 def explanation(*words: str) -> Explanation:
-    maps = np.ones((len(words), 1, 1)) / 10
-    return Explanation(Image.new("RGB", (9, 9)), list(words), np.ones((1, 1)), maps, {})
+    """An explanation in which every word has a map."""
+    number, heat = len(words), np.ones((2, 2))
+    maps, effects = dict.fromkeys(range(number), heat), np.full(number, 0.1)
+    return Explanation(
+        Image.new("RGB", (9, 9)), " ".join(words), "yes", 0.5, "readout", heat, list(words), effects, maps, None
+    )
 
 
 def draw(text: str) -> np.ndarray:
@@ -124,7 +129,7 @@ def test_where_no_font_has_them_one_warning_names_a_package(text, package):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            explanation(text, "red", text).figure(f"{text}\n→ yes").savefig(BytesIO())
+            explanation_figure(explanation(text, "red", text), f"{text}\n→ yes").savefig(BytesIO())
     (warning,) = caught
     assert f"apt-get install {package}" in str(warning.message)
 
@@ -132,15 +137,21 @@ def test_where_no_font_has_them_one_warning_names_a_package(text, package):
 def test_what_no_font_can_have_is_not_warned_of():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        explanation("a\u200bb", "x\ufe0f", "\ue000", "\U0003fffd").figure("a\tb\u3000c").savefig(BytesIO())
+        found = explanation("a\u200bb", "x\ufe0f", "\ue000", "\U0003fffd")
+        explanation_figure(found, "a\tb\u3000c").savefig(BytesIO())
     assert caught == []
 
 
 def test_an_explanation_draws_title_and_words_with_the_fonts_they_need(fonts):
     fonts("Squares", "中文")
-    figure = explanation("中文", "red").figure("中?")
+    figure = explanation_figure(explanation("中文", "red"), "中?")
     drawn = {text.get_text(): text.get_fontfamily() for text in [figure._suptitle, *(a.title for a in figure.axes)]}
-    assert drawn["中文"] == drawn["中?"] == drawn["red"] == [*mpl.rcParams["font.family"], "Squares"]
+    assert (
+        drawn["中文  +10 points"]
+        == drawn["中?"]
+        == drawn["red  +10 points"]
+        == [*mpl.rcParams["font.family"], "Squares"]
+    )
 
 
 def test_the_names_of_classes_are_drawn_without_a_warning_in_a_chart_whose_reader_has_fonts(fonts):

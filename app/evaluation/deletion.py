@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.figures import Deletion
 from app.explanation.attribution import pair_indices
-from app.explanation.evidence import STEPS, WINDOWS, default_method, evidence
+from app.explanation.evidence import PATH, WINDOWS, default_method, evidence
 from app.explanation.hiding import hide
 from app.explanation.region import ask
 from data import Rows
@@ -39,7 +39,7 @@ def num_checked(passes: int, model: ImageTextClassifier | OnnxModel) -> int:
     Args:
         passes: pictures that the image encoder reads in the evaluation; a backward pass counts as two.
     """
-    of_map = 3 * STEPS if default_method(model) == "integrated_gradients" else 1 + WINDOWS**2
+    of_map = 3 * len(PATH) if default_method(model) == "integrated_gradients" else 1 + WINDOWS**2
     of_row = of_map + 2 + 2 * (1 + DRAWS) * (len(FRACTIONS) - 1)
     return min(max(int(COST * passes) // of_row, MIN_ROWS), MAX_ROWS)
 

@@ -139,7 +139,7 @@ def explain(
     chosen = int(probabilities.argmax()) if answer is None else answer
     probability = float(probabilities[chosen])
     words = split_words(processor, text) if text else Words([], [])
-    effects = effects_of_words(model, inputs, words, chosen, probability)
+    effects = effects_of_words(model, inputs, words, chosen, probability) if words.words else np.zeros(0)
     top = [int(word) for word in np.argsort(-np.abs(effects))[:max_maps] if abs(effects[word]) >= MATTERS]
     heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
     region = None

@@ -74,15 +74,17 @@ def evidence(
         raise UserError(f"An ONNX model gives answers only, which is enough for 'occlusion', but not for {method!r}.")
     if inputs.get("pixel_values") is None:
         return torch.zeros(len(answers), 1, 1)
+    if method == "occlusion":
+        return occlusion(model, inputs, answers)
+    assert isinstance(model, ImageTextClassifier)
     if method == "integrated_gradients":
-        assert isinstance(model, ImageTextClassifier)
         return integrated_gradients(model, inputs, answers, path)
-    if method == "readout":
-        with torch.no_grad():
-            positions = model(**inputs, output_attentions=True).position_weights
-        assert positions is not None
-        return positions[torch.arange(len(answers)), answers].float()
-    return by_captum(model, inputs, answers, method, depth or 1)
+    if method == "gradient":
+        return gradient_x_activation(model, inputs, answers, depth or 1)
+    with torch.no_grad():
+        positions = model(**inputs, output_attentions=True).position_weights
+    assert positions is not None
+    return positions[torch.arange(len(answers)), answers].float()
 
 
 def default_method(model: ImageTextClassifier | OnnxModel) -> Method:
@@ -150,46 +152,32 @@ def one_per_image(index: Tensor) -> Iterator[Tensor]:
         left = [places for places in left if places]
 
 
-def by_captum(
-    model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: Tensor, method: Method, depth: int
-) -> Tensor:
-    """Evidence ``(B, h, w)`` by a method of captum, which takes one image a pair."""
-    from captum.attr import LayerGradientXActivation, Occlusion  # takes a second to import
+def gradient_x_activation(model: ImageTextClassifier, inputs: Inputs, answers: Tensor, depth: int) -> Tensor:
+    """Evidence ``(B, h, w)`` by gradient × activation after a block of the image encoder.
 
-    index = image_indices(inputs, len(answers))
-    has_image = index >= 0
-    pixels = inputs["pixel_values"].detach()[index.clamp_min(0)]
-    others = {name: value for name, value in inputs.items() if name not in ("pixel_values", "image_index")}
-
-    def score(pictures: Tensor) -> Tensor:
-        """Log-odds ``(B,)``, for a copy of each pair's picture."""
-        rows = torch.where(has_image, torch.arange(len(pictures), device=pictures.device), -1)
-        logits = model(pixel_values=pictures, image_index=rows, **others).logits
-        assert logits is not None
-        return log_odds(logits, answers.to(logits.device), model.config.label_type).to(pictures.device)
-
-    if method == "gradient":
-        assert isinstance(model, ImageTextClassifier)
-        layers = model.image_encoder.stages()
-        if not 1 <= depth <= len(layers):
-            raise UserError(f"This image encoder has blocks 1 to {len(layers)}; there is no depth {depth}.")
+    Raises:
+        UserError: the image encoder has no such block.
+    """
+    stages = model.image_encoder.stages()
+    if not 1 <= depth <= len(stages):
+        raise UserError(f"This image encoder has blocks 1 to {len(stages)}; there is no depth {depth}.")
+    pixels, index = inputs["pixel_values"].detach().requires_grad_(), image_indices(inputs, len(answers))
+    outputs: list[Tensor] = []
+    hook = stages[depth - 1].register_forward_hook(
+        lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
         with torch.enable_grad():
-            found = LayerGradientXActivation(score, layers[depth - 1]).attribute(
-                pixels.requires_grad_(), grad_kwargs={"allow_unused": True}
-            )
-        found = to_maps((found[0] if isinstance(found, tuple) else found).detach())
-    else:
-        side = pixels.shape[-1]
-        window = max(1, round(2 * side / (WINDOWS + 1)))
-        with torch.no_grad():
-            found = Occlusion(score).attribute(
-                pixels,
-                sliding_window_shapes=(pixels.shape[1], window, window),
-                strides=(pixels.shape[1], max(1, window // 2), max(1, window // 2)),
-                baselines=median_color(pixels),
-            )
-        found = found[:, 0]  # captum repeats the loss for each channel
-    return torch.where(has_image[:, None, None], found.float(), 0.0)
+            logits = model(**inputs | {"pixel_values": pixels}).logits
+            scores = log_odds(logits, answers, model.config.label_type)
+    finally:
+        hook.remove()
+    (activation,) = outputs
+    found = torch.zeros(len(answers), *to_maps(activation).shape[1:], device=pixels.device)
+    for pairs in one_per_image(index):
+        (gradient,) = torch.autograd.grad(scores[pairs].sum(), activation, retain_graph=True)
+        found[pairs] = to_maps((activation * gradient).detach().float())[index[pairs]]
+    return found
 
 
 def to_maps(features: Tensor) -> Tensor:
@@ -198,3 +186,31 @@ def to_maps(features: Tensor) -> Tensor:
         return features.sum(dim=1)
     side = math.isqrt(features.shape[1])
     return features[:, -(side**2) :].sum(dim=2).unflatten(1, (side, side))
+
+
+def occlusion(model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: Tensor) -> Tensor:
+    """Evidence ``(B, H, W)`` by occlusion with square windows, each image once for each of its pairs."""
+    from captum.attr import Occlusion  # takes a third of a second to import
+
+    index = image_indices(inputs, len(answers))
+    has_image = index >= 0
+    pixels = inputs["pixel_values"].detach()[index.clamp_min(0)]
+    others = {name: value for name, value in inputs.items() if name not in ("pixel_values", "image_index")}
+    rows = torch.where(has_image, torch.arange(len(index), device=index.device), -1)
+
+    def score(pictures: Tensor) -> Tensor:
+        """Log-odds ``(B,)``, for a copy of each pair's picture."""
+        logits = model(pixel_values=pictures, image_index=rows, **others).logits
+        assert logits is not None
+        return log_odds(logits, answers.to(logits.device), model.config.label_type).to(pictures.device)
+
+    window = max(1, round(2 * pixels.shape[-1] / (WINDOWS + 1)))
+    channels, stride = pixels.shape[1], max(1, window // 2)
+    with torch.no_grad():
+        found = Occlusion(score).attribute(
+            pixels,
+            sliding_window_shapes=(channels, window, window),
+            strides=(channels, stride, stride),
+            baselines=median_color(pixels),
+        )
+    return torch.where(has_image[:, None, None], found[:, 0].float(), 0.0)  # captum repeats the loss for each channel

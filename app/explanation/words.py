@@ -67,15 +67,15 @@ def effects_of_words(
     The picture is encoded once for up to `TEXTS_AT_ONCE` words.
 
     Args:
+        words: at least one word.
         inputs: the pair: ``pixel_values (1, …)`` if it has an image, ``input_ids`` and ``attention_mask (1, L)``.
         probability: that of the answer for the whole text.
     """
     found = []
     for masks in words.masks(inputs["attention_mask"]).split(TEXTS_AT_ONCE):
-        if len(masks):
-            logits = model(**repeat_text(inputs, masks)).logits
-            found.append(model.probabilities(logits)[:, answer].cpu().numpy())
-    return probability - np.concatenate([np.zeros(0, dtype=np.float32), *found])
+        logits = model(**repeat_text(inputs, masks)).logits
+        found.append(model.probabilities(logits)[:, answer].cpu().numpy())
+    return probability - np.concatenate(found)
 
 
 def repeat_text(inputs: dict[str, Tensor], masks: Tensor) -> dict[str, Tensor]:
