@@ -2,7 +2,7 @@
 
 python -m benchmarks.explanation shapes RUN              # fresh pictures with two or three shapes
 python -m benchmarks.explanation easy_vqa RUN FOLDER     # test pictures of easy-VQA, of one shape
-python -m benchmarks.explanation rows RUN TABLE          # photographs: deletion and insertion, see docs/explanation.md
+python -m benchmarks.explanation path RUN                # points of integrated gradients, on shapes
 python -m benchmarks.explanation cost                    # seconds and memory of one explanation at 224 px
 """
 
@@ -26,6 +26,7 @@ from transformers import set_seed
 from app import Predictor
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.explanation.drawing import resize
+from app.explanation.evidence import evidence
 from data.shapes import CELL, SHAPES, draw_scene, paint
 from models import ImageTextClassifier, ImageTextConfig
 from models.processor import build_processor
@@ -39,6 +40,8 @@ METHODS: dict[str, dict] = {
     "occlusion, 49 windows": {"method": "occlusion"},
     "read-out positions": {"method": "readout"},
 }
+PATHS = [(0.25,), (0.5,), (0.75,), (1.0,), (0.125, 0.375, 0.625, 0.875), (0.2, 0.4, 0.6, 0.8, 1.0), (0.4, 0.5, 0.6)]
+PATHS += [(0.4, 0.5, 0.6, 0.7)]
 MARGIN = 2
 """Pixels by which a box grows when the evidence inside is summed."""
 BACKGROUND = 12
@@ -125,11 +128,29 @@ def compare_methods(predictor: Predictor, cases: list[Case]) -> str:
         found, seconds = [], []
         for case in answered:
             start = time.perf_counter()
-            evidence = predictor.explain(case.image, case.text, max_maps=0, **options).evidence
+            found_evidence = predictor.explain(case.image, case.text, max_maps=0, **options).evidence
             seconds.append(time.perf_counter() - start)
-            found.append(localize(evidence, case.box))
+            found.append(localize(found_evidence, case.box))
         peak, share = (mean_interval(np.array(values, float), resampler) for values in zip(*found, strict=True))
         lines.append(f"| {name} | {told(peak)} | {told(share)} | {statistics.median(seconds):.2f} |")
+    return "\n".join(lines)
+
+
+def compare_paths(predictor: Predictor, cases: list[Case]) -> str:
+    """Table of the points on the path of integrated gradients."""
+    answered = [case for case in cases if predictor(case.image, case.text)[0]["label"] == case.answer]
+    lines = ["| points on the path | peak in the box | evidence in the box + 2 px |", "| --- | --- | --- |"]
+    resampler = Resampler(np.arange(len(answered)))
+    for path in PATHS:
+        found = []
+        for case in answered:
+            batch = dict(predictor.processor([case.image], [case.text]))
+            answers = torch.tensor([predictor.labels.index(case.answer)])
+            with predictor.autocast():
+                heat = evidence(predictor.model, batch, answers, path=path)[0]
+            found.append(localize(heat.numpy(), case.box))
+        peak, share = (mean_interval(np.array(values, float), resampler) for values in zip(*found, strict=True))
+        lines.append(f"| {', '.join(map(str, path))} | {told(peak)} | {told(share)} |")
     return "\n".join(lines)
 
 
@@ -219,7 +240,7 @@ def measure_cost(rounds: int = 7) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("shapes", "easy_vqa", "rows", "cost"))
+    parser.add_argument("part", choices=("shapes", "easy_vqa", "path", "cost"))
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--number", type=int, default=150, help="pictures or rows")
@@ -229,6 +250,9 @@ def main() -> None:
         print(measure_cost())
         return
     predictor = Predictor.from_pretrained(args.run)
+    if args.part == "path":
+        print(compare_paths(predictor, list(shapes_cases(args.number, seed=21))))
+        return
     cases = list(shapes_cases(args.number) if args.part == "shapes" else easy_vqa_cases(args.data, args.number))
     print(compare_methods(predictor, cases) + "\n")
     print(check_sanity(predictor, cases[:20]) + "\n")

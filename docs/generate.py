@@ -29,7 +29,7 @@ NOTES = {
     "app/inference": "load, predict, export",
     "app/reporting": "report, charts, model card",
     "app/evaluation": "metrics, intervals",
-    "app/explanation": "heat-maps",
+    "app/explanation": "evidence, regions",
     "app": "settings, precision",
     "models": "batches → logits",
     "data": "rows → batches",
