@@ -21,11 +21,12 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
-    "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src "
-    "'self' blob:; frame-src 'self' data: blob:; base-uri 'self'; form-action 'self'; object-src 'none'; "
-    "frame-ancestors 'self'",
+    "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src "
+    "'self' data:; worker-src 'self' blob:; frame-src 'self' data: blob:; base-uri 'self'; form-action 'self'; "
+    "object-src 'none'; frame-ancestors 'self'",
 }
-"""Headers of every reply. The scripts of the page are inline; nothing is loaded from other hosts."""
+"""Headers of every reply. The scripts of the page are inline; nothing is loaded from other hosts. The
+ImageEditor of the page reads a picture from a ``data:`` address."""
 MAX_REQUESTS = 1000
 """Maximum number of concurrent requests, including event streams of the page."""
 MAX_BODIES = 16

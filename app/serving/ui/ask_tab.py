@@ -15,6 +15,7 @@ from app.serving.ui.answer_view import HistoryEntry, answer_question, history_li
 from app.serving.ui.evidence_view import explain_answer, waiting_note
 from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.hide_panel import HidePanel
+from app.serving.ui.hide_view import as_question
 from app.serving.ui.page_input import GallerySelection
 from data.errors import UserError
 
@@ -66,24 +67,25 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
             raise gr.Error(str(error), print_exception=False) from None
         before = [found.entry, *before][:MAX_HISTORY]
         more = before, history_list(before), await inputs_of_model(engine.predictor, found.example)
-        panel_updates = await asyncio.to_thread(panel.updates, found.example, path)
-        yield found.html, *more, waiting_note(engine.predictor), *panel_updates
-        yield found.html, *more, await explain_answer(engine, found.example), *(gr.skip() for _ in panel_updates)
+        question = await asyncio.to_thread(as_question, found.example, path)
+        yield found.html, *more, question, waiting_note(engine.predictor)
+        yield found.html, *more, question, await explain_answer(engine, found.example)
 
-    outputs = [answer, history, asked, inputs, evidence, *panel.outputs]
-    gr.on(
+    replied = gr.on(
         [ask.click, text.submit],
         reply,
         [image, text, history],
-        outputs,
+        [answer, history, asked, inputs, panel.question, evidence],
         api_name="ask",
         concurrency_limit=MAX_CONCURRENT,
     )
-    clear.click(
-        lambda: (None, "", NO_ANSWER, "", "", *panel.empty()),
-        outputs=[image, text, answer, inputs, evidence, *panel.outputs],
+    panel.follow(replied)
+    cleared = clear.click(
+        lambda: (None, "", NO_ANSWER, "", "", None),
+        outputs=[image, text, answer, inputs, evidence, panel.question],
         api_visibility="private",
     )
+    panel.follow(cleared)
     return image, text
 
 

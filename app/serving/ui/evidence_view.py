@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TypedDict
 
-from PIL import Image
-
 from app.explanation.attribution import MATTERS, Explanation
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, paled
 from app.inference.predictor import Predictor
@@ -109,8 +107,3 @@ def points(effect: float, digits: int = 0) -> str:
 def layer_uri(explanation: Explanation, word: int | None) -> str:
     """The map of a word, or of the answer, as a ``data:`` URI."""
     return f"data:image/png;base64,{encoded_layer(explanation, word)}"
-
-
-def picture_of(example: Example) -> Image.Image | None:
-    """The decoded picture of a prepared pair."""
-    return example.image if isinstance(example.image, Image.Image) else None

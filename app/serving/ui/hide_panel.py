@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gradio as gr
-from PIL import Image
+from gradio.events import Dependency
 
-from app.explanation.drawing import enlarged
 from app.serving.engine import Engine
 from app.serving.refusal import RefusedError
 from app.serving.ui.hide_view import Question, hide_and_ask
-from app.serving.ui.region_editor import SIDE, region_editor
-from data import Example
+from app.serving.ui.region_editor import region_editor
 from data.errors import UserError
 
 
@@ -19,7 +17,9 @@ class HidePanel:
 
     Attributes:
         question: state with the last question.
-        outputs: what `updates` gives values to.
+        column: the visible parts.
+        editor: the picture of the last question, to be painted over.
+        compared: both answers.
     """
 
     def __init__(self, engine: Engine):
@@ -39,16 +39,15 @@ class HidePanel:
                 raise gr.Error(str(error), print_exception=False) from None
 
         start.click(compare, [self.question, self.editor], self.compared, api_name="hide_and_ask", concurrency_limit=4)
-        self.outputs = [self.question, self.column, self.editor, self.compared]
 
-    def updates(self, example: Example, path: str | None) -> tuple:
-        """Values of the outputs after an answer: the panel has its picture, or is hidden without one."""
-        if not isinstance(example.image, Image.Image):
-            return self.empty()
-        picture = enlarged(example.image, SIDE)
-        value = {"background": picture, "layers": [], "composite": picture}
-        return Question(path, example.text), gr.Column(visible=True), value, ""
+    def follow(self, event: Dependency) -> None:
+        """After an event that sets the question, show its picture in the editor, or hide the panel without one."""
+        outputs = [self.column, self.editor, self.compared]
+        event.success(show_question, self.question, outputs, show_progress="hidden", api_visibility="private")
 
-    def empty(self) -> tuple:
-        """Values of the outputs without a picture."""
-        return None, gr.Column(visible=False), None, ""
+
+def show_question(question: Question | None) -> tuple:
+    """Visibility of the panel, value of its editor, and no comparison."""
+    if question is None or question.picture is None:
+        return gr.Column(visible=False), None, ""
+    return gr.Column(visible=True), {"background": question.picture, "layers": [], "composite": question.picture}, ""

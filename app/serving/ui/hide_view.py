@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from app.explanation.drawing import enlarged
 from app.explanation.hiding import hide
 from app.reporting.html_report import to_data_uri
 from app.serving.engine import Engine
 from app.serving.ui.answer_view import bars, render
-from app.serving.ui.region_editor import painted_pixels
+from app.serving.ui.region_editor import SIDE, painted_pixels
 from data import Example
 from data.errors import UserError
 
@@ -27,10 +28,23 @@ NUM_ANSWERS = 3
 
 @dataclass(frozen=True)
 class Question:
-    """The last question of a session: the path of its picture in the upload folder, if it has one, and its text."""
+    """The last question of a session.
+
+    Attributes:
+        path: its picture in the upload folder.
+        text: its text.
+        picture: the picture at the size of the editor.
+    """
 
     path: str | None
     text: str | None
+    picture: Image.Image | None
+
+
+def as_question(example: Example, path: str | None) -> Question:
+    """The question of a prepared pair."""
+    picture = enlarged(example.image, SIDE) if isinstance(example.image, Image.Image) else None
+    return Question(path, example.text, picture)
 
 
 async def hide_and_ask(engine: Engine, question: Question | None, layers: list[str]) -> str:

@@ -18,7 +18,10 @@ BRUSH = "rgb(230, 0, 160)"
 
 
 def region_editor() -> gr.ImageEditor:
-    """An editor whose value in Python is the paths of its uploaded layers."""
+    """An editor whose value in Python is the paths of its uploaded layers.
+
+    No event may update its properties: gradio would replace it, for the session, by one without these methods.
+    """
     editor = gr.ImageEditor(
         type="filepath",
         format="jpeg",
@@ -34,7 +37,7 @@ def region_editor() -> gr.ImageEditor:
         interactive=True,
         elem_id="editor",
     )
-    editor.preprocess = layers_of  # type: ignore[method-assign]
+    editor.preprocess = layers_of  # type: ignore[method-assign, assignment]
     editor.accept_blobs = keep_nothing  # type: ignore[method-assign]
     return editor
 
