@@ -6,7 +6,7 @@ from functools import partial
 from typing import TypedDict
 
 from app.explanation.attribution import MATTERS, Explanation
-from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, paled
+from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, enlarged, paled
 from app.inference.predictor import Predictor
 from app.reporting.html_report import to_data_uri
 from app.serving.engine import Engine
@@ -16,8 +16,8 @@ from app.serving.ui.answer_view import render
 from data import Example
 from models.onnx_classifier import OnnxModel
 
-MAX_SIDE = 840
-"""Longest side of the picture below the layers, in pixels."""
+MIN_SIDE, MAX_SIDE = 560, 840
+"""Longer side of the picture below the layers, in pixels."""
 LONG_TEXT = 40
 """Words from which a text is running text, in which only the words that matter are drawn as buttons with numbers."""
 WAITING = '<p class="empty" id="waiting">Looking for the places and words behind this answer …</p>'
@@ -57,8 +57,7 @@ def render_explanation(predictor: Predictor, examples: list[Example]) -> str:
     number_of_maps = max_maps(predictor)
     picture = None
     if explanation.image is not None:
-        picture = explanation.image.copy()
-        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        picture = enlarged(explanation.image, min(max(*explanation.image.size, MIN_SIDE), MAX_SIDE))
     return render(
         "evidence",
         answer=explanation.answer,
