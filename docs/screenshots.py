@@ -1,6 +1,6 @@
 """Take the pictures of the page and of the report that README and docs show.
 
-python docs/screenshots.py runs/quickstart --question "what color is the circle?" --word circle
+python docs/screenshots.py runs/quickstart --question "what color is the circle?"
 
 It needs Debian's chromium and chromium-driver.
 """
@@ -57,7 +57,7 @@ def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
 
 
 def photograph_page(chrome: webdriver.Chrome, address: str, example: int, question: str, word: str) -> None:
-    """Ask about one of the page's examples, and show the heat of a word."""
+    """Ask about one of the page's examples, and show the layer of a word, or of the answer."""
 
     def shown(selector: str):
         return lambda c: next((e for e in c.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()), None)
@@ -75,8 +75,9 @@ def photograph_page(chrome: webdriver.Chrome, address: str, example: int, questi
     text.clear()
     text.send_keys(question)
     press("#ask", shown(".answer .best"))
-    WebDriverWait(chrome, 60).until(shown(".heat-map .word"))
-    next(w for w in chrome.find_elements(By.CSS_SELECTOR, ".heat-map .word") if w.text == word).click()
+    WebDriverWait(chrome, 60).until(shown(".evidence .word"))
+    words = chrome.find_elements(By.CSS_SELECTOR, ".evidence .word")
+    next(one for one in words if one.text == word or one.text.split()[0] == word).click()
     time.sleep(1)  # for the page's transitions to end
     chrome.execute_script("window.scrollTo(0, 0)")
     save(chrome, "page.png")
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", type=Path, help="a run folder with its evaluation of the test rows")
     parser.add_argument("--example", type=int, default=0, help="which of the page's examples, from 0 (default: 0)")
     parser.add_argument("--question", default="what color is the circle?")
-    parser.add_argument("--word", default="circle", help="the word whose heat is shown")
+    parser.add_argument("--word", default="the answer", help="the word whose map is shown (default: the answer)")
     args = parser.parse_args(argv)
     with browser(1280, 800) as chrome:
         photograph_report(chrome, args.run / "evaluation" / "test" / "report.html")

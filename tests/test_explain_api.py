@@ -134,7 +134,7 @@ def test_answers_do_not_wait_for_an_explanation(served, monkeypatch):
     client, engine = served
 
     def slow(*_arguments):
-        time.sleep(3)
+        time.sleep(2)
         return []
 
     monkeypatch.setattr("app.serving.api.explain_all", slow)

@@ -1,6 +1,8 @@
 """The page: in a browser and through gradio_client."""
 
+import re
 import shlex
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +14,11 @@ import httpx
 import pytest
 from browser import browser, contrast
 from gradio_client import handle_file
-from hostile import PNG
+from hostile import PNG, encode, png_of_size
 from live import live
+from PIL import Image
 from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -25,6 +29,7 @@ from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.page_input import NO_ADDRESS, NOT_UPLOADED
 
 SETTINGS = ServeSettings(precision="no")
+LAYERS = (By.CSS_SELECTOR, ".evidence .layer")
 
 
 @pytest.fixture(scope="module")
@@ -93,41 +98,56 @@ def ask_example(chrome, address):
     return press(chrome, "#ask", shown(".answer .best"))
 
 
-def heat(chrome) -> str:
-    return chrome.execute_script("return document.querySelector('.heat-map canvas').toDataURL()")
+def open_layers(chrome) -> list[str]:
+    """Numbers of the words whose layers are visible; -1 is the answer."""
+    return [one.get_attribute("data-word") for one in chrome.find_elements(*LAYERS) if one.is_displayed()]
 
 
 def errors(chrome) -> list[str]:
     return [entry["message"] for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def evidence_words(chrome, has_layer: bool):
+    """The buttons of the words that have a layer, or of those that have none."""
+    find(chrome, ".evidence .word")
+    layers = {one.get_attribute("data-word") for one in chrome.find_elements(*LAYERS)}
+    words = chrome.find_elements(By.CSS_SELECTOR, ".evidence .word")
+    return [word for word in words if (word.get_attribute("data-word") in layers) == has_layer]
+
+
+@pytest.fixture
+def every_word_matters(monkeypatch):
+    """The untrained model's words change little: those that do most have a map nevertheless."""
+    monkeypatch.setattr("app.explanation.attribution.MATTERS", 0.0)
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
-def test_an_example_is_answered_and_the_heat_map_follows_the_word(address, width, dark):
+def test_an_example_is_explained_and_the_layer_follows_the_word(address, every_word_matters, width, dark):
     with browser(width, dark) as chrome:
         answer = ask_example(chrome, address)
         assert answer.text
-        words = chrome.find_elements(By.CSS_SELECTOR, ".heat-map .word")
-        assert len(words) > 2
-        of_answer = heat(chrome)
+        words = evidence_words(chrome, has_layer=True)
+        assert 1 < len(words) <= 7
+        assert words[0].text == "the answer"
+        assert open_layers(chrome) == ["-1"]
+        assert chrome.find_element(By.CSS_SELECTOR, ".evidence .sentence").text.endswith(".")
+        assert "speaks for" in chrome.find_element(By.CSS_SELECTOR, ".evidence .legend").text
+        ActionChains(chrome).move_to_element(words[1]).perform()
+        assert open_layers(chrome) == [words[1].get_attribute("data-word")]
+        assert "points" in chrome.find_element(By.CSS_SELECTOR, "[data-status]").text
+        chrome.execute_script("arguments[0].focus()", words[0])
+        assert open_layers(chrome) == ["-1"]
         words[0].send_keys(Keys.TAB)  # by keyboard
-        pressed = find(chrome, ".heat-map .word[aria-pressed=true]")
-        assert pressed.text == words[1].text
-        assert heat(chrome) != of_answer
+        pressed = find(chrome, ".evidence .word[aria-pressed=true]")
+        assert pressed.get_attribute("data-word") == "0"
+        assert pressed.text.split()[-1] == "0" or pressed.text.split()[-1][0] in "+−", "its effect in points"
         chrome.execute_script(
-            "const one = document.querySelector('[data-control=of]'); one.value = 'attention';"
+            "const one = document.querySelector('[data-control=opacity]'); one.value = 0;"
             "one.dispatchEvent(new Event('input', {bubbles: true}))"
         )
-        attention = heat(chrome)
-        chrome.execute_script(
-            "const one = document.querySelector('[data-control=head]'); one.value = '1';"
-            "one.dispatchEvent(new Event('input', {bubbles: true}))"
-        )
-        assert heat(chrome) != attention
-        chrome.execute_script(
-            "const one = document.querySelector('[data-control=opacity]'); one.value = 0.2;"
-            "one.dispatchEvent(new Event('input', {bubbles: true}))"
-        )
-        assert chrome.find_element(By.CSS_SELECTOR, ".heat-map canvas").value_of_css_property("opacity") == "0.2"
+        assert chrome.find_element(By.CSS_SELECTOR, ".evidence .over").value_of_css_property("opacity") == "0"
+        stage = chrome.find_element(By.CSS_SELECTOR, ".evidence .stage")
+        assert stage.size["width"] > 400 or width < 400, "a picture of 64 pixels is shown large"
         wide = chrome.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width + 8, "nothing is wider than the window"
         body = chrome.find_element(By.TAG_NAME, "body")
@@ -135,11 +155,52 @@ def test_an_example_is_answered_and_the_heat_map_follows_the_word(address, width
         assert errors(chrome) == []
 
 
-def test_a_text_without_a_picture_is_answered(chrome, address):
+def test_a_word_without_a_map_shows_the_plain_picture_and_says_so(chrome, address, monkeypatch):
+    monkeypatch.setattr("app.explanation.attribution.MATTERS", 2.0)
+    ask_example(chrome, address)
+    words = evidence_words(chrome, has_layer=False)
+    assert all("faint" in word.get_attribute("class") for word in words)
+    ActionChains(chrome).move_to_element(words[0]).perform()
+    assert not chrome.find_element(By.CSS_SELECTOR, ".evidence .over").is_displayed()
+    assert "no map" in chrome.find_element(By.CSS_SELECTOR, "[data-status]").text
+
+
+def test_a_region_is_hidden_with_the_brush_and_both_answers_are_shown(chrome, address):
+    ask_example(chrome, address)
+    canvas = find(chrome, "#editor canvas")
+    assert "Nothing is painted" in press(chrome, "#hide", shown(".toast-body")).text
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    brush = ActionChains(chrome).move_to_element(canvas).click_and_hold().move_by_offset(60, 60)
+    brush.move_by_offset(-90, 0).release().perform()
+    compared = press(chrome, "#hide", shown(".compared"))
+    sentence = compared.find_element(By.CSS_SELECTOR, ".sentence").text
+    assert re.search(r"painted region \(\d+% of the picture\) “.+” (falls|rises|stays)", sentence)
+    sides = compared.find_elements(By.CSS_SELECTOR, ".pair > div")
+    assert len(sides) == 2
+    assert all(len(side.find_elements(By.CSS_SELECTOR, ".bars li")) == 3 for side in sides)
+    pictures = [side.find_element(By.TAG_NAME, "img").get_attribute("src") for side in sides]
+    assert pictures[0] != pictures[1]
+    assert errors(chrome) == []
+
+
+def test_every_example_shows_its_own_question(chrome, address, run_dir):
+    open_page(chrome, address)
+    captions = [one.text for one in chrome.find_elements(By.CSS_SELECTOR, "#examples .caption-label")]
+    assert captions == [text for _, text in held_out_examples(run_dir)]
+    for one in chrome.find_elements(By.CSS_SELECTOR, "#examples .thumbnail-item"):
+        picture, caption = one.find_element(By.TAG_NAME, "img"), one.find_element(By.CSS_SELECTOR, ".caption-label")
+        assert caption.rect["y"] >= picture.rect["y"] + picture.rect["height"] - 1, "below the picture, not over it"
+        assert caption.rect["y"] + caption.rect["height"] <= one.rect["y"] + one.rect["height"] + 1, "not cut off"
+
+
+def test_a_text_without_a_picture_is_answered_and_its_words_have_effects(chrome, address):
     open_page(chrome, address)
     find(chrome, "#text textarea").send_keys("is there a red circle?")
     assert "without a picture" in press(chrome, "#ask", shown(".answer")).text
-    assert not chrome.find_elements(By.CSS_SELECTOR, ".heat-map")
+    words = evidence_words(chrome, has_layer=False)
+    assert [word.text.split()[0] for word in words] == ["is", "there", "a", "red", "circle", "?"]
+    assert not chrome.find_elements(By.CSS_SELECTOR, ".evidence .stage")
+    assert not chrome.find_element(By.CSS_SELECTOR, "#hiding").is_displayed()
 
 
 def test_an_empty_question_gets_an_error_message(chrome, address):
@@ -179,6 +240,95 @@ def test_every_tab_works(address, shapes_folder):
 def test_programs_can_ask_the_page(client):
     answer, *_ = client.predict(None, "is there a red circle?", api_name="/ask")
     assert 'class="best"' in answer
+
+
+def paint(client, shapes_folder, layer: Image.Image | bytes | None, suffix: str = ".png"):
+    """Ask about a picture, and again without what a layer covers."""
+    client.predict(handle_file(shapes_folder / "images/test/0.png"), "what color is the circle?", api_name="/ask")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"layer{suffix}"
+        file.write_bytes(layer if isinstance(layer, bytes) else encode(layer, "PNG") if layer else b"")
+        layers = [handle_file(file)] if layer else []
+        value = {"background": None, "layers": layers, "composite": None}
+        return client.predict(value, api_name="/hide_and_ask")
+
+
+def test_programs_can_hide_a_region_too(client, shapes_folder):
+    layer = Image.new("RGBA", (560, 560))
+    layer.paste((0, 0, 0, 255), (0, 0, 280, 140))
+    assert "(12% of the picture)" in paint(client, shapes_folder, layer)
+    with pytest.raises(gradio_client.exceptions.AppError, match="Nothing is painted"):
+        paint(client, shapes_folder, Image.new("RGBA", (560, 560)))
+    with pytest.raises(gradio_client.exceptions.AppError, match="Nothing is painted"):
+        paint(client, shapes_folder, None)
+
+
+def test_a_layer_that_is_no_picture_or_too_large_is_refused(client, shapes_folder):
+    for layer, suffix, reason in (
+        (b"no picture", ".png", "not a readable"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ".eps", "not a readable"),
+        (png_of_size(30_000, 30_000), ".png", "pixels allowed"),
+    ):
+        with pytest.raises(gradio_client.exceptions.AppError, match=reason) as error:
+            paint(client, shapes_folder, layer, suffix)
+        assert "/" not in str(error.value)
+
+
+def test_without_a_question_there_is_nothing_to_hide(address):
+    client = gradio_client.Client(address, verbose=False)
+    with pytest.raises(gradio_client.exceptions.AppError, match="question about a picture first"):
+        client.predict({"background": None, "layers": [], "composite": None}, api_name="/hide_and_ask")
+
+
+def test_the_editor_reads_uploads_only_and_keeps_no_strokes(address, tmp_path):
+    (tmp_path / "picture.png").write_bytes(PNG)
+    file = {"path": str(tmp_path / "picture.png"), "meta": {"_type": "gradio.FileData"}}
+    there = {
+        "path": "http://127.0.0.1:9/x.png",
+        "url": "http://127.0.0.1:9/x.png",
+        "meta": {"_type": "gradio.FileData"},
+    }
+    for other, message in ((file, NOT_UPLOADED), (there, NO_ADDRESS)):
+        for value in (
+            {"background": None, "layers": [other], "composite": None},
+            {"background": other, "layers": [], "composite": None},
+        ):
+            reply = httpx.post(f"{address}/gradio_api/run/hide_and_ask", json={"data": [None, value]}, timeout=30)
+            assert (reply.status_code, reply.json()["error"]) == (500, message)
+    config = httpx.get(f"{address}/config").json()
+    editor = next(one["id"] for one in config["components"] if one["type"] == "imageeditor")
+    form = {"component_id": editor, "fn_name": "accept_blobs", "session_hash": "x", "type": "layer", "index": 10**9}
+    sent = httpx.post(
+        f"{address}/gradio_api/component_server", data=form | {"id": "a"}, files={"file": PNG}, timeout=30
+    )
+    assert sent.status_code == 200
+    value = {"background": None, "layers": [], "composite": None, "id": "a"}
+    reply = httpx.post(f"{address}/gradio_api/run/hide_and_ask", json={"data": [None, value]}, timeout=30)
+    assert "question about a picture first" in reply.json()["error"]
+
+
+def test_a_failed_explanation_leaves_the_answer(client, shapes_folder, monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("no evidence")
+
+    monkeypatch.setattr("app.serving.ui.evidence_view.explain_example", fail)
+    answer, *_, evidence = client.predict(
+        handle_file(shapes_folder / "images/test/0.png"), "what color is it?", api_name="/ask"
+    )
+    assert 'class="best"' in answer
+    assert "could not be explained" in evidence
+    assert "no evidence" not in evidence
+
+
+def test_a_long_text_has_numbers_at_the_words_that_matter_only(client, monkeypatch):
+    *_, evidence = client.predict(None, "red circle " * 30, api_name="/ask")
+    words = re.findall(r'<button[^>]*data-word="\d+".*?</button>', evidence)
+    assert len(words) == 60
+    assert [word for word in words if "points" in word] == words, "each has its note"
+    assert all(("<small>" in word) != (" text" in word.split("style")[0]) for word in words)
+    monkeypatch.setattr("app.serving.ui.evidence_view.MATTERS", 2.0)
+    *_, evidence = client.predict(None, "red circle " * 30, api_name="/ask")
+    assert "<small>" not in evidence
 
 
 def test_the_page_limits_the_length_of_a_text(client):
