@@ -170,8 +170,8 @@ def test_a_region_is_hidden_with_the_brush_and_both_answers_are_shown(chrome, ad
     canvas = find(chrome, "#editor canvas")
     assert "Nothing is painted" in press(chrome, "#hide", shown(".toast-body")).text
     chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    brush = ActionChains(chrome).move_to_element_with_offset(canvas, -150, -150).click_and_hold()
-    for x, y in ((300, 300), (0, -300), (-300, 300)):  # over all four corners: there is a shape in one of them
+    brush = ActionChains(chrome).move_to_element_with_offset(canvas, -80, -80).click_and_hold()
+    for x, y in ((160, 160), (0, -160), (-160, 160)):  # over all four corners: there is a shape in one of them
         brush.move_by_offset(x, y)
     brush.release().perform()
     compared = press(chrome, "#hide", shown(".compared"))
