@@ -1,4 +1,4 @@
-"""The page: answers with heat-maps, tables of rows, the evaluation and the training of a run."""
+"""The page: answers with explanations, tables of rows, the evaluation and the training of a run."""
 
 from __future__ import annotations
 
