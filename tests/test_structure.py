@@ -29,7 +29,14 @@ ROOMS = {
         "app.explanation",
         *BASE,
     },
-    "app.command_line": {"app.command_line", "app.studies", "app.inference", "app.evaluation", *BASE},
+    "app.command_line": {
+        "app.command_line",
+        "app.studies",
+        "app.inference",
+        "app.evaluation",
+        "app.explanation",
+        *BASE,
+    },
 }
 """The rooms that the modules of a room may import; "app" is the top of the package."""
 EVERYTHING = {"app.__init__", "app.__main__", "train", "eval", "benchmarks"}
