@@ -103,7 +103,8 @@ def test_a_command_without_settings_of_training_refuses_them(capsys):
         (["--output", "a.xyz"], "must end in .png, .jpg, .jpeg, .webp, .svg or .pdf, got a.xyz"),
         (["--output", "/dev/null/a.png"], "Cannot write in the folder /dev/null"),
         (["--image", "."], "is a folder, not an image file"),
-        (["--text", " "], "explain needs both"),
+        (["--image", "", "--text", " "], "Give --image FILE, --text TEXT or both"),
+        (["--head", "1"], "add --matrices true"),
     ],
 )
 def test_explain_refuses_what_it_cannot_do_before_the_model_is_loaded(capsys, monkeypatch, options, message):

@@ -17,7 +17,7 @@ from PIL import Image
 import app.explanation.fonts
 from app.evaluation.figures import Confusion
 from app.explanation.attribution import Explanation
-from app.explanation.figures import explanation_figure
+from app.explanation.drawn_explanations import explanation_figure
 from app.explanation.fonts import font_families, warn_of_boxes
 from app.reporting.charts import draw_confusion
 

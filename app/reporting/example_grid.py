@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.evaluation.predict import BOTH, Predictions
 from app.explanation.attribution import MAX_MAPS
-from app.explanation.figures import explanation_figure, shorten
+from app.explanation.drawn_explanations import explanation_figure, shorten
 from app.reporting.explained_rows import ExplainedRows
 from app.reporting.text import correctness_text
 from data import LabelFormat, Rows
