@@ -112,9 +112,9 @@ def test_pictures_as_large_as_the_run_allows_are_shown(run_dir, shapes_folder, t
 def test_the_deletion_check_is_resampled_by_patient_too(run_dir, shapes_folder, tmp_path):
     pd.read_csv(shapes_folder / "test.csv").assign(patient="one").to_csv(shapes_folder / "one.csv", index=False)
     options = ["--data.test", str(shapes_folder / "one.csv"), "--output_dir", str(tmp_path), "--pictures", "0"]
-    by_image = evaluation.main([str(run_dir), *options, "--deletion", "6"])["deletion"]["drop"]["answer"]
+    by_image = evaluation.main([str(run_dir), *options, "--deletion", "6"])["deletion"]["beyond_random"]
     by_patient = evaluation.main([str(run_dir), *options, "--deletion", "6", "--data.group", "patient"])
-    assert by_patient["deletion"]["drop"]["answer"] == {"value": by_image["value"], "low": -1, "high": 1}
+    assert by_patient["deletion"]["beyond_random"] == {"value": by_image["value"], "low": -1, "high": 1}
     assert (by_image["low"], by_image["high"]) != (-1, 1)
 
 

@@ -75,6 +75,7 @@ def test_the_word_of_the_shape_matters_where_the_shape_is(trained):
     assert np.mean(found, axis=0)[1] > 0.5, "a box is an eighth of the picture"
 
 
-def test_hiding_the_hottest_cells_costs_more_than_hiding_random_ones(trained):
-    drop = evaluation.main([str(trained), "--deletion", "40", "--pictures", "0"])["deletion"]["drop"]
-    assert drop["answer"]["low"] > 0
+def test_hiding_the_cells_with_most_evidence_costs_more_than_hiding_random_ones(trained):
+    found = evaluation.main([str(trained), "--deletion", "40", "--pictures", "0"])["deletion"]
+    assert found["beyond_random"]["low"] > 0
+    assert found["areas"]["deletion"]["low"] > 0

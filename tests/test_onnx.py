@@ -129,14 +129,16 @@ def test_an_export_has_the_figures_of_its_run(exported, run_dir, shapes_folder, 
     np.testing.assert_allclose(*(np.stack(table["probabilities"]) for table in answers), atol=1e-4)
     assert evaluation.main(["compare", str(tmp_path / "run"), str(tmp_path / "onnx")])["difference"]["value"] == 0
     told = capsys.readouterr().out
-    assert "An ONNX model gives no heat-maps" in told
+    assert "An ONNX model gives no gradients" in told
     assert "report.html, metrics.json, predictions.parquet\n" in told
     assert not (tmp_path / "onnx/where_it_looked.png").exists()
     page = (tmp_path / "onnx/report.html").read_text()
     assert 'aria-label="row 17"' in page
     assert answers[1]["text"][17] in page
-    assert "An ONNX model gives no heat-maps" in page
-    assert "heat-map of the answer" not in page
+    assert "An ONNX model gives no gradients" in page
+    assert "evidence for “" not in page
+    assert (theirs["deletion"]["rows"], theirs["deletion"]["method"]) == (2, "occlusion")
+    assert theirs["deletion"]["verdict"] in page
 
 
 def flat(figures, name: str = "") -> dict:

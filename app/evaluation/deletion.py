@@ -17,16 +17,12 @@ from data import Rows
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 
-FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4)
+FRACTIONS = (0.0, 0.05, 0.2, 0.4)
 """Shares of the picture that are hidden or revealed."""
 SHOWN = 0.2
 """The share that is reported in words."""
-DRAWS = 2
-"""Random orders for each row that the order of the evidence is compared with."""
 GRID = 14
 """Cells along each side of the picture; fewer for a coarser map."""
-PICTURES_AT_ONCE = 16
-"""Pictures in one pass of the model."""
 COST = 0.1
 """Share of the evaluation's passes of the image encoder that the check may add."""
 MIN_ROWS, MAX_ROWS = 8, 200
@@ -40,7 +36,7 @@ def num_checked(passes: int, model: ImageTextClassifier | OnnxModel) -> int:
         passes: pictures that the image encoder reads in the evaluation; a backward pass counts as two.
     """
     of_map = 3 * len(PATH) if default_method(model) == "integrated_gradients" else 1 + WINDOWS**2
-    of_row = of_map + 2 + 2 * (1 + DRAWS) * (len(FRACTIONS) - 1)
+    of_row = of_map + 2 + 2 * 2 * (len(FRACTIONS) - 1)
     return min(max(int(COST * passes) // of_row, MIN_ROWS), MAX_ROWS)
 
 
@@ -55,8 +51,8 @@ def deletion_figures(
 ) -> Deletion:
     """Probability of the answer while cells of the picture are hidden or revealed (RISE, Petsiuk et al. 2018).
 
-    The cells with most evidence for the answer, by the default method of the model, come first. The same cells in
-    random orders are the comparison.
+    The cells with most evidence for the answer, by the default method of the model, come first. The comparison is a
+    random order of the same cells, another for each row; its spread is part of the intervals.
 
     Args:
         indices: the rows of the check; they need an image.
@@ -113,22 +109,16 @@ def curves_of_row(
     texts = {name: value for name, value in inputs.items() if name != "pixel_values"}
     side = min(GRID, *heat.shape)
     cells = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat))[None].float(), side)[0].numpy()
-    orders = np.stack([rank(cells, rng), *(rank(np.zeros_like(cells), rng) for _ in range(DRAWS))])
+    orders = np.stack([rank(cells, rng), rank(np.zeros_like(cells), rng)])
     numbers = np.round(np.array(FRACTIONS[1:]) * cells.size)
-    first = orders[:, None] < numbers[:, None, None]  # (1 + DRAWS, F - 1, side, side)
+    first = orders[:, None] < numbers[:, None, None]  # (2, F - 1, side, side)
     nothing = np.zeros((1, side, side), dtype=bool)
     masks = np.concatenate([nothing, ~nothing, *first, *~first])
     places = np.arange(pixels.shape[-1]) * side // pixels.shape[-1]  # cell of each pixel along a side
     hidden = torch.from_numpy(masks[:, places[:, None], places]).to(pixels.device)
-    parts = [
-        ask(model, hide(pixels.expand(len(part), -1, -1, -1), part), texts)[:, answer]
-        for part in hidden.split(PICTURES_AT_ONCE)
-    ]
-    found = torch.cat(parts).float().cpu().numpy()
-    inner = found[2:].reshape(2, 1 + DRAWS, -1)
-    start = np.broadcast_to(found[:2, None, None], (2, 1 + DRAWS, 1))
-    curves = np.concatenate([start, inner], axis=2)
-    return np.stack([curves[:, 0], curves[:, 1:].mean(axis=1)], axis=1)
+    found = ask(model, hide(pixels.expand(len(hidden), -1, -1, -1), hidden), texts)[:, answer].float().cpu().numpy()
+    starts = np.broadcast_to(found[:2, None, None], (2, 2, 1))
+    return np.concatenate([starts, found[2:].reshape(2, 2, -1)], axis=2)
 
 
 def rank(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:

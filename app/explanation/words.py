@@ -71,6 +71,8 @@ def effects_of_words(
         inputs: the pair: ``pixel_values (1, …)`` if it has an image, ``input_ids`` and ``attention_mask (1, L)``.
         probability: that of the answer for the whole text.
     """
+    if not words.words:
+        return np.zeros(0, dtype=np.float32)
     found = []
     for masks in words.masks(inputs["attention_mask"]).split(TEXTS_AT_ONCE):
         logits = model(**repeat_text(inputs, masks)).logits

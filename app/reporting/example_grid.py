@@ -19,6 +19,8 @@ from models.decisions import answered, confidence
 
 COLUMNS = 2 + MAX_MAPS
 """Pictures side by side: the picture, the evidence, and the words that did most."""
+GAP = 24
+"""Pixels between two rows."""
 MAX_TEXT, LINE = 400, 130
 """Characters of a text in all, and on a line."""
 
@@ -56,10 +58,12 @@ def evenly_spaced_rows(rows: Rows, number: int, with_image: bool = False) -> lis
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures below each other on white."""
-    canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    top = 0
+    """Pictures below each other on white, with a line between two of them."""
+    size = max(p.width for p in pictures), sum(p.height + GAP for p in pictures) - GAP
+    canvas, top = Image.new("RGB", size, "white"), 0
     for picture in pictures:
+        if top:
+            canvas.paste((200, 200, 200), (0, top - GAP // 2, canvas.width, top - GAP // 2 + 1))
         canvas.paste(picture, (0, top))
-        top += picture.height
+        top += picture.height + GAP
     return canvas
