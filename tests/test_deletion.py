@@ -51,7 +51,7 @@ class Pictures:
     def __init__(self, number: int, text: str | None = "red?", weights=None):
         self.texts, self.weights = [text] * number, weights
 
-    def picture(self, index: int) -> Image.Image:
+    def decoded_image(self, index: int) -> Image.Image:
         image = Image.effect_noise((32, 32), 40).convert("RGB")
         image.paste((255, 0, 0), (0, 0, 8, 8))
         return image
@@ -74,7 +74,7 @@ def heat(marked: tuple[int, int]) -> np.ndarray:
 
 def curves(processor, marked: tuple[int, int]) -> np.ndarray:
     """Probabilities ``(2, 2, F)`` by a map that marks one cell."""
-    inputs = dict(processor([Pictures(1).picture(0)], ["red?"]))
+    inputs = dict(processor([Pictures(1).decoded_image(0)], ["red?"]))
     return curves_of_row(LooksAtOneCell(), inputs, 0, heat(marked), np.random.default_rng(0))
 
 
@@ -95,7 +95,7 @@ def test_a_map_that_marks_something_else_does_not(processor):
 
 def test_the_share_of_the_picture_is_hidden_or_revealed_and_the_rest_stays(processor):
     model, rng = LooksAtOneCell(), np.random.default_rng(0)
-    inputs = dict(processor([Pictures(1).picture(0)], ["red?"]))
+    inputs = dict(processor([Pictures(1).decoded_image(0)], ["red?"]))
     curves_of_row(model, inputs, 0, rng.random((32, 32), dtype=np.float32), rng)
     whole, *others = model.pictures
     assert torch.equal(whole, inputs["pixel_values"][0])

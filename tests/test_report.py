@@ -3,17 +3,21 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from browser import browser, contrast
+from PIL import Image
 from selenium.webdriver.common.by import By
 from tiny import TINY
 
 import eval as evaluation
 import train
 from app.evaluation.figures import Calibration, CalibrationErrors, Confusion, Interval, ReliabilityBins, RiskCurve
+from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR
 from app.reporting.charts import draw_confusion
 from app.reporting.text import calibration_text, correctness_text
+from app.reporting.tinted_text import tint
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,70 @@ def test_the_report_needs_nothing_from_elsewhere_and_shows_texts_as_texts(run_di
     assert "owned" in page
     assert "<script" not in page
     assert not re.search(r"""(src|href|url\()\s*=?\s*["']?(https?:)?//""", page)
+
+
+def test_tinted_words_are_the_colours_of_the_maps_and_can_be_read(report):
+    """The strongest tint of each colour, on the card, in light and in dark mode."""
+    for mode in (False, True):
+        with browser(1440, mode) as chrome:
+            chrome.get((report / "report.html").as_uri())
+            for name, color in (("for", SPEAKS_FOR), ("against", SPEAKS_AGAINST)):
+                ink, paper, found = chrome.execute_script(
+                    "const s = n => getComputedStyle(n), card = document.querySelector('.card'); "
+                    "return [s(card).color, s(card).backgroundColor, s(document.body).getPropertyValue(arguments[0])]",
+                    f"--speaks-{name}",
+                )
+                assert tuple(map(int, found.split())) == color
+                channels = [int(c) for c in re.findall(r"\d+", paper)[:3]]
+                mixed = [round((a + b) / 2) for a, b in zip(color, channels, strict=True)]
+                assert contrast(ink, f"rgb({', '.join(map(str, mixed))})") > 4.5, (mode, name)
+    alphas = re.findall(r"--speaks-\w+\) / ([\d.]+)", (report / "report.html").read_text())
+    assert alphas
+    assert max(map(float, alphas)) <= 0.5
+
+
+def test_words_that_matter_are_marked_where_they_are_in_the_text():
+    text = "is  there a\nred-ish, red circle?"
+    words = ["is", "there", "a", "red", "-", "ish", ",", "red", "circle", "?"]
+    effects = np.array([0, 0.005, 0, 0, 0, 0, 0, 0.6, -0.2, 0])
+    pieces = tint(text, words, effects)
+    assert "".join(piece.text for piece in pieces) == text
+    assert [(piece.text, piece.effect) for piece in pieces if piece.effect is not None] == [
+        ("red", 0.6),
+        ("circle", -0.2),
+    ]
+    assert text.index("red circle") == len("".join(piece.text for piece in pieces[:1]))
+
+
+def test_of_a_long_text_the_parts_around_the_words_that_matter_are_shown():
+    words = [f"w{i}" for i in range(500)]
+    effects = np.zeros(500)
+    effects[[100, 104, 400]] = 0.5, -0.3, 0.02
+    pieces = tint(" ".join(words), words, effects)
+    shown = "".join(piece.text for piece in pieces)
+    assert [piece.text for piece in pieces if piece.effect is not None] == ["w100", "w104", "w400"]
+    assert [part.split()[0] for part in shown.split("…")[1:-1]] == ["w94", "w394"]
+    assert [part.split()[-1] for part in shown.split("…")[1:-1]] == ["w110", "w406"]
+    many = tint(" ".join(words), words, np.linspace(0.02, 0.5, 500))
+    assert sum(piece.effect is not None for piece in many) < 30
+    assert max(piece.effect or 0 for piece in many) == 0.5
+    assert len("".join(piece.text for piece in tint(" ".join(words), words, np.zeros(500)))) < 100
+
+
+def test_words_that_are_not_written_in_the_text_are_shown_as_the_tokenizer_has_them():
+    pieces = tint("playing", ["play", "##ing"], np.array([0.1, -0.2]))
+    assert [piece.effect for piece in pieces if piece.effect is not None] == [0.1, -0.2]
+
+
+def test_rows_of_the_example_picture_are_below_each_other_in_one_width(run_dir, shapes_folder, tmp_path):
+    rows = pd.read_csv(shapes_folder / "test.csv").head(3)
+    rows["text"] = ["circle", "is there a red square? " * 60, "what color is the circle?"]
+    rows.to_csv(shapes_folder / "lengths.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "lengths.csv"), "--output_dir", str(tmp_path), "--pictures", "3"]
+    evaluation.main([str(run_dir), *options, "--deletion", "0"])
+    with Image.open(tmp_path / "where_it_looked.png") as picture:
+        assert 1200 < picture.width < 1500
+        assert 3 * 300 < picture.height < 3 * 700
 
 
 def test_labels_in_charts_are_no_mathematics():

@@ -46,7 +46,8 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = verify_images(rows.select(chosen), data)
         folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
-        return [write_example(rows, i, folder, data.max_pixels) for i in evenly_spaced_rows(rows, NUM_EXAMPLES)]
+        shown = evenly_spaced_rows(rows, NUM_EXAMPLES, with_image=True)
+        return [write_example(rows, i, folder, data.max_pixels) for i in shown]
     except (UserError, OSError) as error:
         log.warning("the page has no examples: %s", error)
         return []
