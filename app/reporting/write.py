@@ -22,7 +22,7 @@ from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.decisions import confidence, give_answers
 from models.onnx_classifier import OnnxModel
 
-EXPLANATION_PASSES = 25
+EXPLANATION_PASSES = 15
 """Pictures that the image encoder reads for one explanation, about; a backward pass counts as two."""
 
 
