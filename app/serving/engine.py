@@ -174,7 +174,7 @@ class Engine:
         Raises:
             RefusedError: the queue is full (429), the computation fails (500) or does not end in time (504).
         """
-        pictures = {id(one.image): one.image for one in examples if isinstance(one.image, Image.Image)}
+        pictures = {one.image_key: one.image for one in examples if isinstance(one.image, Image.Image)}
         num_pairs, pixels = len(examples), sum(picture.width * picture.height for picture in pictures.values())
         self.reserve(num_pairs, pixels)
         loop, work = asyncio.get_running_loop(), self.explainer.submit(compute, examples)
