@@ -111,6 +111,7 @@ def is_ready(address: str) -> bool:
 
 
 def ask(client: httpx.Client, address: str, image: bytes, *texts: str) -> dict:
+    """The reply to one image with several texts."""
     reply = client.post(f"{address}/v1/predict", files={"image": image}, data={"text": list(texts)})
     return reply.raise_for_status().json()
 

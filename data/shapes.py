@@ -66,6 +66,7 @@ def generate_rows(num_images: int, seed: int):
 
 
 def draw_scene(rng: random.Random) -> Scene:
+    """Choose one to three places, with a shape and a colour for each."""
     places = rng.sample(PLACES, rng.randint(1, len(NUMBERS)))
     shapes = rng.sample(SHAPES, len(places))
     colors = rng.sample(list(COLORS), len(places))

@@ -17,8 +17,8 @@ from app import Predictor
 from app.__main__ import main as app
 from app.explanation.attribution import MATTERS, Explanation, explain
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, evidence_layer, paled
-from app.explanation.evidence import evidence
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
+from app.explanation.evidence import evidence
 from app.explanation.hiding import hide
 from app.explanation.region import Region
 from models import ImageTextClassifier

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from app.command_line.commands import positional
 from app.command_line.reading import Reading, reading_options
-from app.explanation.evidence import Method
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
+from app.explanation.evidence import Method
 from app.inference.batch_predict import Answers, answer_rows, write_answers
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
