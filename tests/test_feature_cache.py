@@ -1,5 +1,6 @@
 """Features of frozen encoders are computed once and kept on disk; training from them gives the same losses."""
 
+import copy
 import json
 import shutil
 
@@ -108,6 +109,7 @@ def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> Featur
 def test_other_weights_or_preprocessing_are_another_store(tmp_path, model, processor, shapes_folder):
     first = store_of(tmp_path, model, processor, shapes_folder)
     assert store_of(tmp_path, model, processor, shapes_folder).folder == first.folder
+    processor = copy.deepcopy(processor)  # others use it
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
     other = store_of(tmp_path, model, processor, shapes_folder).folder
     with torch.no_grad():

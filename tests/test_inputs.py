@@ -231,8 +231,8 @@ def test_a_text_that_is_not_a_string_is_refused_with_its_type(asked, text):
 
 
 def test_inputs_of_predict_can_be_explained(asked):
-    assert asked.explain(NOISE, "one two").overlays()[0].size == (40, 24)
-    with pytest.raises(ValueError, match="no word"):
-        asked.explain(NOISE, pd.NA)
-    with pytest.raises(ValueError, match="no image"):
-        asked.explain(None, "one two")
+    assert asked.explain(NOISE, "one two").overlay(side=80).size == (80, 48)
+    assert asked.explain(NOISE, pd.NA).words == []
+    assert asked.explain(None, "one two").words == ["one", "two"]
+    with pytest.raises(ValueError, match="a pair has neither"):
+        asked.explain(None, pd.NA)

@@ -184,9 +184,15 @@ def test_an_export_is_served_and_described_without_heat(exported):
         assert "million" in client.get("/v1/model").json()["parts"]["parameters"]
 
 
-def test_an_export_does_not_explain_and_says_so(exported, shapes_folder):
-    with pytest.raises(ValueError, match="does not explain"):
-        Predictor.from_pretrained(exported).explain(shapes_folder / "images/test/0.png", "x")
+def test_an_export_is_explained_by_occlusion_as_its_run_is(exported, run_dir, shapes_folder):
+    pair, method = (shapes_folder / "images/test/0.png", "count the shapes."), "occlusion"
+    ours = Predictor.from_pretrained(run_dir, precision="no").explain(*pair, method=method, max_maps=1)
+    theirs = Predictor.from_pretrained(exported).explain(*pair, max_maps=1)
+    assert theirs.method == method
+    np.testing.assert_allclose(theirs.evidence, ours.evidence, atol=1e-3)
+    np.testing.assert_allclose(theirs.effects, ours.effects, atol=1e-3)
+    with pytest.raises(ValueError, match="'occlusion' but not for 'gradient'"):
+        Predictor.from_pretrained(exported).explain(*pair, method="gradient")
 
 
 def test_a_gated_model_is_not_exported(config, processor, tmp_path):

@@ -68,10 +68,13 @@ def evidence(
         raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
     if depth is not None and method != "gradient":
         raise UserError(f"depth is for the method 'gradient'; {method!r} has none.")
-    if model.training:
+    if isinstance(model, OnnxModel):
+        if method != "occlusion":
+            raise UserError(
+                f"An ONNX model gives answers only, which is enough for 'occlusion' but not for {method!r}."
+            )
+    elif model.training:
         raise ValueError("The model is in training mode, with dropout: call model.eval() before explaining an answer.")
-    if isinstance(model, OnnxModel) and method != "occlusion":
-        raise UserError(f"An ONNX model gives answers only, which is enough for 'occlusion', but not for {method!r}.")
     if inputs.get("pixel_values") is None:
         return torch.zeros(len(answers), 1, 1)
     if method == "occlusion":
