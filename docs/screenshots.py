@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     with browser(1280, 800) as chrome:
         photograph_report(chrome, args.run / "evaluation" / "test" / "report.html")
-    with browser(1280, 1010) as chrome, serve(args.run) as address:
+    with browser(1280, 1400) as chrome, serve(args.run) as address:
         photograph_page(chrome, address, args.example, args.question, args.word)
 
 

@@ -5,6 +5,7 @@ import tempfile
 from multiprocessing import get_context
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def test_a_column_may_be_longer_than_a_block():
     assert column[-1] == column[2 * BLOCK] == str(2 * BLOCK)
 
 
+@pytest.mark.slow
 def test_a_column_can_be_pickled():
     (column,) = write_columns([("a",), (None,)], 1)
     assert list(pickle.loads(pickle.dumps(column))) == ["a", None]

@@ -84,6 +84,7 @@ def test_over_the_whole_path_it_equals_captums_integrated_gradients(model, batch
     torch.testing.assert_close(ours, theirs.sum(dim=1), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_pairs_that_share_an_image_have_the_evidence_of_separate_pairs(method, model, batch, few_windows):
     shared = batch | {"image_index": torch.tensor([1, 1, -1, 0]), "text_index": torch.tensor([0, 1, 0, 1])}
@@ -124,6 +125,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_model_has_evidence_by_every_method(variant, config, batch, few_windows):
     torch.manual_seed(0)

@@ -87,6 +87,7 @@ def test_a_long_text_is_taken_apart_piece_by_piece(model, processor, told, monke
     np.testing.assert_allclose(explain(model, processor, NOISE, TEXT).effects, told.effects, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_of_500_words_is_explained_and_the_words_that_do_most_are_drawn(config, tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = 600
@@ -226,6 +227,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_tells_how_much_each_position_attends_to_each_word(variant, config, processor):
     options = VARIANTS[variant]

@@ -3,6 +3,7 @@
 import multiprocessing
 import sys
 
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
@@ -20,6 +21,7 @@ def read_and_exit() -> None:
     sys.exit(3)
 
 
+@pytest.mark.slow
 def test_a_process_with_workers_ends_with_its_own_exit_code():
     process = multiprocessing.get_context("spawn").Process(target=read_and_exit)
     process.start()
