@@ -65,7 +65,7 @@ class Explanation:
 
     @property
     def most(self) -> float:
-        """The strongest evidence in any map: the one scale of all maps."""
+        """The strongest evidence in any map: the one scale of the maps of words, so that weak ones look weak."""
         return float(max(np.abs(heat).max(initial=0) for heat in (self.evidence, *self.word_evidence.values())))
 
     @property
@@ -91,7 +91,7 @@ class Explanation:
         """
         heat = self.evidence if word is None else self.word_evidence.get(word, np.zeros_like(self.evidence))
         region = self.region.mask if word is None and self.region is not None else None
-        return evidence_layer(heat, self.most, size, region)
+        return evidence_layer(heat, float(np.abs(heat).max()) if word is None else self.most, size, region)
 
     def overlay(self, word: int | None = None, side: int = 448) -> Image.Image:
         """The picture with the evidence for the answer, or the change that a word makes, in colour.

@@ -27,7 +27,7 @@ NUM_WORDS = 12
 def explanation_figure(explanation: Explanation, title: str = "", columns: int = 3) -> Figure:
     """Picture, evidence for the answer, and the words that did most; below them the checked sentence.
 
-    All maps have one scale. Without an image there are the words alone.
+    The maps of the words have one scale. Without an image there are the words alone.
 
     Args:
         columns: width of the figure in pictures; more pictures make it wider.
