@@ -197,6 +197,8 @@ def test_colour_is_only_where_there_is_evidence_and_all_maps_have_one_scale():
     assert strong[40, 40, 3] == 0, "no evidence, no colour"
     assert strong[15, 15, 3] > weak[15, 15, 3] > 0, "half the effect is drawn weaker"
     assert np.abs(evidence_layer(found.evidence, 1, (80, 80)) - answer).max() > 0, "the contour"
+    louder = replace(found, word_evidence={0: 10 * found.evidence})
+    assert (np.asarray(louder.layer(None, (80, 80))) == answer).all(), "strong words do not make the answer pale"
     picture = np.asarray(found.overlay(0, 80)).astype(int)
     pale = np.asarray(paled(found.image.resize((80, 64), Image.Resampling.BICUBIC))).astype(int)
     assert np.abs(picture[30:40, 35:45] - pale[30:40, 35:45]).max() <= 1

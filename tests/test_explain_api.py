@@ -11,15 +11,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app.serving.schemas import MAX_EXPLAINED
-from app.serving.server import ServeSettings, build_app, load_predictor
+from app.serving.server import ServeSettings, build_app
 
 SETTINGS = ServeSettings(page=False, precision="no", timeout=30)
 TEXT = "what color is the circle?"
-
-
-@pytest.fixture(scope="module")
-def predictor(run_dir):
-    return load_predictor(str(run_dir), SETTINGS)
 
 
 @pytest.fixture(scope="module")

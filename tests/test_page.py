@@ -23,18 +23,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from app.serving.server import ServeSettings, build_app, load_predictor
+from app.serving.server import ServeSettings, build_app
 from app.serving.ui.code_tab import code_examples
 from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.page_input import NO_ADDRESS, NOT_UPLOADED
 
 SETTINGS = ServeSettings(precision="no")
 LAYERS = (By.CSS_SELECTOR, ".evidence .layer")
-
-
-@pytest.fixture(scope="module")
-def predictor(run_dir):
-    return load_predictor(str(run_dir), SETTINGS)
 
 
 @pytest.fixture(scope="module")

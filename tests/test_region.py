@@ -53,6 +53,14 @@ def test_regions_hold_their_share_of_the_evidence_and_grow():
     assert not strongest_regions(-np.abs(heat), 32).any(), "evidence against the answer alone"
 
 
+def test_a_region_has_a_margin_so_that_the_rim_of_an_object_does_not_fill_it_again():
+    heat = np.zeros((64, 64))
+    heat[30, 30] = 1
+    half = strongest_regions(heat, 64)[0]
+    assert half[30, 26:35].all(), "half of a Gaussian of 2 pixels, and 2 pixels"
+    assert half.sum() < 150
+
+
 def test_other_places_have_as_many_pixels_outside_the_region():
     region = np.zeros((32, 32), dtype=bool)
     region[3:12, 3:20] = True

@@ -64,17 +64,7 @@ def evidence(
         ValueError: a model in training mode.
     """
     method = method or default_method(model)
-    if method not in get_args(Method):
-        raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
-    if depth is not None and method != "gradient":
-        raise UserError(f"depth is for the method 'gradient'; {method!r} has none.")
-    if isinstance(model, OnnxModel):
-        if method != "occlusion":
-            raise UserError(
-                f"An ONNX model gives answers only, which is enough for 'occlusion' but not for {method!r}."
-            )
-    elif model.training:
-        raise ValueError("The model is in training mode, with dropout: call model.eval() before explaining an answer.")
+    check_method(model, method, depth)
     if inputs.get("pixel_values") is None:
         return torch.zeros(len(answers), 1, 1)
     if method == "occlusion":
@@ -88,6 +78,19 @@ def evidence(
         positions = model(**inputs, output_attentions=True).position_weights
     assert positions is not None
     return positions[torch.arange(len(answers)), answers].float()
+
+
+def check_method(model: ImageTextClassifier | OnnxModel, method: str, depth: int | None) -> None:
+    """Check that a model can be explained by a method; see `evidence` for the errors."""
+    if method not in get_args(Method):
+        raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if depth is not None and method != "gradient":
+        raise UserError(f"depth is for the method 'gradient'; {method!r} has none.")
+    if not isinstance(model, OnnxModel):
+        if model.training:
+            raise ValueError("The model is in training mode, with dropout: call model.eval() before explaining it.")
+    elif method != "occlusion":
+        raise UserError(f"An ONNX model gives answers only, which is enough for 'occlusion' but not for {method!r}.")
 
 
 def default_method(model: ImageTextClassifier | OnnxModel) -> Method:
