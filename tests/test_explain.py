@@ -189,7 +189,7 @@ def test_a_report_shows_texts_without_a_word(run_dir, shapes_folder, tmp_path):
     assert (tmp_path / "where_it_looked.png").exists()
 
 
-def test_colour_is_only_where_there_is_evidence_and_all_maps_have_one_scale():
+def test_colour_is_only_where_there_is_evidence_and_the_maps_of_words_have_one_scale():
     found = make()
     answer, strong, weak = (np.asarray(found.layer(word, (80, 80))).astype(int) for word in (None, 0, 1))
     assert tuple(answer[12, 12, :3]) == SPEAKS_FOR
