@@ -3,6 +3,7 @@
 python -m benchmarks.explanation shapes RUN              # fresh pictures with two or three shapes
 python -m benchmarks.explanation easy_vqa RUN FOLDER     # test pictures of easy-VQA, of one shape
 python -m benchmarks.explanation path RUN                # points of integrated gradients, on shapes
+python -m benchmarks.explanation deletion RUN            # held-out rows of the run: does hiding the evidence matter?
 python -m benchmarks.explanation cost                    # seconds and memory of one explanation at 224 px
 """
 
@@ -11,7 +12,7 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,21 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.stats import spearmanr
+from torchvision.transforms.functional import gaussian_blur
+from tqdm.auto import tqdm
 from transformers import set_seed
 
 from app import Predictor
+from app.command_line.scoring import Score
 from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.deletion import areas_beyond_random, curves_of_row
+from app.explanation.attribution import pair_indices
 from app.explanation.drawing import resize
-from app.explanation.evidence import evidence
+from app.explanation.evidence import evidence, integrated_gradients, occlusion
+from app.reporting.example_grid import evenly_spaced_rows
+from data import Rows
 from data.shapes import CELL, SHAPES, draw_scene, paint
+from eval import held_out_rows, run_settings
 from models import ImageTextClassifier, ImageTextConfig
 from models.processor import build_processor
 from models.text_encoder import scratch_text_config, train_tokenizer
@@ -154,6 +163,61 @@ def compare_paths(predictor: Predictor, cases: list[Case]) -> str:
     return "\n".join(lines)
 
 
+def mean(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures ``(I, 3, H, W)`` of one colour, the mean of each."""
+    return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+
+
+def blur(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures ``(I, 3, H, W)`` of which only large areas are left: blurred by an eighth of the side."""
+    sigma = pixels.shape[-1] / 8
+    return gaussian_blur(pixels, [2 * round(2 * sigma) + 1] * 2, [sigma, sigma])
+
+
+BY_DELETION: dict[str, Callable[..., torch.Tensor]] = {
+    "integrated gradients from the median colour": integrated_gradients,
+    "integrated gradients from the mean colour": partial(integrated_gradients, no_information=mean),
+    "integrated gradients from a blurred picture": partial(integrated_gradients, no_information=blur),
+    "gradient × activation, block 1": partial(evidence, method="gradient", depth=1),
+    "gradient × activation, block 3": partial(evidence, method="gradient", depth=3),
+    "gradient × activation, block 5": partial(evidence, method="gradient", depth=5),
+    "occlusion, 9 windows: as many passes": partial(occlusion, windows=3),
+    "occlusion, 49 windows": occlusion,
+    "read-out positions": partial(evidence, method="readout"),
+}
+
+
+def compare_by_deletion(predictor: Predictor, rows: Rows, number: int) -> str:
+    """Table of the deletion and insertion curves of all methods on held-out rows, against a random order.
+
+    Answers are those that the model gives. Areas are in points of probability, with intervals over images.
+    """
+    chosen = evenly_spaced_rows(rows, number, with_image=True)
+    model, resampler = predictor.model, Resampler(np.array([rows.image_keys[i] for i in chosen]))
+    lines = [
+        f"{len(chosen)} rows of {resampler.num_groups} pictures.",
+        "",
+        "| method | deletion beyond random | insertion beyond random | seconds |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, method in BY_DELETION.items():
+        areas, seconds = [], []
+        for i in tqdm(chosen, desc=name, leave=False):
+            inputs = dict(predictor.processor([rows.decoded_image(i)], [rows.texts[i]] if rows.texts[i] else None))
+            pair = inputs | pair_indices(True, bool(rows.texts[i]), torch.device("cpu"))
+            with predictor.autocast():
+                with torch.no_grad():
+                    answer = model(**pair).logits.argmax(dim=1)
+                start = time.perf_counter()
+                heat = method(model, pair, answer)[0].numpy()
+                seconds.append(time.perf_counter() - start)
+                curves = curves_of_row(model, inputs, int(answer), heat, np.random.default_rng(i))
+            areas.append(areas_beyond_random(curves))
+        found = [mean_interval(area, resampler, least=-1) for area in np.stack(areas).T]
+        lines.append(f"| {name} | {told(found[0])} | {told(found[1])} | {statistics.median(seconds):.2f} |")
+    return "\n".join(lines)
+
+
 def told(value) -> str:
     """An interval in percent."""
     return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
@@ -241,7 +305,7 @@ def measure_cost(rounds: int = 7) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("shapes", "easy_vqa", "path", "cost"))
+    parser.add_argument("part", choices=("shapes", "easy_vqa", "path", "deletion", "cost"))
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--number", type=int, default=150, help="pictures or rows")
@@ -253,6 +317,10 @@ def main() -> None:
     predictor = Predictor.from_pretrained(args.run)
     if args.part == "path":
         print(compare_paths(predictor, list(shapes_cases(args.number, seed=21))))
+        return
+    if args.part == "deletion":
+        rows, _ = held_out_rows(Score(str(args.run)), run_settings(str(args.run)), predictor.model.config)
+        print(compare_by_deletion(predictor, rows, args.number))
         return
     cases = list(shapes_cases(args.number) if args.part == "shapes" else easy_vqa_cases(args.data, args.number))
     print(compare_methods(predictor, cases) + "\n")

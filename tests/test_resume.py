@@ -30,7 +30,7 @@ def moments(shapes_folder, tmp_path_factory) -> int:
     return clock.moment
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deaths=st.lists(st.integers(0, 1000), min_size=1, max_size=3))
 @example(deaths=[0])
 @example(deaths=[1000])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -164,51 +165,50 @@ def test_a_stream_of_rows_trains_like_a_table(shapes_folder, tmp_path, weights_a
     assert [r["step"] for r in records if "epoch" in r] == [3, 6]
 
 
-def test_two_processes_train_one_model_and_score_every_row_once(shapes_folder, tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(shapes_folder, tmp_path_factory) -> tuple[Path, list[str], str]:
+    """A run of two processes with one image that cannot be read: its folder, its options and what it printed."""
+    folder = tmp_path_factory.mktemp("two_processes")
     rows = pd.read_csv(shapes_folder / "train.csv")
     broken = rows.iloc[[0]].assign(image="broken.png")
     (shapes_folder / "broken.png").write_bytes(b"no picture")
     pd.concat([rows, broken]).to_csv(shapes_folder / "broken.csv", index=False)
-    options = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.epochs", "1")
-    options += ["--data.train", str(shapes_folder / "broken.csv"), "--data.on_bad_image", "skip"]
-    done = launch(2, "train.py", [*options, "--train.mixed_precision", "no"])
+    options = ["--data.train", str(shapes_folder / "broken.csv"), "--data.on_bad_image", "skip"]
+    options += ["--train.gradient_accumulation_steps", "2", "--train.mixed_precision", "no"]
+    options += ["--model.modality_dropout", "0", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"]
+    command = arguments(shapes_folder, folder / "run", *options, "--train.batch_size", "3")
+    done = launch(2, "tests/launched_train.py", command, PLAIN="1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("on 2 × cpu") == 1
-    assert done.stdout.count("broken.png") == 1, "from the main process alone"
-    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert records[-1]["step"] == 2, "21 images in batches of 4 are 5 full batches, 2 for each process"
-    figures = json.loads((tmp_path / "run/evaluation/test/metrics.json").read_text())
+    return folder / "run", options, done.stdout
+
+
+def test_two_processes_train_one_model_and_score_every_row_once(two_processes, tmp_path):
+    run_dir, _, printed = two_processes
+    assert printed.count("on 2 × cpu") == 1
+    assert printed.count("broken.png") == 1, "from the main process alone"
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 4, "2 epochs of 3 batches for each process, in groups of 2"
+    figures = json.loads((run_dir / "evaluation/test/metrics.json").read_text())
     assert figures["rows"] == NUM_TEST
-    alone = evaluation.main(
-        [str(tmp_path / "run"), "--output_dir", str(tmp_path / "alone"), "--pictures", "0", "--batch_size", "4"]
-    )
+    alone = evaluation.main([str(run_dir), "--output_dir", str(tmp_path), "--pictures", "0", "--batch_size", "3"])
     assert alone["scores"] == figures["scores"]
 
 
-def test_two_processes_learn_what_one_learns_from_the_same_batches(shapes_folder, tmp_path, monkeypatch):
+def test_two_processes_learn_what_one_learns_from_the_same_batches(two_processes, shapes_folder, tmp_path, monkeypatch):
     """Every row counts once and equally, though the processes have different numbers of rows and the last group of
     batches is short.
     """
-    common = ["--train.gradient_accumulation_steps", "2", "--train.mixed_precision", "no", "--model.modality_dropout"]
-    common += ["0", "--model.classifier_dropout", "0", "--train.label_smoothing", "0.1", "--train.optimizer", "sgd"]
-    records, weights = [], []
-    for processes, size in ((1, 6), (2, 3)):
-        run_dir = tmp_path / str(processes)
-        options = arguments(shapes_folder, run_dir, *common, "--train.batch_size", str(size))
-        if processes == 1:
-            use_plain_layers(monkeypatch.setattr)
-            train.main(options)
-        else:
-            done = launch(processes, "tests/launched_train.py", options, PLAIN="1")
-            assert done.returncode == 0, done.stderr
-        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-        records.append([json.loads(line) for line in lines])
-        weights.append(load_file(run_dir / "model/model.safetensors"))
-    for one, two in zip(*records, strict=True):
-        one.pop("minutes", None), one.pop("held_out", None)
-        assert {name: two[name] for name in one} == pytest.approx(one, rel=1e-4)
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    together, options, _ = two_processes
+    use_plain_layers(monkeypatch.setattr)
+    train.main(arguments(shapes_folder, tmp_path, *options, "--train.batch_size", "6"))
+    lines = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (tmp_path, together))
+    for one, two in zip(*lines, strict=True):
+        expected, found = json.loads(one), json.loads(two)
+        expected.pop("minutes", None), expected.pop("held_out", None)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    weights = load_file(together / "model/model.safetensors")
+    for name, tensor in load_file(tmp_path / "model/model.safetensors").items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_frozen_convolutions_do_not_change(shapes_folder, tmp_path, monkeypatch, weights_alone):

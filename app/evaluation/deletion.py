@@ -69,17 +69,17 @@ def deletion_figures(
             pair = inputs | pair_indices(True, bool(text), device)
             heat = evidence(model, pair, torch.tensor([answers[i]], device=device), method)[0].cpu().numpy()
         found.append(curves_of_row(model, inputs, int(answers[i]), heat, np.random.default_rng(i)))
-    curves, fractions = np.stack(found), np.array(FRACTIONS)  # (rows, 2, 2, F)
+    curves = np.stack(found)  # (rows, 2, 2, F)
     chosen, resampler = np.asarray(indices), Resampler(groups[np.asarray(indices)])
     weights = None if rows.weights is None else rows.weights[chosen]
-    beyond = np.stack([curves[:, 0, 1] - curves[:, 0, 0], curves[:, 1, 0] - curves[:, 1, 1]], axis=1)
-    areas = np.trapezoid(beyond, fractions, axis=2) / fractions[-1]
+    areas = areas_beyond_random(curves)
+    beyond = curves[:, 0, 1] - curves[:, 0, 0]
     means = np.average(curves, axis=0, weights=weights).tolist()
     orders = (method, "random")
     return Deletion(
         rows=len(indices),
         method=method,
-        fractions=fractions.tolist(),
+        fractions=list(FRACTIONS),
         deletion=dict(zip(orders, means[0], strict=True)),
         insertion=dict(zip(orders, means[1], strict=True)),
         areas={
@@ -87,8 +87,22 @@ def deletion_figures(
             for name, area in zip(("deletion", "insertion"), areas.T, strict=True)
         },
         share=SHOWN,
-        beyond_random=mean_interval(beyond[:, 0, FRACTIONS.index(SHOWN)], resampler, least=-1, weights=weights),
+        beyond_random=mean_interval(beyond[:, FRACTIONS.index(SHOWN)], resampler, least=-1, weights=weights),
     )
+
+
+def areas_beyond_random(curves: np.ndarray) -> np.ndarray:
+    """Mean difference from the random order over the fractions, of deletion and insertion, in [-1, 1].
+
+    Positive if the places with most evidence matter more.
+
+    Shape:
+        - curves: ``(..., 2, 2, F)``, see `curves_of_row`
+        - returns: ``(..., 2)``
+    """
+    deletion = curves[..., 0, 1, :] - curves[..., 0, 0, :]
+    insertion = curves[..., 1, 0, :] - curves[..., 1, 1, :]
+    return np.trapezoid(np.stack([deletion, insertion], axis=-2), FRACTIONS, axis=-1) / FRACTIONS[-1]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -117,16 +117,20 @@ def median_color(pixels: Tensor) -> Tensor:
 
 
 def integrated_gradients(
-    model: ImageTextClassifier, inputs: Inputs, answers: Tensor, path: Sequence[float] = PATH
+    model: ImageTextClassifier,
+    inputs: Inputs,
+    answers: Tensor,
+    path: Sequence[float] = PATH,
+    no_information: Callable[[Tensor], Tensor] = median_color,
 ) -> Tensor:
-    """Evidence ``(B, H, W)`` by integrated gradients.
+    """Evidence ``(B, H, W)`` by integrated gradients; the path starts at the baseline ``no_information(pixels)``.
 
     Each point of the path is encoded once for all pairs of an image, with one backward pass for each of its pairs;
     captum's implementation would encode it once for each pair. The points are computed one after the other, so the
     memory is that of one forward pass with its gradients.
     """
     pixels, index = inputs["pixel_values"].detach(), image_indices(inputs, len(answers))
-    baseline = median_color(pixels)
+    baseline = no_information(pixels)
     found = torch.zeros(len(answers), *pixels.shape[2:], device=pixels.device)
     for position in path:
         point = (baseline + position * (pixels - baseline)).requires_grad_()
@@ -194,8 +198,14 @@ def to_maps(features: Tensor) -> Tensor:
     return features[:, -(side**2) :].sum(dim=2).unflatten(1, (side, side))
 
 
-def occlusion(model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: Tensor) -> Tensor:
-    """Evidence ``(B, H, W)`` by occlusion with square windows, each image once for each of its pairs."""
+def occlusion(
+    model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: Tensor, windows: int = WINDOWS
+) -> Tensor:
+    """Evidence ``(B, H, W)`` by occlusion with square windows, each image once for each of its pairs.
+
+    Args:
+        windows: number of windows along each side of the picture.
+    """
     from captum.attr import Occlusion  # takes a third of a second to import
 
     index = image_indices(inputs, len(answers))
@@ -210,7 +220,7 @@ def occlusion(model: ImageTextClassifier | OnnxModel, inputs: Inputs, answers: T
         assert logits is not None
         return log_odds(logits, answers.to(logits.device), model.config.label_type).to(pictures.device)
 
-    window = max(1, round(2 * pixels.shape[-1] / (WINDOWS + 1)))
+    window = max(1, round(2 * pixels.shape[-1] / (windows + 1)))
     channels, stride = pixels.shape[1], max(1, window // 2)
     with torch.no_grad():
         found = Occlusion(score).attribute(
