@@ -1,5 +1,6 @@
 """The exported ONNX file gives the same answers: to rounding in float32, nearly in int8."""
 
+import base64
 import copy
 import json
 import shutil
@@ -193,6 +194,16 @@ def test_an_export_is_explained_by_occlusion_as_its_run_is(exported, run_dir, sh
     np.testing.assert_allclose(theirs.effects, ours.effects, atol=1e-3)
     with pytest.raises(ValueError, match="'occlusion' but not for 'gradient'"):
         Predictor.from_pretrained(exported).explain(*pair, method="gradient")
+
+
+def test_a_served_export_explains_its_answer_by_occlusion(exported, shapes_folder):
+    app, _ = build_app(Predictor.from_pretrained(exported), exported, ServeSettings(page=False))
+    picture = base64.b64encode((shapes_folder / "images/test/0.png").read_bytes()).decode()
+    with TestClient(app, "http://localhost") as client:
+        asked = {"inputs": [{"image": picture, "text": "count the shapes."}], "explain": True}
+        explanation = client.post("/v1/predict", json=asked).json()["predictions"][0]["explanation"]
+    assert explanation["method"] == "occlusion"
+    assert explanation["sentence"]
 
 
 def test_a_gated_model_is_not_exported(config, processor, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.explanation.drawing import enlarged, evidence_layer, overlay
-from app.explanation.evidence import Method, default_method, evidence
+from app.explanation.evidence import PATH, Method, default_method, evidence
 from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
@@ -20,7 +20,7 @@ from models.onnx_classifier import OnnxModel
 MATTERS = 0.01
 """Smallest change of the probability at which a word gets a map."""
 WORD_PATH = (0.5,)
-"""Points of integrated gradients for the maps of words."""
+"""Points of integrated gradients for the maps of words, of those in `PATH`."""
 MAX_MAPS = 3
 """Number of words with a map, by default."""
 
@@ -133,13 +133,14 @@ def explain(
     device = next(model.parameters(), torch.zeros(0)).device
     batch = processor([image] if image else None, [text] if text else None).to(device)
     inputs = dict(batch) | pair_indices(image is not None, bool(text), device)
+    seen = encode_image(model, inputs)
     with torch.no_grad():
-        output = model(**inputs, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
+        output = model(**seen, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
     probabilities = model.probabilities(output.logits)[0]
     chosen = int(probabilities.argmax()) if answer is None else answer
     probability = float(probabilities[chosen])
     words = split_words(processor, text) if text else Words([], [])
-    effects = effects_of_words(model, inputs, words, chosen, probability) if words.words else np.zeros(0)
+    effects = effects_of_words(model, seen, words, chosen, probability) if words.words else np.zeros(0)
     top = [int(word) for word in np.argsort(-np.abs(effects))[:max_maps] if abs(effects[word]) >= MATTERS]
     heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
     region = None
@@ -169,6 +170,18 @@ def pair_indices(has_image: bool, has_text: bool, device: torch.device) -> dict[
     return {name: torch.tensor([0 if there else -1], device=device) for name, there in given.items()}
 
 
+@torch.no_grad()
+def encode_image(model: ImageTextClassifier | OnnxModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs with the map of the image in place of its pixels, so that it is encoded once for many texts.
+
+    An ONNX model takes pixels only.
+    """
+    if isinstance(model, OnnxModel) or "pixel_values" not in inputs:
+        return inputs
+    maps = model.image_encoder.run(inputs["pixel_values"], 0, model.levels[0])
+    return {name: value for name, value in inputs.items() if name != "pixel_values"} | {"image_features": maps}
+
+
 def picture_evidence(
     model: ImageTextClassifier | OnnxModel,
     inputs: dict[str, Tensor],
@@ -182,15 +195,18 @@ def picture_evidence(
 
     The maps of words are made at one point of the path, because each costs a backward pass a point.
     """
-    device = inputs["image_index"].device
-    heat = evidence(model, inputs, torch.tensor([answer], device=device), method, depth)[0].cpu().numpy()
+    chosen = torch.tensor([answer], device=inputs["image_index"].device)
     if not top or "pixel_values" not in inputs:
-        return heat, {}
+        return evidence(model, inputs, chosen, method, depth)[0].cpu().numpy(), {}
     whole = inputs["attention_mask"]
     pairs = repeat_text(inputs, torch.cat([whole, words.masks(whole)[top]]))
-    answers = torch.full((1 + len(top),), answer, device=device)
-    maps = evidence(model, pairs, answers, method, depth, WORD_PATH).cpu().numpy()
-    return heat, {word: maps[0] - without for word, without in zip(top, maps[1:], strict=True)}
+    maps = evidence(model, pairs, chosen.expand(1 + len(top)), method, depth, WORD_PATH)
+    heat = maps[0]
+    if method == "integrated_gradients":  # the other points, for the whole text alone
+        others = [point for point in PATH if point not in WORD_PATH]
+        heat = torch.lerp(heat, evidence(model, inputs, chosen, path=others)[0], len(others) / len(PATH))
+    changes = (maps[0] - maps[1:]).cpu().numpy()
+    return heat.cpu().numpy(), dict(zip(top, changes, strict=True))
 
 
 def attention_to_words(model: ImageTextClassifier | OnnxModel, output: ImageTextOutput, words: Words) -> dict:

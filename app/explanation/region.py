@@ -132,16 +132,22 @@ def decisive_region(
     masks = strongest_regions(evidence, pixels.shape[-1])
     if not masks.any():
         return None
-    regions = []
-    for mask, share in zip(masks, SHARES, strict=True):
+
+    def without(hidden: np.ndarray) -> float:
+        """Mean probability of the answer without each of some regions ``(B, S, S)``."""
+        regions = torch.from_numpy(hidden).to(pixels.device)
+        return float(ask(model, hide(pixels.expand(len(regions), -1, -1, -1), regions), text)[:, answer].mean())
+
+    def test(mask: np.ndarray, share: float, hidden: float) -> Region:
         others = random_regions(mask, ELSEWHERE, np.random.default_rng(0))
-        hidden = torch.from_numpy(np.stack([mask, *others])).to(pixels.device)
-        pictures = hide(pixels.expand(len(hidden), -1, -1, -1), hidden)
-        found = ask(model, pictures, text)[:, answer].cpu().numpy()
-        regions.append(Region(mask, share, probability, float(found[0]), float(found[1:].mean())))
-        if regions[-1].matters:
-            return regions[-1]
-    return regions[0]
+        return Region(mask, share, probability, hidden, without(others))
+
+    found = []
+    for mask, share in zip(masks, SHARES, strict=True):
+        found.append(without(mask[None]))
+        if probability - found[-1] >= MATTERS and (region := test(mask, share, found[-1])).matters:
+            return region
+    return test(masks[0], SHARES[0], found[0])
 
 
 def ask(model: ImageTextClassifier | OnnxModel, pictures: Tensor, text: dict[str, Tensor]) -> Tensor:

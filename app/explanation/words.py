@@ -68,7 +68,8 @@ def effects_of_words(
 
     Args:
         words: at least one word.
-        inputs: the pair: ``pixel_values (1, …)`` if it has an image, ``input_ids`` and ``attention_mask (1, L)``.
+        inputs: the pair: ``pixel_values`` or ``image_features (1, …)`` if it has an image, ``input_ids`` and
+            ``attention_mask (1, L)``.
         probability: that of the answer for the whole text.
     """
     if not words.words:
@@ -83,6 +84,6 @@ def effects_of_words(
 def repeat_text(inputs: dict[str, Tensor], masks: Tensor) -> dict[str, Tensor]:
     """Inputs for pairs of the one image, if there is one, with the one text under each of the masks ``(B, L)``."""
     rows = torch.arange(len(masks), device=masks.device)
-    has_image = "pixel_values" in inputs
+    has_image = "pixel_values" in inputs or "image_features" in inputs
     text = {"input_ids": inputs["input_ids"].expand(len(masks), -1), "attention_mask": masks, "text_index": rows}
     return inputs | text | {"image_index": torch.full_like(rows, 0 if has_image else -1)}
