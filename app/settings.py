@@ -136,6 +136,8 @@ PATHS = (
     "model.image_weights",
 )
 """Settings that can be paths."""
+RECIPES = Path(__file__).resolve().parent.parent / "configs" / "recipes"
+"""Folder of the recipes, a configuration each."""
 NOTHING = re.compile(r"(?s)#.*|~|null|Null|NULL")
 """Strings that YAML reads as no value."""
 
@@ -150,6 +152,9 @@ class Settings:
     """The classifier."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """The training."""
+    recipe: str = ""
+    """Recipe with which the settings start: probe, finetune, lora, scratch or article (see configs/recipes). The
+    configuration file and the options override it."""
     run_dir: str = ""
     """Folder of the run. Default: runs/<name of the configuration file>."""
     overwrite: bool = False
@@ -165,6 +170,7 @@ class Settings:
 
 
 INCIDENTAL = {
+    "recipe",
     "run_dir",
     "overwrite",
     "data.num_workers",
@@ -267,6 +273,8 @@ def parse_settings(argv: list[str]) -> Settings:
     config = next((value for option, value in pairwise(argv) if option == "--config"), None)
     if config is not None:
         check_file(parser, config)
+    if recipe := recipe_name(argv, config):
+        argv = ["--config", str(recipe_file(parser, recipe)), *argv]
     settings = to_settings(parser, parser.parse_args(argv))
     if not settings.run_dir:
         settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
@@ -310,6 +318,25 @@ def check_file(parser: SettingsParser, config: str) -> None:
     for section in ("data", "model", "train"):
         if section in content and not isinstance(content[section], dict):
             parser.error(f"The section {section!r} of {config} must hold settings, got {content[section]!r}.")
+
+
+def recipe_name(argv: list[str], config: str | None) -> str:
+    """The recipe that the command line names, or else the configuration file; empty without one."""
+    named = [value for option, value in pairwise(argv) if option == "--recipe"]
+    named += [argument.partition("=")[2] for argument in argv if argument.startswith("--recipe=")]
+    if named or config is None:
+        return named[-1] if named else ""
+    return yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("recipe") or ""
+
+
+def recipe_file(parser: SettingsParser, name: str) -> Path:
+    """The configuration of a recipe; exit with a message if there is none of this name."""
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        parser.error(f"There is no recipe {name!r}{meant} {RECIPES} has {', '.join(recipes)}.")
+    return recipes[name]
 
 
 def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:

@@ -67,7 +67,8 @@ def write_vgg(folder: Path) -> None:
     """Save an untrained classifier. It is as fast as a trained one."""
     set_seed(0)
     names = [f"class {number}" for number in range(100)]
-    model, processor = build_model(ModelSettings(image_size=SIZE), names, QUESTIONS * 10)
+    settings = ModelSettings(image_size=SIZE, text_encoder="scratch", image_weights="none")
+    model, processor = build_model(settings, names, QUESTIONS * 10)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -1,7 +1,8 @@
 """Build a classifier and its processor from model settings, label names and training texts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ from models.backbone import BackboneEncoder, backbone_config, backbone_statistic
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
-from models.image_weights import load_image_weights
+from models.image_weights import imagenet_state, load_image_weights
 from models.processor import ImageTextProcessor, build_processor
 from models.settings import Architecture, ModelSettings
-from models.text_encoder import pretrained_text_config, pretrained_tokenizer, scratch_text_config, train_tokenizer
+from models.text_encoder import (
+    fetch_text_encoder,
+    pretrained_text_config,
+    pretrained_tokenizer,
+    scratch_text_config,
+    train_tokenizer,
+)
 
 VGG16 = "vgg16"
 """Name of the one image encoder that is not a transformers backbone."""
@@ -37,7 +44,7 @@ def build_model(
             that breaks its contract.
     """
     is_vgg = settings.image_encoder == VGG16
-    if not is_vgg and settings.image_weights != "none":
+    if not is_vgg and settings.image_weights not in ("none", "imagenet"):
         raise UserError(
             "--model.image_weights applies to VGG16 only. Other image encoders are loaded with their weights: "
             "--model.image_encoder HUB_ID_OR_FOLDER."
@@ -64,6 +71,29 @@ def build_model(
         load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
     max_length = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
     return model, build_processor(tokenizer, settings.image_size, max_length, **statistics)
+
+
+def fetch_pretrained(settings: ModelSettings) -> None:
+    """Download what the model starts from and is not on the disk yet, before any data are read.
+
+    Raises:
+        UserError: everything that could not be loaded, and the option that needs no download.
+    """
+    steps: list[Callable[[], object]] = []
+    if text_is_pretrained(settings):
+        steps.append(partial(fetch_text_encoder, settings.text_encoder, settings.text_revision))
+    if settings.image_encoder == VGG16 and settings.image_weights == "imagenet":
+        steps.append(partial(imagenet_state, settings.batch_norm))
+    elif settings.image_encoder != VGG16 and image_is_pretrained(settings):
+        steps.append(partial(backbone_config, settings.image_encoder, settings.image_revision))
+    problems = []
+    for step in steps:
+        try:
+            step()
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join([*problems, "To start from random weights, without any download: --recipe scratch"]))
 
 
 def text_is_pretrained(settings: ModelSettings) -> bool:

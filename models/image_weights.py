@@ -47,8 +47,8 @@ def imagenet_state(batch_norm: bool) -> dict[str, Tensor]:
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
             f"Could not download torchvision's ImageNet weights ({error}). When offline, download {weights.url} on "
-            "another machine and use --model.image_weights FILE, or start from random weights with "
-            "--model.image_weights none."
+            f"another machine and put the file into {Path(torch.hub.get_dir()) / 'checkpoints'}, or name it with "
+            "--model.image_weights FILE. To start from random weights: --model.image_weights none."
         ) from error
 
 

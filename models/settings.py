@@ -19,9 +19,9 @@ else:
 class EncoderSettings:
     """The two encoders and the weights they start from. A saved model holds the encoders themselves instead."""
 
-    text_encoder: str = "scratch"
-    """Text encoder: scratch (a small BERT and its tokenizer, both trained on the training texts), a HuggingFace Hub id,
-    a local folder (the model/ folder of a run provides its text encoder), or a class of your own as
+    text_encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Text encoder: a HuggingFace Hub id, a local folder (the model/ folder of a run provides its text encoder),
+    scratch (a small BERT and its tokenizer, both trained on the training texts), or a class of your own as
     path/to/file.py:ClassName (see docs/custom_encoder.md)."""
     text_revision: str | None = None
     """Branch, tag or commit of the text encoder on the Hub."""
@@ -39,9 +39,10 @@ class EncoderSettings:
     convnext, swin, …)."""
     image_revision: str | None = None
     """Branch, tag or commit of the image encoder on the Hub."""
-    image_weights: str = "none"
-    """Initial weights of VGG16: none (random), imagenet (downloaded from torchvision), or a file: a torchvision state
-    dict (.pth or .safetensors) or the weights of a run (model/model.safetensors)."""
+    image_weights: str = "imagenet"
+    """Initial weights of VGG16: imagenet (downloaded from torchvision), none (random), or a file: a torchvision state
+    dict (.pth or .safetensors) or the weights of a run (model/model.safetensors). Other image encoders have their
+    own."""
 
 
 @dataclass

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from data.errors import UserError
 from models.configuration import ImageTextConfig
@@ -141,6 +143,18 @@ def pretrained_text_config(name: str, revision: str | None = None) -> PreTrained
     if isinstance(config, ImageTextConfig) and config.context_hidden_size:
         raise UserError(f"{name} is a classifier of context features: it has no text encoder.")
     return config if config.is_encoder_decoder else config.get_text_config()
+
+
+def fetch_text_encoder(name: str, revision: str | None = None) -> None:
+    """Download the configuration, tokenizer and weights of a Hub id, unless they are in the cache already.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
+    pretrained_text_config(name, revision)
+    pretrained_tokenizer(name, revision)
+    with explain_hub_errors(name, "the text encoder", INSTEAD):  # large weights are in several files, loaded later
+        cached_file(name, SAFE_WEIGHTS_NAME, revision=revision or "main", _raise_exceptions_for_missing_entries=False)
 
 
 def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

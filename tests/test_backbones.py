@@ -161,7 +161,7 @@ def test_a_pretrained_backbone_comes_with_its_weights_and_its_statistics(tmp_pat
     pretrained = AutoBackbone.from_config(FAMILIES["resnet"])
     pretrained.save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
-    settings = ModelSettings(image_encoder=str(tmp_path), image_size=SIZE, text_hidden_size=16, text_layers=1)
+    settings = ModelSettings(image_encoder=str(tmp_path), image_size=SIZE, text_encoder="scratch", text_hidden_size=16)
     model, processor = build_model(settings, ["a", "b"], ["some words"])
     for name, weight in model.image_encoder.network.state_dict().items():
         assert torch.equal(weight, pretrained.state_dict()[name]), name
@@ -173,14 +173,14 @@ def test_a_pretrained_backbone_comes_with_its_weights_and_its_statistics(tmp_pat
     ("options", "message"),
     [
         ({"image_encoder": "someone/some-model"}, "Could not load the image encoder 'someone/some-model'.*offline"),
-        ({"image_encoder": "resnet", "image_weights": "imagenet"}, "image_weights applies to VGG16"),
+        ({"image_encoder": "resnet", "image_weights": "vgg.pth"}, "image_weights applies to VGG16"),
         ({"image_encoder": "resnet", "levels": [4, 5]}, r"levels \[4, 5\] needs VGG16"),
         ({"image_encoder": "bert"}, "Could not load the image encoder 'bert'"),
     ],
 )
 def test_an_image_encoder_that_cannot_be_built_says_why(options, message):
     with pytest.raises(ValueError, match=message):
-        build_model(ModelSettings(**options), ["a", "b"], ["some words"])
+        build_model(ModelSettings(**{"text_encoder": "scratch"} | options), ["a", "b"], ["some words"])
 
 
 def test_a_model_without_a_map_is_refused():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.settings import Settings, flat, load_settings, parse_settings, save_settings
+from app.settings import Settings, differences, flat, load_settings, parse_settings, save_settings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -98,3 +98,43 @@ def test_help_has_a_line_for_every_field(capsys):
         _, _, line = text.partition(f"--{name} ")
         assert len(line) > 20, f"{name} is not in --help"
         assert not line.split(" --")[0].rstrip().endswith(name.rpartition(".")[2].upper()), f"{name} has no description"
+
+
+RECIPES = sorted((Path(__file__).parent.parent / "configs/recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.stem for recipe in RECIPES])
+def test_a_recipe_is_valid_and_says_when_to_use_it_and_what_it_costs(recipe):
+    assert parse_settings(["--recipe", recipe.stem]).recipe == recipe.stem
+    head = recipe.read_text().split("\nmodel:")[0]
+    for part in (f"python train.py --recipe {recipe.stem} ", "# When:", "# Cost:", "# Results:"):
+        assert part in head
+
+
+def test_a_configuration_overrides_its_recipe_and_options_override_both(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: article\ntrain: {learning_rate: 0.5, epochs: 3, scales: {fusion: 2}}\n")
+    settings = parse_settings([str(file), "--train.epochs", "4"])
+    train = settings.train
+    assert (train.optimizer, train.learning_rate, train.epochs) == ("sgd", 0.5, 4)
+    assert (train.scales.fusion, train.scales.text_encoder) == (2, 1)
+    assert settings.run_dir == "runs/mine"
+    other = parse_settings([str(file), "--recipe=probe"])
+    assert (other.recipe, other.train.optimizer, other.train.scales.image_encoder) == ("probe", "adamw", 0)
+
+
+def test_the_settings_of_a_run_hold_what_its_recipe_became(tmp_path):
+    settings = parse_settings(["--recipe", "lora", "--data.train", "a.csv", "--train.lora_rank", "4"])
+    save_settings(settings, tmp_path / "config.yaml")
+    assert load_settings(tmp_path / "config.yaml") == settings
+    assert parse_settings([str(tmp_path / "config.yaml"), "--run_dir", settings.run_dir]) == settings
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_that_exist(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(["--recipe", "prob"])
+    assert "no recipe 'prob'; did you mean 'probe'?" in capsys.readouterr().err
+
+
+def test_finetune_is_the_default():
+    assert differences(parse_settings([]), parse_settings(["--recipe", "finetune"])) == {}

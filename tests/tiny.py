@@ -23,6 +23,7 @@ from data.shapes import SEEDS, generate_rows
 ROOT = Path(__file__).parent.parent
 NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images, split in ((24, "train"), (8, "test")))
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
+TINY += ["--model.text_encoder", "scratch", "--model.image_weights", "none"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
 TINY += ["--train.pictures", "0"]
 RUN_DIR = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]

@@ -23,7 +23,7 @@ def edit(folder: Path, change) -> None:
 
 def build(**settings):
     small = {"image_size": 64, "text_hidden_size": 16, "text_layers": 1, "classifier_hidden_size": 16}
-    small["image_encoder"] = shared_encoder()
+    small |= {"image_encoder": shared_encoder(), "image_weights": "none", "text_encoder": "scratch"}
     return build_model(ModelSettings(**small | settings), ["a", "b"], ["some words"])
 
 

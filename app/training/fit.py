@@ -7,9 +7,9 @@ from tqdm.auto import tqdm
 
 from app.evaluation.predict import predict
 from app.reporting.charts import draw_curves
-from app.settings import Settings, flat
+from app.settings import Settings, TrainSettings, flat
 from app.training.checkpoint import Checkpoints, Progress
-from app.training.progress import keep_record
+from app.training.progress import SlowTrainingNote, keep_record
 from app.training.run_folder import RunDir
 from app.training.schedule import is_enough
 from app.training.sharding import whole_model
@@ -38,10 +38,13 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     progress.steps_per_epoch = training.steps_per_epoch
     if accelerator.is_main_process:
         run.rewind(progress.step)
+    note = slow_training_note(training, options, progress, accelerator)
     with StopRequest() as stop, progress_bar(training, options.epochs, progress, accelerator) as bar:
         while progress.epoch < options.epochs and not is_enough(options, progress):
             training.start_epoch(progress, options)
             for record in train_epoch(training, accelerator, options, progress):
+                if told := note.step():
+                    print(told, flush=True)
                 if record is not None:
                     show(record, bar, progress)
                     keep_record(record, run, accelerator)
@@ -58,6 +61,15 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
             checkpoints.save(*state, progress)
             if stop.is_made(accelerator):
                 raise Stopped(stop.number or signal.SIGTERM, progress.step)
+
+
+def slow_training_note(
+    training: Training, options: TrainSettings, progress: Progress, accelerator: Accelerator
+) -> SlowTrainingNote:
+    encoder = accelerator.unwrap_model(training.model).image_encoder
+    is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
+    steps = training.steps_per_epoch * options.epochs - progress.step
+    return SlowTrainingNote(steps, is_trained and accelerator.device.type == "cpu")
 
 
 def progress_bar(training: Training, epochs: int, progress: Progress, accelerator: Accelerator) -> tqdm:

@@ -1,6 +1,7 @@
 """How a run reports its progress: the console, records, experiment trackers."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
@@ -10,6 +11,11 @@ from accelerate.utils import LoggerType
 
 from app.training.run_folder import RunDir
 from data.errors import UserError
+
+WARM_UP_STEPS, ESTIMATED_STEPS = 1, 4
+"""Steps before and after the measurement of `SlowTrainingNote`."""
+SLOW_HOURS = 0.5
+"""Shorter trainings need no note."""
 
 
 @contextmanager
@@ -30,6 +36,34 @@ def keep_record(record: dict, run: RunDir, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         run.log(record)
     accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
+
+
+class SlowTrainingNote:
+    """Estimate the time of a training on a CPU from its first steps, and name the way that is faster.
+
+    Args:
+        steps: steps that are left at the start.
+        applies: whether an image encoder is trained on a CPU.
+    """
+
+    def __init__(self, steps: int, applies: bool):
+        self.steps, self.applies, self.done, self.started = steps, applies, 0, time.monotonic()
+
+    def step(self) -> str | None:
+        """Count a step; returns a sentence once, if the training is slow."""
+        self.done += 1
+        if self.done == WARM_UP_STEPS:
+            self.started = time.monotonic()
+        if not self.applies or self.done != ESTIMATED_STEPS:
+            return None
+        seconds = (time.monotonic() - self.started) / (ESTIMATED_STEPS - WARM_UP_STEPS)
+        hours = seconds * (self.steps - self.done) / 3600
+        if hours < SLOW_HOURS:
+            return None
+        return (
+            f"  the training will take about {hours:,.1f} hours on this CPU ({seconds:.1f} s a step); with frozen "
+            "encoders it takes minutes: --recipe probe"
+        )
 
 
 def check_trackers(names: list[str]) -> None:

@@ -19,6 +19,7 @@ from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
 from app.training.trainer import Training, build
 from data import PreparedData, prepare_data
+from models.build import fetch_pretrained
 
 
 def run_training(settings: Settings) -> Path:
@@ -39,6 +40,7 @@ def run_training(settings: Settings) -> Path:
         try:
             with accelerator.main_process_first():  # so that an error in the data is reported once
                 resumes = run.resumes(settings)
+                fetch_pretrained(settings.model)
                 data = prepare_data(settings.data, settings.train.seed)
             train_in_memory(settings, data, accelerator, run, resumes)
             finish(settings, data, accelerator, run, started)
