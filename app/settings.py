@@ -105,8 +105,13 @@ class TrainSettings:
     gate_warmup: ClosedUnitInterval = 0.5
     """Share of the epochs at the start in which gates are held open. Gates train for at least one epoch, and only those
     epochs can be chosen as best."""
+    best_by: Literal["auto", "accuracy", "macro_f1", "balanced_accuracy", "roc_auc", "average_precision", "loss"] = (
+        "auto"
+    )
+    """Figure of the validation rows by which the best epoch is chosen: auto is the accuracy, and for multi-label the
+    average precision (mean over the labels), because whole sets of labels are seldom exactly right."""
     early_stopping: NonNegativeInt = 0
-    """Stop after this many epochs without a better validation accuracy; 0 disables early stopping."""
+    """Stop after this many epochs without a better figure of best_by; 0 disables early stopping."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto is bf16 if the device computes it natively, otherwise float32."""
     target_risk: ClosedUnitInterval = 0.05

@@ -134,7 +134,7 @@ def steps(bench: Bench, settings: Settings, training: Training) -> Iterator[int]
         batches = iter(list(training.sampler))
         for _ in train_epoch(training, bench.accelerator, settings.train, progress):
             yield len(next(batches))
-        progress.end_epoch(0.0)
+        progress.end_epoch(0.0, True)
 
 
 def questions_per_second(ours: Iterator[int], number: int = 3) -> float:

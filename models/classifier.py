@@ -115,7 +115,7 @@ class ImageTextClassifier(SavedModel):
         fused, attentions, gates, work = self.fusions(
             maps, contexts, image_index, text_index, self.image_encoder, output_attentions
         )
-        logits, joint = self.classifier(fused)
+        logits, joint = self.classifier(fused, output_attentions)
         if not self.training:
             logits = logits / self.config.temperature
         return ImageTextOutput(
@@ -125,7 +125,7 @@ class ImageTextClassifier(SavedModel):
             gates=gates,
             work=work,
             token_weights=None if token_weights is None else token_weights[text_index],
-            position_weights=joint.flatten(2).softmax(dim=2).view_as(joint) if output_attentions else None,
+            position_weights=None if joint is None else joint.flatten(2).softmax(dim=2).view_as(joint),
         )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

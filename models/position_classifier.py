@@ -1,9 +1,15 @@
 """The classifier on the fused map: every position votes, and the votes are weighted."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from models.fusion import PositionNorm, position_encoding
+
+MAX_VALUES = 2**22
+"""Scores of rows, positions and classes that a training step holds at once, 16 MiB in float32. With more, rows are
+classified in chunks whose scores are computed again in the backward pass."""
 
 
 class PositionClassifier(nn.Module):
@@ -25,7 +31,7 @@ class PositionClassifier(nn.Module):
         - features: ``(B, D, h, w)``
         - returns: logits ``(B, C)``, whose softmax (sigmoid with ``multi_label``) gives the probabilities; and the
           joint log-probabilities of class and position ``(B, C, h, w)``, whose softmax over the positions is the share
-          of each position in the probability of a class. Both are float32.
+          of each position in the probability of a class; ``None`` without ``output_joint``. Both are float32.
     """
 
     def __init__(self, dim: int, hidden_size: int, num_labels: int, dropout: float, multi_label: bool = False):
@@ -37,14 +43,23 @@ class PositionClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_labels)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, output_joint: bool = True) -> tuple[Tensor, Tensor | None]:
         height, width = features.shape[2:]
         positions = self.norm(features.flatten(2).transpose(1, 2))
         hidden = F.relu(self.hidden(positions + position_encoding(height, width, positions)))
-        gate = self.gate(hidden).float().log_softmax(dim=1)
-        scores = self.output(self.dropout(hidden)).float()
+        gate, hidden = self.gate(hidden).float().log_softmax(dim=1), self.dropout(hidden)
+        values_of_row = height * width * self.output.out_features
+        if self.training and not output_joint and len(hidden) * values_of_row > MAX_VALUES:
+            chunks = zip(*(x.split(max(1, MAX_VALUES // values_of_row)) for x in (hidden, gate)), strict=True)
+            return torch.cat([checkpoint(self.mix, *chunk, use_reentrant=False)[0] for chunk in chunks]), None
+        logits, joint = self.mix(hidden, gate)
+        return logits, joint.transpose(1, 2).unflatten(2, (height, width)) if output_joint else None
+
+    def mix(self, hidden: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, C)`` and joint log-probabilities ``(B, N, C)`` of positions with log-weights ``(B, N, 1)``."""
+        scores = self.output(hidden).float()
         joint = gate + (F.logsigmoid(scores) if self.multi_label else scores.log_softmax(dim=2))
         logits = joint.logsumexp(dim=1)
         if self.multi_label:
             logits = logits - (gate + F.logsigmoid(-scores)).logsumexp(dim=1)
-        return logits, joint.transpose(1, 2).unflatten(2, (height, width))
+        return logits, joint

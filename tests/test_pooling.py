@@ -1,8 +1,10 @@
 """The position classifier mixes the answers of all positions."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+import models.position_classifier
 from models import PositionClassifier
 from models.fusion import position_encoding
 
@@ -41,3 +43,33 @@ def test_every_parameter_gets_a_gradient():
     silent = [name for name, p in classifier.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-6]
     # A bias on the gate moves all positions alike, which the softmax takes away again.
     assert set(silent) <= {"gate.bias"}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_many_classes_are_trained_in_chunks_with_the_same_logits_and_gradients(multi_label, monkeypatch):
+    classifier = PositionClassifier(8, 16, 30, dropout=0.3, multi_label=multi_label)
+    features = torch.randn(7, 8, 7, 7, requires_grad=True)
+    found = []
+    for most in (models.position_classifier.MAX_VALUES, 3 * 49 * 30):
+        monkeypatch.setattr(models.position_classifier, "MAX_VALUES", most)
+        torch.manual_seed(0)
+        logits, joint = classifier(features, output_joint=False)
+        assert joint is None
+        gradients = torch.autograd.grad(logits.square().sum(), [features, *classifier.parameters()], allow_unused=True)
+        found.append([logits, *(gradient for gradient in gradients if gradient is not None)])
+    for whole, in_chunks in zip(*found, strict=True):
+        torch.testing.assert_close(in_chunks, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_with_many_classes_holds_the_scores_of_one_chunk(monkeypatch):
+    monkeypatch.setattr(models.position_classifier, "MAX_VALUES", 49 * 500)
+    classifier, most = PositionClassifier(8, 16, 500, dropout=0.0), 0
+
+    def see(tensor):
+        nonlocal most
+        most = max(most, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        classifier(torch.randn(20, 8, 7, 7), output_joint=False)
+    assert most < 2 * 49 * 500

@@ -12,6 +12,7 @@ from torch import nn
 
 import train
 from app.settings import LearningRateScales, Settings, TrainSettings
+from app.training.best_epoch import is_better
 from app.training.checkpoint import Checkpoints, Progress
 from app.training.fit import fit
 from app.training.loss import RowLoss, build_loss
@@ -33,7 +34,7 @@ class Scores(nn.Module):
     def __init__(self, classes: int = 2):
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(classes))
-        self.text_encoder = None
+        self.text_encoder, self.image_encoder = None, nn.Identity()
 
     def forward(self, number, output_attentions=False):
         return SimpleNamespace(logits=self.scores * number[:, None], work=None)
@@ -67,7 +68,8 @@ def test_gates_are_held_open_for_the_first_half_and_the_best_epoch_is_one_in_whi
         assert not is_enough(options, progress) or epoch > first, "no plateau ends it before gates learn"
         made.start_epoch(progress, options)
         held.append(made.model.gate.held_open)
-        progress.end_epoch(0.9 if epoch < first else 0.8)
+        figure = 0.9 if epoch < first else 0.8
+        progress.end_epoch(figure, is_better(figure, progress.best, "accuracy"))
         assert progress.since_best == max(0, epoch - first)
         assert progress.best == (0.9 if epoch < first else 0.8)
     assert held == [True] * first + [False] * (epochs - first)
@@ -159,7 +161,8 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
 
     def predict(*args):
         accuracy = next(accuracies)
-        return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0)
+        targets = SimpleNamespace(label_type="single")
+        return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0, targets=targets)
 
     monkeypatch.setattr("app.training.fit.predict", predict)
     monkeypatch.setattr(Checkpoints, "save", lambda *a: None)

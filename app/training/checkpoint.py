@@ -36,7 +36,8 @@ class Progress:
         epoch_step: completed optimizer steps of the current epoch.
         step: completed optimizer steps of the run.
         steps_per_epoch: optimizer steps per epoch; 0 in checkpoints of earlier versions.
-        best: best validation accuracy so far; -1 before the first validation.
+        best: best validation figure so far, see `app.training.best_epoch`; ``None`` before the first validation (-1 in
+            checkpoints of earlier versions).
         since_best: epochs since the best one.
         losses: losses of the steps since the last record, as scalar tensors.
     """
@@ -44,16 +45,17 @@ class Progress:
     epoch: int = 0
     epoch_step: int = 0
     step: int = 0
-    best: float = -1.0
+    best: float | None = None
     since_best: int = 0
     losses: list[Tensor] = field(default_factory=list)
     steps_per_epoch: int = 0
 
-    def end_epoch(self, accuracy: float) -> None:
+    def end_epoch(self, figure: float, is_best: bool) -> None:
+        """Count an epoch with a figure of the validation rows."""
         self.epoch += 1
         self.epoch_step = 0
-        self.since_best = 0 if accuracy > self.best else self.since_best + 1
-        self.best = max(self.best, accuracy)
+        self.since_best = 0 if is_best else self.since_best + 1
+        self.best = figure if is_best else self.best
 
 
 class Checkpoints:

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from app.evaluation.predict import predict
 from app.reporting.charts import draw_curves
 from app.settings import Settings, TrainSettings, flat
+from app.training.best_epoch import best_metric, is_better, validation_figure
 from app.training.checkpoint import Checkpoints, Progress
 from app.training.progress import SlowTrainingNote, keep_record
 from app.training.run_folder import RunDir
@@ -21,7 +22,7 @@ from models.lora import merge_lora
 
 
 def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
-    """Train, and keep the model of the epoch with the best validation accuracy in ``run.model``.
+    """Train, and keep the model of the epoch with the best figure of ``--train.best_by`` in ``run.model``.
 
     Raises:
         Stopped: a signal stopped the run; its checkpoint is saved.
@@ -101,12 +102,14 @@ def validate(
     options = settings.train
     model = whole_model(training.model, accelerator)
     predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
-    progress.end_epoch(predictions.accuracy())
+    metric = best_metric(options, predictions.targets.label_type)
+    figure = validation_figure(predictions, metric)
+    progress.end_epoch(figure, is_better(figure, progress.best, metric))
+    figures = {"accuracy": predictions.accuracy(), "loss": predictions.loss()} | {metric: figure}
     record = {
         "step": progress.step,
         "epoch": progress.epoch,
-        "validation_accuracy": predictions.accuracy(),
-        "validation_loss": predictions.loss(),
+        **{f"validation_{name}": value for name, value in figures.items()},
         "best": progress.since_best == 0,
     }
     keep_record(record, run, accelerator)
@@ -114,10 +117,11 @@ def validate(
         return
     bar.write(
         f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, loss {predictions.loss():.3f}"
+        + ("" if metric in ("accuracy", "loss") else f", {metric.replace('_', ' ')} {figure:.1%}")
         + (" (best so far)" if progress.since_best == 0 else "")
     )
     if is_enough(options, progress):
-        bar.write(f"  early stopping: {progress.since_best} epochs without a better validation accuracy")
+        bar.write(f"  early stopping: {progress.since_best} epochs without a better {metric.replace('_', ' ')}")
     draw_curves(run.records(), run.path / "curves.png")
     if progress.since_best == 0:
         run.save_model(merge_lora(model), training.processor)

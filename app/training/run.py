@@ -9,6 +9,7 @@ from accelerate.utils import find_executable_batch_size, set_seed
 
 from app.inference.load import hide_file_bars
 from app.settings import Settings
+from app.training.best_epoch import check_best_by
 from app.training.devices import build_accelerator
 from app.training.exit_codes import explain_memory_errors
 from app.training.finish import finish
@@ -18,7 +19,7 @@ from app.training.provenance import Provenance
 from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
 from app.training.trainer import Training, build
-from data import PreparedData, prepare_data
+from data import LabelFormat, PreparedData, prepare_data
 from models.build import fetch_pretrained
 
 
@@ -89,6 +90,7 @@ def open_run(settings: Settings, data: PreparedData, accelerator: Accelerator, r
     Nothing is on the accelerator's device yet: if its memory runs out later, the folder has its lock and its settings.
     """
     set_seed(settings.train.seed)
+    check_best_by(settings.train, data, LabelFormat.of(settings.data))
     model, processor = build(settings, data)
     provenance = Provenance.of(settings, data, model, processor)
     training = Training.set_up(settings, data, model, processor, accelerator)

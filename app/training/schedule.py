@@ -59,7 +59,7 @@ def objections(
         before, after: settings that differ at most in ``epochs``, ``warmup``, ``gate_warmup`` and ``early_stopping``.
         gated: whether the model has gates.
         progress: the progress at the checkpoint from which the run is resumed.
-        records: the records of the run, for the validation accuracy of its epochs.
+        records: the records of the run, for the best of its epochs.
     """
     if not progress.step:
         return []

@@ -134,7 +134,7 @@ class Training:
         for gate in gates:
             gate.held_open = progress.epoch < first
         if gates and progress.epoch <= first:
-            progress.best, progress.since_best = -1.0, 0
+            progress.best, progress.since_best = None, 0
 
     def describe_epoch(self) -> str:
         """Steps per epoch, and the images that an epoch omits because its batches are full."""
