@@ -27,7 +27,7 @@ RECORD = "provenance.parquet"
 """File of a run folder with its training rows (`app.training.provenance`); its metadata holds the paths."""
 PATHS = (
     *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
-    *(f"model.{name}" for name in ("text_encoder", "image_encoder", "image_weights")),
+    *(f"model.{name}" for name in ("init", "text_encoder", "image_encoder", "image_weights")),
 )
 """Settings that can name a file or a folder."""
 

@@ -79,6 +79,8 @@ def fetch_pretrained(settings: ModelSettings) -> None:
     Raises:
         UserError: everything that could not be loaded, and the option that needs no download.
     """
+    if settings.init:
+        return  # a trained classifier has both
     steps: list[Callable[[], object]] = []
     if text_is_pretrained(settings):
         steps.append(partial(fetch_text_encoder, settings.text_encoder, settings.text_revision))
@@ -98,11 +100,13 @@ def fetch_pretrained(settings: ModelSettings) -> None:
 
 def text_is_pretrained(settings: ModelSettings) -> bool:
     """Whether the text encoder has pretrained weights: neither ``scratch`` nor a custom class."""
-    return settings.text_encoder != "scratch" and not is_custom(settings.text_encoder)
+    return bool(settings.init) or (settings.text_encoder != "scratch" and not is_custom(settings.text_encoder))
 
 
 def image_is_pretrained(settings: ModelSettings) -> bool:
     """Whether the image encoder has pretrained weights."""
+    if settings.init:
+        return True
     if settings.image_encoder == VGG16:
         return settings.image_weights != "none"
     return not is_backbone_type(settings.image_encoder)

@@ -19,6 +19,9 @@ else:
 class EncoderSettings:
     """The two encoders and the weights they start from. A saved model holds the encoders themselves instead."""
 
+    init: str | None = None
+    """A trained classifier to start from: a run folder, a model folder or a Hub id. Its encoders, tokenizer,
+    preprocessing and architecture are taken over, and the output weights of the classes that both have."""
     text_encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Text encoder: a HuggingFace Hub id, a local folder (the model/ folder of a run provides its text encoder),
     scratch (a small BERT and its tokenizer, both trained on the training texts), or a class of your own as

@@ -14,7 +14,18 @@ from app.studies.data_checks import check_images, contradictions
 from app.studies.duplicates import near_duplicates, thumbnail
 from data import DataSettings, LabelFormat, load_rows, prepare_data, verify_images
 
-TINY = ["--model.image_size", "32", "--model.text_hidden_size", "16", "--data.num_workers", "0"]
+TINY = [
+    "--model.text_encoder",
+    "scratch",
+    "--model.image_weights",
+    "none",
+    "--model.image_size",
+    "32",
+    "--model.text_hidden_size",
+    "16",
+    "--data.num_workers",
+    "0",
+]
 TINY += ["--model.image_encoder", shared_encoder()]
 
 
@@ -226,3 +237,11 @@ def test_contradictions_are_rows_of_one_image_and_text_with_several_labels(sick)
     settings = DataSettings(train=str(sick / "train.csv"), test=str(sick / "test.csv"), on_bad_image="skip")
     rows, _ = verify_images(load_rows(settings.train, "train", settings), settings)
     assert contradictions(rows, LabelFormat()) == [([5, 20], ["no", "yes"])]
+
+
+def test_what_a_training_cannot_load_is_a_warning_beside_the_checks_of_the_data(sick, capsys):
+    options = ["--data.group", "patient", *TINY, "--model.text_encoder", "someone/encoder"]
+    app(["doctor", "--data.train", str(sick / "train.csv"), "--data.test", str(sick / "test.csv"), *options])
+    told = capsys.readouterr().out
+    assert "! A training cannot start. Could not load the text encoder 'someone/encoder'" in told
+    assert "1 of the 6 images of test also occur in train" in told

@@ -20,11 +20,13 @@ from app.settings import Settings
 from app.studies.data_checks import Finding, check_images, check_labels, check_leaks, check_rows, check_texts
 from app.training.checkpoint import Progress
 from app.training.run_summary import describe_training
+from app.training.start_from import adopt_architecture
 from app.training.step import train_epoch
 from app.training.trainer import Training, build, learning_rate_scales
 from data import LabelFormat, PreparedData, prepare_data
 from data.errors import UserError
 from data.messages import excerpt
+from models.build import fetch_pretrained
 
 TIMED_STEPS = 6
 """Number of training steps that are timed. The first half warms up and is ignored."""
@@ -47,6 +49,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
         raise UserError(
             "doctor compares rows with each other, which a stream does not allow: leave out data.streaming."
         )
+    settings = adopt_architecture(settings)
     data = prepare_data(replace(settings.data, on_bad_image="skip", slice_by=[]), settings.train.seed)
     form = LabelFormat.of(settings.data)
     checks: dict[str, Callable[[], list[Finding]]] = {
@@ -88,6 +91,10 @@ def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
 
 def check_training(settings: Settings, data: PreparedData) -> list[Finding]:
     """Truncated texts, the size of the model, and the time of a training on this machine."""
+    try:
+        fetch_pretrained(settings.model)
+    except UserError as error:
+        return [Finding("warning", f"A training cannot start. {error}")]
     accelerator = Accelerator(mixed_precision=choose_precision(settings.train.mixed_precision))
     set_seed(settings.train.seed)
     model, processor = build(settings, data)

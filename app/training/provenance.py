@@ -44,7 +44,8 @@ class Provenance:
     Attributes:
         rows: split → a table with ``row``, the number in the source, and `PARTS`, in the order of the rows.
         contents: ``classes`` (names in order), ``tokenizer``, ``text encoder`` and ``image encoder`` (hashes of
-            weights, configuration and code, or the name of the architecture if it is initialized at random).
+            weights, configuration and code, or the name of the architecture if it is initialized at random), or instead
+            of the encoders the ``classifier that it started from``.
         places: the paths of its files, see `app.run_paths`.
     """
 
@@ -61,9 +62,13 @@ class Provenance:
         contents: dict[str, list[str] | str] = {
             "classes": data.label_names,
             "tokenizer": tokenizer_content(processor.tokenizer),
-            "text encoder": text_content(settings.model, model),
-            "image encoder": image_content(settings.model, model, processor),
         }
+        if settings.model.init:
+            statistics = processor.image_processor.image_mean, processor.image_processor.image_std
+            contents["classifier that it started from"] = pretrained_content(model, None, None, statistics)
+        else:
+            contents["text encoder"] = text_content(settings.model, model)
+            contents["image encoder"] = image_content(settings.model, model, processor)
         return cls(rows, contents, places_of(settings))
 
     def save(self, run_dir: Path) -> None:
@@ -100,7 +105,7 @@ class Provenance:
     def changes(self, now: Provenance) -> list[str]:
         """Phrases that describe all differences; empty if there are none."""
         rows = [row_changes(split, self.rows.get(split), now.rows.get(split)) for split in SPLITS]
-        contents = [content_change(name, before, now.contents[name]) for name, before in self.contents.items()]
+        contents = [content_change(name, before, now.contents.get(name, "")) for name, before in self.contents.items()]
         return [change for change in (*rows, *contents) if change]
 
 

@@ -18,6 +18,7 @@ from app.training.progress import output_of_main_process
 from app.training.provenance import Provenance
 from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
+from app.training.start_from import adopt_architecture
 from app.training.trainer import Training, build
 from data import LabelFormat, PreparedData, prepare_data
 from models.build import fetch_pretrained
@@ -35,6 +36,7 @@ def run_training(settings: Settings) -> Path:
     """
     started = time.time()
     hide_file_bars()
+    settings = adopt_architecture(settings)
     run = RunDir(settings.run_dir)
     accelerator = build_accelerator(settings)
     with output_of_main_process(), explain_memory_errors():

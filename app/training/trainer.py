@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -20,6 +21,7 @@ from app.training.loss import RowLoss, balancing_weights, build_loss
 from app.training.optimizer import build_optimizer, parameter_groups
 from app.training.schedule import build_schedule, first_gated_epoch
 from app.training.sharding import is_sharded
+from app.training.start_from import build_from
 from data import (
     Augmentation,
     Collate,
@@ -149,20 +151,16 @@ class Training:
 def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, ImageTextProcessor]:
     """Build the model and its processor; the model's configuration records how rows are read."""
     rows, form = data.splits["train"], LabelFormat.of(settings.data)
-    return build_model(
-        settings.model,
-        data.label_names,
-        rows.texts.present(),
-        columns={name: getattr(settings.data, name) for name in ("image", "text", "label")},
-        label_type=settings.data.label_type,
-        label_separator=settings.data.label_separator,
-        normalize_labels=settings.data.normalize_labels,
-        allow_missing=settings.data.allow_missing,
-        value_range=rows.value_range,
-        majority_answer=[
-            data.label_names.index(name) for name in form.majority(rows.labels, data.label_names, rows.weights)
-        ],
-    )
+    majority = form.majority(rows.labels, data.label_names, rows.weights)
+    same = ("label_type", "label_separator", "normalize_labels", "allow_missing")
+    reading: dict[str, Any] = {name: getattr(settings.data, name) for name in same} | {
+        "columns": {name: getattr(settings.data, name) for name in ("image", "text", "label")},
+        "value_range": rows.value_range,
+        "majority_answer": [data.label_names.index(name) for name in majority],
+    }
+    if settings.model.init:
+        return build_from(settings.model, data.label_names, **reading)
+    return build_model(settings.model, data.label_names, rows.texts.present(), **reading)
 
 
 def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:

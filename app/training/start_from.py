@@ -1,0 +1,94 @@
+"""Start a training from a trained classifier: encoders, tokenizer, preprocessing, architecture, shared classes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from app.inference.load import find_model, load_model
+from app.settings import Settings
+from data.errors import UserError
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.custom_encoder import find_file, split_name
+from models.settings import Architecture, ModelSettings
+
+FREE = {"init", "fusion_dropout", "classifier_dropout", "modality_dropout"}
+"""Settings of the model that have no weights and may differ from the classifier that a training starts from."""
+
+
+def adopt_architecture(settings: Settings) -> Settings:
+    """The settings with the architecture of the classifier that ``--model.init`` names; unchanged without one.
+
+    Raises:
+        UserError: there is no classifier, or a setting contradicts it.
+    """
+    init = settings.model.init
+    if not init:
+        return settings
+    folder = find_model(init)
+    if Path(folder).is_dir() and not (Path(folder) / "model.safetensors").is_file():
+        raise UserError(f"--model.init {init} is an ONNX model, which cannot be trained: name the run it comes from.")
+    config = ImageTextConfig.from_pretrained(folder)
+    if config.context_hidden_size:
+        raise UserError(f"--model.init {init} is a classifier of context features; training needs a text encoder.")
+    length = ImageTextProcessor.from_pretrained(folder).tokenizer.model_max_length
+    there = {f.name: getattr(config, f.name) for f in fields(Architecture)} | {"max_text_length": length}
+    there["levels"] = list(there["levels"])
+    default = ModelSettings()
+    for name in (f.name for f in fields(ModelSettings)):
+        value = getattr(settings.model, name)
+        if name in FREE or value == getattr(default, name) or value == there.get(name, object()):
+            continue
+        found = f"is {there[name]!r} there" if name in there else "comes from there"
+        raise UserError(
+            f"--model.{name} {value!r} contradicts --model.init {init}: it {found}. Leave it out, or leave out "
+            "--model.init."
+        )
+    adopted = {name: value for name, value in there.items() if name not in FREE}
+    return replace(settings, model=replace(settings.model, **adopted))
+
+
+def build_from(
+    settings: ModelSettings, label_names: list[str], **reading: Any
+) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """A classifier with the weights of ``settings.init`` and new labels, and its processor.
+
+    Classes that both have keep their rows of the output layer; other classes start from random rows. The code of a
+    custom text encoder runs if it is in a local folder.
+
+    Args:
+        label_names: names of the C classes, in the order of the logits.
+        reading: how rows are read (``columns``, ``label_type`` … of `ImageTextConfig`).
+
+    Raises:
+        UserError: see `app.inference.load.load_model`.
+    """
+    assert settings.init
+    source, processor = load_model(settings.init, trust_custom_encoder=Path(settings.init).exists())
+    config = copy.deepcopy(source.config)
+    if config.custom_text_encoder:
+        config.custom_text_encoder = f"{find_file(config).resolve()}:{split_name(config.custom_text_encoder)[1]}"
+    before = source.config.label2id
+    labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
+    new = {"temperature": 1.0, "threshold": 0.0} | {name: getattr(settings, name) for name in FREE - {"init"}}
+    for name, value in (labels | new | reading).items():
+        setattr(config, name, value)
+    model = ImageTextClassifier(config, trust_custom_encoder=True)
+    state, own = source.state_dict(), model.state_dict()
+    shared = [name for name in label_names if name in before]
+    for name in ("classifier.output.weight", "classifier.output.bias"):
+        rows = own[name].clone()
+        rows[[label_names.index(label) for label in shared]] = state[name][[before[label] for label in shared]]
+        state[name] = rows
+    model.load_state_dict(state)
+    print(describe_start(settings.init, len(shared), label_names), flush=True)
+    return model, processor
+
+
+def describe_start(init: str, shared: int, label_names: list[str]) -> str:
+    """What a training starts from, in a line."""
+    classes = f"{shared:,} of {len(label_names):,} classes are known there"
+    rest = "" if shared == len(label_names) else "; the others start from random weights"
+    return f"  starting from {init}: {classes}{rest}"
