@@ -179,7 +179,6 @@ BY_DELETION: dict[str, Callable[..., torch.Tensor]] = {
     "integrated gradients from the mean colour": partial(integrated_gradients, no_information=mean),
     "integrated gradients from a blurred picture": partial(integrated_gradients, no_information=blur),
     "gradient × activation, block 1": partial(evidence, method="gradient", depth=1),
-    "gradient × activation, block 3": partial(evidence, method="gradient", depth=3),
     "gradient × activation, block 5": partial(evidence, method="gradient", depth=5),
     "occlusion, 9 windows: as many passes": partial(occlusion, windows=3),
     "occlusion, 49 windows": occlusion,

@@ -1,8 +1,10 @@
 """The text encoder: a pretrained HuggingFace encoder, a small BERT trained from scratch, or a custom class."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -25,12 +27,16 @@ from models.custom_encoder import build_custom_encoder
 from models.hub_errors import explain_hub_errors
 from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
+LAUNCH_MULTIPLICATIONS = {"cpu": 1e9, "gpu": 1e11}
+"""Multiplications that a device does in the time in which an encoder starts on one more group of texts."""
 INSTEAD = ", or train a small text encoder from scratch (--model.text_encoder scratch)"
 """Suggestion when a pretrained encoder cannot be loaded."""
 
 
 class TextEncoder(PreTrainedModel):
     """Encode the tokens of a text with the encoder that the configuration defines.
+
+    Texts of similar length are encoded together, so that little padding is computed; see `length_groups`.
 
     Args:
         config: its ``custom_text_encoder`` is imported, or its ``text_config`` is built, with random weights until
@@ -39,7 +45,7 @@ class TextEncoder(PreTrainedModel):
 
     Shape:
         - input_ids: ``(B, L)`` int64; attention_mask: ``(B, L)`` int64, 1 on real tokens and 0 on padding
-        - returns: ``(B, L, hidden_size)``
+        - returns: ``(B, L, hidden_size)``; zero after the last real token of a group of shorter texts
 
     Raises:
         UserError: an encoder that cannot be built, or a custom encoder without trust.
@@ -66,6 +72,26 @@ class TextEncoder(PreTrainedModel):
         """Do nothing: the encoders initialize their own layers."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return self.encode(input_ids, attention_mask)
+        lengths = (attention_mask * torch.arange(1, attention_mask.shape[1] + 1, device=input_ids.device)).amax(dim=1)
+        groups = length_groups(lengths.tolist(), self.launch_cost(input_ids.device.type))
+        if len(groups) == 1:
+            return self.encode(input_ids, attention_mask)
+        order = torch.tensor([row for rows, _ in groups for row in rows], device=input_ids.device)
+        parts = zip(groups, order.split([len(rows) for rows, _ in groups]), strict=True)
+        encoded = [self.encode(input_ids[rows, :length], attention_mask[rows, :length]) for (_, length), rows in parts]
+        padded = [nn.functional.pad(part, (0, 0, 0, input_ids.shape[1] - part.shape[1])) for part in encoded]
+        return torch.cat(padded)[order.argsort()]
+
+    def launch_cost(self, device: str) -> float:
+        """Number of tokens whose encoding takes as long as starting the encoder once more."""
+        embeddings = sum(m.weight.numel() for m in self.encoder.modules() if isinstance(m, nn.Embedding))
+        multiplications = max(1, sum(p.numel() for p in self.encoder.parameters()) - embeddings)
+        return LAUNCH_MULTIPLICATIONS["cpu" if device == "cpu" else "gpu"] / multiplications
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Tokens of texts that are all padded to the same length."""
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         return output if isinstance(output, Tensor) else output.last_hidden_state
 
@@ -110,6 +136,32 @@ class TextEncoder(PreTrainedModel):
         of_encoder = {key for key, tensor in pretrained.state_dict(keep_vars=True).items() if tensor in own}
         check_weights(name, part, needed_names(pretrained) & of_encoder, info, RESAVE)
         self.encoder.load_state_dict(encoder.float().state_dict())
+
+
+def length_groups(lengths: Sequence[int], launch_cost: float) -> list[tuple[list[int], int]]:
+    """Partition texts by length so that padding and the number of groups cost least, by dynamic programming.
+
+    Args:
+        lengths: tokens of each text.
+        launch_cost: cost of a group in tokens.
+
+    Returns:
+        for each group the numbers of its texts and its length, at least 1; the last group has the longest texts.
+    """
+    values, of_text = np.unique(np.maximum(lengths, 1), return_inverse=True)
+    counted = np.concatenate([[0], np.bincount(of_text).cumsum()])
+    least, first = np.zeros(len(values) + 1), np.zeros(len(values), dtype=int)
+    for end, length in enumerate(values, start=1):
+        cost = least[:end] + (counted[end] - counted[:end]) * length + launch_cost
+        first[end - 1] = int(cost.argmin())
+        least[end] = cost.min()
+    groups, end = [], len(values)
+    while end:
+        start = first[end - 1]
+        rows = np.flatnonzero((of_text >= start) & (of_text < end)).tolist()
+        groups.append((rows, int(values[end - 1])))
+        end = start
+    return groups[::-1]
 
 
 def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict]:
