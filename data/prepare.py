@@ -14,6 +14,7 @@ from data.labels import build_vocabulary
 from data.loading import load_rows
 from data.rows import Rows
 from data.settings import DataSettings
+from data.shots import draw_shots
 from data.split_notes import describe_labels, describe_overlap, describe_split, describe_value_ranges, describe_weights
 from data.splits import connect_groups, split_fold, split_validation
 from data.value_range import check_range, choose_ranges
@@ -71,6 +72,9 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     form = LabelFormat.of(settings)
     label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
     splits["train"] = drop_unknown_labels(splits["train"], label_names, form, notes)
+    if settings.shots:
+        splits["train"], note = draw_shots(splits["train"], form, settings.shots, seed)
+        notes.append(note)
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     notes += [describe_split(split, rows, checked.infos[split]) for split, rows in splits.items()]
     notes += describe_value_ranges(splits) + describe_weights(splits, settings.weight)

@@ -55,6 +55,8 @@ class DataSettings:
     top_k_labels: PositiveInt | None = None
     """Only learn the K most frequent labels of the training rows. In validation and test rows, other labels
     count as wrong."""
+    shots: NonNegativeInt = 0
+    """Number of training rows of each class, drawn by the seed (few-shot). 0 uses all rows."""
     slice_by: list[str] = field(default_factory=list)
     """Columns for which metrics are also reported by value, such as the type of question. text_tokens reports by length
     of the text, text_cut by whether the model truncates it."""
