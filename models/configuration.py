@@ -23,6 +23,8 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.
         threshold: predictions with a lower probability are unsure; chosen on the validation rows.
+        best_by: metric by which the best epoch was chosen, and by which evaluations say whether the model uses its
+            inputs; empty in models of earlier versions.
         columns: columns of the training data, ``{"image": …, "text": …, "label": …}``; the text may be a template.
         majority_answer: class indices of the most frequent training label: one, or any number for ``multi``.
         label_type: ``single`` (classes are mutually exclusive, their probabilities sum to 1), ``multi`` (each class has
@@ -48,6 +50,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     gate_threshold: float = 0.5
     temperature: float = 1.0
     threshold: float = 0.0
+    best_by: str = ""
     columns: dict | None = None
     majority_answer: list[int] | tuple[int, ...] = (0,)
     label_type: str = "single"

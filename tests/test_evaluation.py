@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 import eval as evaluation
 from app.evaluation.bootstrap import Resampler, mean_interval
-from app.evaluation.evaluate import BRIEF, evaluate, input_use, scores_of
+from app.evaluation.evaluate import BRIEF, evaluate, input_use, judging_metric, scores_of
 from app.evaluation.figures import Evaluation, InputUse
 from app.evaluation.predict import MODALITIES, Predictions, for_modalities
 from app.evaluation.targets import Targets
@@ -19,6 +20,7 @@ from app.reporting.metrics_file import metrics_content, read_scores, read_source
 from app.reporting.text import input_use_text
 from data import DataSettings
 from data.string_column import write_columns
+from models import ImageTextConfig
 
 
 def guesses(right: np.ndarray) -> np.ndarray:
@@ -78,7 +80,9 @@ def weighted(processor) -> Evaluation:
     config = SimpleNamespace(
         label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0
     )
-    names = SimpleNamespace(**vars(config), threshold=0.0, label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"})
+    names = SimpleNamespace(
+        **vars(config), threshold=0.0, best_by="", label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"}
+    )
     asked = Predictions(dict.fromkeys(MODALITIES, probabilities), targets)
     return evaluate(asked, FiveRows("abcde"), processor, names, DataSettings(weight="trust", slice_by=["side"]))
 
@@ -97,7 +101,7 @@ def test_metrics_json_holds_the_figures_and_the_scores_can_be_read_back(weighted
     assert found["confusion"] == {"labels": ["y", "x", "others"], "counts": [[1, 0, 0], [1, 2, 0], [1, 0, 0]]}
     assert found["slices"]["side"]["left"].keys() == {"rows", "accuracy", "macro_f1"}
     assert found["slices"]["side"]["left"]["accuracy"].keys() == {"value", "low", "high"}
-    assert found["inputs"].keys() == {"lost", "kept", "verdict"}
+    assert found["inputs"].keys() == {"lost", "kept", "metric", "verdict"}
     assert found["calibration"].keys() == {"temperature", "threshold", "ece", "bins", "curve", "coverage", "risk"}
     assert found["calibration"]["bins"]["after"][0].keys() == {"rows", "weight", "confidence", "accuracy"}
     assert found["saw"].keys() == {"texts", "limit", "cut", "unknown", "no_text", "no_image", "values"}
@@ -118,6 +122,37 @@ def test_the_report_does_not_say_that_a_text_only_model_uses_the_image():
     told = sentences(input_use(asked, Resampler(np.arange(400))))
     assert "do not show that the model uses the image: accuracy loses 0.0 points" in told
     assert "The model uses the text" in told
+
+
+def test_the_use_of_inputs_is_judged_by_the_metric_that_chose_the_epoch():
+    """The image moves rows up in the ranking of their labels, though hardly any whole set becomes right."""
+    rng = np.random.default_rng(0)
+    sets = np.pad(rng.random((300, 4)) < 0.3, ((0, 0), (0, 1))).astype(int)
+    noise = {way: rng.normal(size=(300, 4)) for way in MODALITIES}
+    with_image = {"image + text", "image only", "texts shuffled"}
+    scores = {way: (2.0 if way in with_image else 0) * sets[:, :4] + noise[way] for way in MODALITIES}
+    asked = Predictions({way: 0.4 / (1 + np.exp(-score)) for way, score in scores.items()}, Targets("multi", sets))
+    resampler = Resampler(np.arange(300))
+    by_sets, by_rank = input_use(asked, resampler), input_use(asked, resampler, "average_precision")
+    assert "do not show that the model uses the image" in sentences(by_sets)
+    assert "The model uses the image: average precision loses" in sentences(by_rank)
+    targets = sets[:, :4]
+    values = [
+        np.mean([average_precision_score(targets[:, c], asked.probabilities[way][:, c]) for c in range(4)])
+        for way in ("image + text", "text only")
+    ]
+    lost = by_rank.lost["text only"]
+    assert lost.value == pytest.approx(values[0] - values[1])
+    assert 0 < lost.low < lost.value < lost.high < 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "metric"),
+    [("", "multi", "average_precision"), ("", "single", "accuracy"), ("loss", "single", "accuracy"),
+     ("roc_auc", "single", "roc_auc"), ("accuracy", "multi", "accuracy")],
+)  # fmt: skip
+def test_models_of_earlier_versions_are_judged_by_the_default_of_their_labels(chosen, kind, metric):
+    assert judging_metric(ImageTextConfig(best_by=chosen, label_type=kind)) == metric
 
 
 def test_the_report_does_not_say_that_a_misleading_image_helps():

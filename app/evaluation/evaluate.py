@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.evaluation.baselines import constant_baseline
-from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
 from app.evaluation.figures import Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
 from app.evaluation.input_coverage import input_coverage
-from app.evaluation.metrics import class_table, compute_metrics
+from app.evaluation.metric_draws import Draws
+from app.evaluation.metrics import METRICS, class_table, compute_metrics, num_effective_groups
 from app.evaluation.predict import BOTH, MODALITIES, Predictions
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
@@ -46,6 +47,7 @@ def evaluate(
     probabilities = predictions.probabilities[BOTH]
     majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
     systems = predictions.probabilities | {MAJORITY: majority}
+    metric = judging_metric(config)
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
     return Evaluation(
         source=rows.source,
@@ -60,9 +62,10 @@ def evaluate(
             name: number for name, number in form.count(rows.labels).most_common() if name not in config.label2id
         },
         scores={
-            system: scores_of(p, targets, resampler, None if system == BOTH else BRIEF) for system, p in systems.items()
+            system: scores_of(p, targets, resampler, None if system == BOTH else tuple(dict.fromkeys((*BRIEF, metric))))
+            for system, p in systems.items()
         },
-        inputs=input_use(predictions, resampler),
+        inputs=input_use(predictions, resampler, metric),
         classes={config.id2label[c]: figures for c, figures in enumerate(table) if figures.rows},
         confusion=confusion_matrix(probabilities, targets, list(config.id2label.values())),
         slices={
@@ -119,14 +122,48 @@ def scores_of(probabilities: np.ndarray, targets: Targets, resampler: Resampler,
     return scores
 
 
-def input_use(predictions: Predictions, resampler: Resampler) -> InputUse:
-    """Accuracy that is lost without each input, or with that of another row, on the same rows."""
-    correctness = {modality: predictions.correctness(modality) for modality in predictions.probabilities}
-    lost = {
-        modality: mean_interval(
-            correctness[BOTH] - correctness[modality], resampler, least=-1, weights=predictions.targets.weights
-        )
-        for modality in MODALITIES[1:]
-        if modality in correctness
+def judging_metric(config: ImageTextConfig) -> str:
+    """The metric that the best epoch was chosen by; for the loss, and for models of earlier versions, the default."""
+    if config.best_by in ("", "loss"):
+        return "average_precision" if config.label_type == "multi" else "accuracy"
+    return config.best_by
+
+
+def input_use(predictions: Predictions, resampler: Resampler, metric: str = "accuracy") -> InputUse:
+    """What a metric loses without each input, or with that of another row, on the same rows.
+
+    If the rows do not define the metric, it is the accuracy.
+    """
+    if metric != "accuracy" and np.isnan(metric_of(predictions, BOTH, metric)):
+        metric = "accuracy"
+    others = [modality for modality in MODALITIES[1:] if modality in predictions.probabilities]
+    if metric == "accuracy":
+        correctness, weights = predictions.correctness(), predictions.targets.weights
+        lost = {
+            other: mean_interval(correctness - predictions.correctness(other), resampler, least=-1, weights=weights)
+            for other in others
+        }
+    else:
+        lost = lost_metric(predictions, resampler, metric, others)
+    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric)
+
+
+def lost_metric(predictions: Predictions, resampler: Resampler, metric: str, others: Sequence[str]) -> Scores:
+    """Difference of a metric between both inputs and others, with an interval over paired bootstrap draws."""
+    targets = predictions.targets
+    draws = {
+        modality: Draws(predictions.probabilities[modality], targets.classes(), resampler, targets.weights)
+        for modality in (BOTH, *others)
     }
-    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost})
+    drawn = {modality: found.metric(metric) for modality, found in draws.items()}
+    values = {modality: metric_of(predictions, modality, metric) for modality in draws}
+    groups = num_effective_groups(draws[BOTH], resampler)
+    return {
+        other: bootstrap_interval(values[BOTH] - values[other], drawn[BOTH] - drawn[other], groups, least=-1)
+        for other in others
+    }
+
+
+def metric_of(predictions: Predictions, modality: str, metric: str) -> float:
+    targets = predictions.targets
+    return float(METRICS[metric](targets.classes(), predictions.probabilities[modality], targets.weights))

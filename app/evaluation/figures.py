@@ -73,13 +73,15 @@ class InputUse:
     """Whether the model uses both inputs.
 
     Attributes:
-        lost: what the model was given (see `app.evaluation.predict.MODALITIES`) → accuracy with both inputs minus
-            accuracy with this, on the same rows.
+        lost: what the model was given (see `app.evaluation.predict.MODALITIES`) → the metric with both inputs minus
+            the metric with this, on the same rows.
         kept: the same key → number of rows for which the input did not change, because it was missing or equal.
+        metric: the metric by which the best epoch was chosen; the accuracy if that was the loss.
     """
 
     lost: Scores
     kept: dict[str, int]
+    metric: str = "accuracy"
 
 
 @dataclass

@@ -109,12 +109,17 @@ def compute_metrics(
         metric = SklearnMetric(config_name=name)
         values |= metric.compute(predictions=probabilities, references=y_true, sample_weight=weights)
     draws = Draws(probabilities, y_true, resampler, weights)
-    number = float(effective_groups(np.bincount(resampler.group, draws.weights), np.bincount(resampler.group)))
+    number = num_effective_groups(draws, resampler)
     return {
         name: bootstrap_interval(value, draws.metric(name), number)
         for name, value in values.items()
         if not np.isnan(value)
     }
+
+
+def num_effective_groups(draws: Draws, resampler: Resampler) -> float:
+    """Effective number of groups under the weights of the rows."""
+    return float(effective_groups(np.bincount(resampler.group, draws.weights), np.bincount(resampler.group)))
 
 
 def class_table(

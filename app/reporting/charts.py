@@ -54,18 +54,18 @@ def blank(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def draw_inputs(scores: dict[str, Scores]) -> str:
-    """Accuracy by what the model was given, with intervals."""
+def draw_inputs(scores: dict[str, Scores], metric: str, name: str) -> str:
+    """A metric by what the model was given, with intervals; ``name`` is that of the metric in words."""
     with mpl.rc_context(STYLE):
         figure, ax = blank(6.4, 0.42 * len(scores) + 0.7)
-        accuracies = [metrics["accuracy"] for metrics in scores.values()]
-        values, low, high = ([100 * getattr(a, end) for a in accuracies] for end in ("value", "low", "high"))
+        found = [metrics[metric] for metrics in scores.values()]
+        values, low, high = ([100 * getattr(interval, end) for interval in found] for end in ("value", "low", "high"))
         places = np.arange(len(scores))
         ax.barh(places, values, color=[BLUE, *[GREY] * (len(scores) - 1)], height=0.62)
         ax.hlines(places, low, high, color=INK, linewidth=1.6)
         ax.set_yticks(places, list(scores))
         ax.invert_yaxis()
-        ax.set(xlim=(0, 100), xlabel="accuracy, %")
+        ax.set(xlim=(0, 100), xlabel=f"{name}, %")
         return svg(figure, "inputs")
 
 

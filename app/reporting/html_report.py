@@ -20,7 +20,7 @@ from app.explanation.drawing import enlarged
 from app.reporting import charts
 from app.reporting.example_grid import evenly_spaced_rows
 from app.reporting.explained_rows import SIDE, ExplainedRows
-from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text, trust_text
+from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text, metric_name, trust_text
 from app.reporting.tinted_text import MAX_WORDS, Piece, tint
 from data import LabelFormat, Rows
 from models import ImageTextProcessor
@@ -108,6 +108,7 @@ def write_report(
         source=explained.rows.source,
         figures=figures,
         both=BOTH,
+        judged=judged(figures),
         input_use=input_use_text(figures),
         trust=trust_text(figures),
         model=describe_model(model),
@@ -135,10 +136,15 @@ def signed_points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def judged(figures: Evaluation) -> str:
+    """The metric by which the use of the inputs is judged, in words."""
+    return metric_name(figures.inputs.metric, figures.label_type)
+
+
 def draw_charts(figures: Evaluation) -> dict[str, str]:
     """Name → SVG element of each chart."""
     found = {
-        "inputs": charts.draw_inputs(figures.scores),
+        "inputs": charts.draw_inputs(figures.scores, figures.inputs.metric, judged(figures)),
         "reliability": charts.draw_reliability(figures.calibration.bins),
         "risk": charts.draw_risk(figures.calibration),
     }

@@ -12,6 +12,8 @@ ROLE_WARNINGS = {
     "train": "The model was trained on these rows. The figures do not tell how good it is on other rows.",
 }
 """Role of the rows → what it means for their figures, for rows that are not held out."""
+BRIEF = ("accuracy", "macro_f1")
+"""Metrics of every table."""
 WIDTH = 110
 """Characters of a line."""
 
@@ -23,11 +25,12 @@ def score_table(figures: Evaluation, source: str) -> str:
         lines += [*textwrap.wrap(warning, WIDTH), ""]
     if figures.weighed_by:
         lines += [f"rows are weighted by column {figures.weighed_by}", ""]
-    accuracy = {"multi": "whole sets", "annotators": "VQA accuracy"}.get(figures.label_type, "accuracy")
+    first = "accuracy" if figures.inputs.metric in BRIEF else figures.inputs.metric
+    accuracy = metric_name(first, figures.label_type)
     resampled = f"(95 % intervals, resampled by {figures.resampled_by})"
-    lines.append(f"{'':18}{accuracy:>12}{'':20}{'macro F1':>8}{'':18}{resampled}")
+    lines.append(f"{'':13}{accuracy:>17}{'':20}{'macro F1':>8}{'':18}{resampled}")
     for system, scores in figures.scores.items():
-        lines.append(f"{system:22}{format_interval(scores['accuracy'])}    {format_interval(scores.get('macro_f1'))}")
+        lines.append(f"{system:22}{format_interval(scores.get(first))}    {format_interval(scores.get('macro_f1'))}")
     for column, slices in figures.slices.items():
         lines += ["", f"accuracy by {column}"]
         lines += [
@@ -38,6 +41,13 @@ def score_table(figures: Evaluation, source: str) -> str:
         if sentences:
             lines += ["", *textwrap.wrap(sentences, WIDTH)]
     return "\n".join([*lines, *row_notes(figures)])
+
+
+def metric_name(metric: str, label_type: str) -> str:
+    """A metric in words."""
+    if metric == "accuracy":
+        return {"multi": "whole sets", "annotators": "VQA accuracy"}.get(label_type, "accuracy")
+    return {"roc_auc": "ROC AUC", "macro_f1": "macro F1"}.get(metric, metric.replace("_", " "))
 
 
 def row_notes(figures: Evaluation) -> list[str]:
@@ -59,10 +69,10 @@ def row_notes(figures: Evaluation) -> list[str]:
 def input_use_text(figures: Evaluation) -> str:
     """Whether the model uses image and text, in sentences."""
     lost, kept = figures.inputs.lost, figures.inputs.kept
-    sentences = []
+    sentences, metric = [], metric_name(figures.inputs.metric, "single")
     for name, without, shuffled in (("image", TEXT_ONLY, IMAGES_SHUFFLED), ("text", IMAGE_ONLY, TEXTS_SHUFFLED)):
         loss = (
-            f"accuracy loses {points_with_interval(lost[without])} without it and "
+            f"{metric} loses {points_with_interval(lost[without])} without it and "
             f"{points_with_interval(lost[shuffled])} with that of another row"
         )
         if lost[without].low > 0 and lost[shuffled].low > 0:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from app.settings import Settings, TrainSettings
 from app.training.batch_norm import check_batch_norm
+from app.training.best_epoch import best_metric
 from app.training.checkpoint import Progress
 from app.training.feature_cache import FOLDER, FeatureCache
 from app.training.gradient_checkpointing import checkpoint_gradients
@@ -156,6 +157,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     reading: dict[str, Any] = {name: getattr(settings.data, name) for name in same} | {
         "columns": {name: getattr(settings.data, name) for name in ("image", "text", "label")},
         "value_range": rows.value_range,
+        "best_by": best_metric(settings.train, settings.data.label_type),
         "majority_answer": [data.label_names.index(name) for name in majority],
     }
     if settings.model.init:
