@@ -3,8 +3,11 @@
 import copy
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="gradio-")  # servers of other workers delete their own uploads
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
@@ -47,6 +50,11 @@ def pytest_collection_modifyitems(items):
         calls_training = {"train", "main"} <= set(item.function.__code__.co_names)
         if item.module.__name__ in SLOW_MODULES or "run_dir" in item.fixturenames or calls_training:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_unconfigure():
+    """Delete the upload folder of this process."""
+    shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
 def pytest_collection_finish():

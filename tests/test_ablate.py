@@ -19,7 +19,13 @@ pytestmark = pytest.mark.usefixtures("blank_charts")
 @pytest.fixture
 def config(tmp_path) -> Path:
     """A configuration that trains in a second."""
-    model = {"image_encoder": shared_encoder(), "image_size": 32, "text_hidden_size": 16, "text_layers": 1}
+    model = {
+        "image_encoder": shared_encoder(),
+        "text_encoder": "scratch",
+        "image_size": 32,
+        "text_hidden_size": 16,
+        "text_layers": 1,
+    }
     content = {
         "data": {"train": "shapes:8", "validation": "shapes:4", "test": "shapes:4", "num_workers": 0},
         "model": model,

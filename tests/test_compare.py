@@ -174,7 +174,7 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, mon
 def test_impossible_folds_are_refused(shapes_folder, tmp_path, capsys, options, message):
     (tmp_path / "t.csv").write_bytes((shapes_folder / "test.csv").read_bytes())
     options = [str(tmp_path / o) if o == "t.csv" else o for o in options]
-    root = ["--data.image_root", str(shapes_folder)]
+    root = ["--data.image_root", str(shapes_folder), "--recipe", "scratch"]
     with pytest.raises(SystemExit):
         train.main(
             ["--data.train", str(shapes_folder / "train.csv"), *root, *options, "--run_dir", str(tmp_path / "r")]

@@ -28,7 +28,8 @@ def trained(tmp_path_factory):
     ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder / "resnet")
     numbers = {"train": 2000, "validation": 60, "test": 60}
     data = [f"--data.{split}={write_questions(folder / split, number)}" for split, number in numbers.items()]
-    model = ["--model.image_encoder", str(folder / "resnet"), "--model.image_size", "64"]
+    model = ["--model.image_encoder", str(folder / "resnet"), "--model.text_encoder", "scratch"]
+    model += ["--model.image_size", "64"]
     options = ["--train.epochs", "9", "--train.scales.image_encoder", "1", "--train.pictures", "0"]
     return train.main([*data, *model, *options, "--data.num_workers", "0", "--run_dir", str(folder / "run")])
 

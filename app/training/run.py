@@ -43,7 +43,8 @@ def run_training(settings: Settings) -> Path:
         try:
             with accelerator.main_process_first():  # so that an error in the data is reported once
                 resumes = run.resumes(settings)
-                fetch_pretrained(settings.model)
+                if settings.data.train:
+                    fetch_pretrained(settings.model)
                 data = prepare_data(settings.data, settings.train.seed)
             train_in_memory(settings, data, accelerator, run, resumes)
             finish(settings, data, accelerator, run, started)
