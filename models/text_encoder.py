@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -85,7 +86,13 @@ class TextEncoder(PreTrainedModel):
         return torch.cat(padded)[order.argsort()]
 
     def launch_cost(self, device: str) -> float:
-        """Number of tokens whose encoding takes as long as starting the encoder once more."""
+        """Number of tokens whose encoding takes as long as starting the encoder once more.
+
+        Infinite while weights are in shards: processes gather them together in each layer, so each process must start
+        its encoder equally often, whatever its texts.
+        """
+        if any(isinstance(parameter, DTensor) for parameter in self.encoder.parameters()):
+            return float("inf")
         embeddings = sum(m.weight.numel() for m in self.encoder.modules() if isinstance(m, nn.Embedding))
         multiplications = max(1, sum(p.numel() for p in self.encoder.parameters()) - embeddings)
         return LAUNCH_MULTIPLICATIONS["cpu" if device == "cpu" else "gpu"] / multiplications

@@ -3,6 +3,7 @@
 PLAIN         no batch statistics and no dropout, because they depend on the number of processes
 SHARDED       weights in shards (FSDP2) on CPU processes; accelerate itself supports only GPUs
 DIE_AT        the process ends before the step of this number
+GROUPED       texts are divided into groups by length wherever that saves a token
 SLOW_BATCHES  a file that is created before the first batch; each batch then takes a second
 """
 
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 import app.training.step
 import data.collate
+import models.text_encoder
 import train
 
 
@@ -63,6 +65,8 @@ read = data.collate.Collate.__call__
 if __name__ == "__main__":
     if "PLAIN" in os.environ:
         use_plain_layers()
+    if "GROUPED" in os.environ:
+        models.text_encoder.LAUNCH_MULTIPLICATIONS["cpu"] = 1.0
     if "SHARDED" in os.environ:
         use_shards()
     if "DIE_AT" in os.environ:

@@ -40,7 +40,7 @@ def test_deepspeed_is_an_error_that_names_the_configuration_of_fsdp(shapes_folde
 def test_training_in_shards_learns_what_one_process_learns(shapes_folder, tmp_path, pretrained, monkeypatch):
     options = [*OPTIONS, "--train.mixed_precision", "no", "--train.optimizer", "sgd", "--model.modality_dropout", "0"]
     options += ["--model.text_encoder", pretrained, "--train.lora_rank", "2"]
-    train_with(arguments(shapes_folder, tmp_path / "sharded", *options), PLAIN="1", SHARDED="1")
+    train_with(arguments(shapes_folder, tmp_path / "sharded", *options), PLAIN="1", SHARDED="1", GROUPED="1")
     use_plain_layers(monkeypatch.setattr)
     train.main(arguments(shapes_folder, tmp_path / "whole", *options, "--train.batch_size", "8"))
     (records, *whole), (other_records, *sharded) = outcome(tmp_path / "whole"), outcome(tmp_path / "sharded")

@@ -13,6 +13,7 @@ from app.settings import Settings
 from app.training.exit_codes import exit_codes
 from app.training.run import run_training
 from app.training.run_folder import RunDir
+from app.training.start_from import adopt_architecture
 from app.training.stop_signal import SIGNALS
 from data.errors import UserError
 
@@ -27,6 +28,7 @@ def finished_run(settings: Settings, title: str) -> RunDir:
         UserError: the folder holds a finished run with other settings or data, or the training failed.
         SystemExit: a signal stopped the training.
     """
+    settings = adopt_architecture(settings)
     run = RunDir(settings.run_dir)
     if run.result() is not None:
         run.check_same(settings)
