@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 
 from data.errors import UserError
 from models.configuration import ImageTextConfig
-from models.hub_errors import explain_hub_errors
+from models.hub_errors import explain_hub_errors, fetch_weights
 from models.vgg import LAST
 from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
@@ -135,6 +135,17 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             f"--model.image_encoder vgg16 --model.image_weights {name}/model.safetensors."
         )
     return config.image_config
+
+
+def fetch_backbone(name: str, revision: str | None = None) -> None:
+    """Download the configuration, image processor and weights of a Hub id, unless they are in the cache already.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
+    backbone_config(name, revision)
+    backbone_statistics(name, revision)
+    fetch_weights(name, revision, "the image encoder", INSTEAD)
 
 
 def backbone_statistics(name: str, revision: str | None = None) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError
-from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, is_backbone_type
+from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, fetch_backbone, is_backbone_type
 from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
@@ -87,7 +87,7 @@ def fetch_pretrained(settings: ModelSettings) -> None:
     if settings.image_encoder == VGG16 and settings.image_weights == "imagenet":
         steps.append(partial(imagenet_state, settings.batch_norm))
     elif settings.image_encoder != VGG16 and image_is_pretrained(settings):
-        steps.append(partial(backbone_config, settings.image_encoder, settings.image_revision))
+        steps.append(partial(fetch_backbone, settings.image_encoder, settings.image_revision))
     problems = []
     for step in steps:
         try:

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from data.errors import UserError
+
+WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
+"""Files with the weights of a model, whole or in several parts."""
 
 
 @contextmanager
@@ -34,6 +38,17 @@ def explain_hub_errors(name: str, what: str, instead: str = "") -> Iterator[None
             f"and the connection. When offline, run `hf download {name} --local-dir FOLDER` on another machine and use "
             f"FOLDER instead{instead}. The cause: {error}"
         ) from error
+
+
+def fetch_weights(name: str, revision: str | None, what: str, instead: str) -> None:
+    """Download the weights of a Hub id unless they are in the cache; arguments as of `explain_hub_errors`.
+
+    Raises:
+        UserError: the download failed.
+    """
+    if not Path(name).is_dir():
+        with explain_hub_errors(name, what, instead):
+            snapshot_download(name, revision=revision, allow_patterns=WEIGHTS)
 
 
 def describe_folder(name: str | Path) -> str:

@@ -19,13 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
 from data.errors import UserError
 from models.configuration import ImageTextConfig
 from models.custom_encoder import build_custom_encoder
-from models.hub_errors import explain_hub_errors
+from models.hub_errors import explain_hub_errors, fetch_weights
 from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
 LAUNCH_MULTIPLICATIONS = {"cpu": 1e9, "gpu": 1e11}
@@ -212,8 +210,7 @@ def fetch_text_encoder(name: str, revision: str | None = None) -> None:
     """
     pretrained_text_config(name, revision)
     pretrained_tokenizer(name, revision)
-    with explain_hub_errors(name, "the text encoder", INSTEAD):  # large weights are in several files, loaded later
-        cached_file(name, SAFE_WEIGHTS_NAME, revision=revision or "main", _raise_exceptions_for_missing_entries=False)
+    fetch_weights(name, revision, "the text encoder", INSTEAD)
 
 
 def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -3,12 +3,14 @@
 import re
 
 import pytest
-from tiny import TINY
+from tiny import TINY, arguments, save_encoder
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
 import train
 from app.training.progress import ESTIMATED_STEPS, SlowTrainingNote
+from data.errors import UserError
 from models.build import fetch_pretrained
+from models.hub_errors import fetch_weights
 from models.settings import ModelSettings
 
 
@@ -66,3 +68,28 @@ def test_a_training_that_takes_hours_on_a_cpu_names_the_faster_recipe_once(monke
     found = [text for _ in range(ESTIMATED_STEPS + 3) if (text := note.step())]
     assert len(found) == told
     assert all("--recipe probe" in text for text in found)
+
+
+def test_the_weights_of_all_encoders_are_fetched_with_the_rest(monkeypatch, tmp_path, pretrained):
+    save_encoder(tmp_path)
+    fetched = []
+    for module in ("models.text_encoder", "models.backbone"):
+        monkeypatch.setattr(f"{module}.fetch_weights", lambda name, *rest: fetched.append(name))
+    fetch_pretrained(ModelSettings(text_encoder=pretrained, image_encoder=str(tmp_path)))
+    assert fetched == [pretrained, str(tmp_path)]
+
+
+def test_weights_that_cannot_be_downloaded_are_explained_and_a_folder_needs_no_download(tmp_path):
+    fetch_weights(str(tmp_path), None, "the text encoder", "")
+    with pytest.raises(UserError, match=r"Could not load the text encoder 'someone/encoder'.*hf download"):
+        fetch_weights("someone/encoder", None, "the text encoder", "")
+
+
+@pytest.mark.usefixtures("blank_charts")
+@pytest.mark.parametrize(("scale", "told"), [("1", True), ("0", False)])
+def test_only_a_training_of_the_image_encoder_is_estimated(shapes_folder, tmp_path, monkeypatch, capsys, scale, told):
+    monkeypatch.setattr("app.training.progress.SLOW_HOURS", 0.0)
+    monkeypatch.setattr("app.training.run.finish", lambda *args: None)
+    options = ["--train.scales.image_encoder", scale, "--train.batch_size", "4"]
+    train.main(arguments(shapes_folder, tmp_path / "run", *options))
+    assert ("--recipe probe" in capsys.readouterr().out) is told

@@ -11,6 +11,8 @@ from tiny import TINY, shared_encoder
 import train
 from app import Predictor
 from app.settings import Settings, parse_settings
+from app.training import new_process
+from app.training.run import run_training
 from app.training.start_from import adopt_architecture, build_from
 from models.settings import ModelSettings
 
@@ -127,3 +129,12 @@ def test_a_custom_encoder_comes_with_its_run(shapes_folder, tmp_path):
     train.main(arguments(tmp_path / "first", rows, tmp_path / "second"))
     found = Predictor.from_pretrained(tmp_path / "second", trust_custom_encoder=True)
     assert found.model.text_encoder.hidden_size == 16
+
+
+def test_a_study_finds_its_finished_runs_that_started_from_a_run(run_dir, others, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(new_process, "train_in_new_process", lambda settings: trained.append(run_training(settings)))
+    settings = parse_settings(arguments(run_dir, others, tmp_path / "run"))
+    first, second = (new_process.finished_run(settings, "once") for _ in range(2))
+    assert first.result() == second.result() is not None
+    assert len(trained) == 1

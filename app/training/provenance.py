@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -243,4 +244,5 @@ def no_record(run_dir: Path) -> str:
 def read_provenance(settings: Settings) -> Provenance:
     """The provenance of a run with these settings, from the data as they are now."""
     data = prepare_data(settings.data, settings.train.seed)
+    set_seed(settings.train.seed)  # new classes of a classifier that it started from are random
     return Provenance.of(settings, data, *build(settings, data))
