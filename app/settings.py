@@ -38,6 +38,10 @@ else:
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+BestBy = Literal["auto", "accuracy", "macro_f1", "balanced_accuracy", "roc_auc", "average_precision", "loss"]
+"""Figures of the validation rows by which the best epoch can be chosen."""
+
+
 @dataclass
 class LearningRateScales:
     """Factors of the learning rate for the parts of the model; 0 freezes a part."""
@@ -105,9 +109,7 @@ class TrainSettings:
     gate_warmup: ClosedUnitInterval = 0.5
     """Share of the epochs at the start in which gates are held open. Gates train for at least one epoch, and only those
     epochs can be chosen as best."""
-    best_by: Literal["auto", "accuracy", "macro_f1", "balanced_accuracy", "roc_auc", "average_precision", "loss"] = (
-        "auto"
-    )
+    best_by: BestBy = "auto"
     """Figure of the validation rows by which the best epoch is chosen: auto is the accuracy, and for multi-label the
     average precision (mean over the labels), because whole sets of labels are seldom exactly right."""
     early_stopping: NonNegativeInt = 0

@@ -10,7 +10,7 @@ from app.evaluation.calibration import calibration_figures
 from app.evaluation.figures import Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
 from app.evaluation.input_coverage import input_coverage
 from app.evaluation.metric_draws import Draws
-from app.evaluation.metrics import METRICS, class_table, compute_metrics, num_effective_groups
+from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
 from app.evaluation.predict import BOTH, MODALITIES, Predictions
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
@@ -124,9 +124,7 @@ def scores_of(probabilities: np.ndarray, targets: Targets, resampler: Resampler,
 
 def judging_metric(config: ImageTextConfig) -> str:
     """The metric that the best epoch was chosen by; for the loss, and for models of earlier versions, the default."""
-    if config.best_by in ("", "loss"):
-        return "average_precision" if config.label_type == "multi" else "accuracy"
-    return config.best_by
+    return default_metric(config.label_type) if config.best_by in ("", "loss") else config.best_by
 
 
 def input_use(predictions: Predictions, resampler: Resampler, metric: str = "accuracy") -> InputUse:

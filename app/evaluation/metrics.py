@@ -66,6 +66,14 @@ def defined_metrics(y_true: np.ndarray, num_classes: int) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name != "micro_f1" and (name != "top_5_accuracy" or num_classes > 5))
 
 
+def default_metric(label_type: str) -> str:
+    """The metric that a model is judged by unless the user names another.
+
+    For several labels a row it is the average precision, because whole sets are seldom exactly right.
+    """
+    return "average_precision" if label_type == "multi" else "accuracy"
+
+
 class SklearnMetric(evaluate.Metric):
     """One of `METRICS` as a metric of `evaluate`; ``evaluate.load`` would fetch a script from the Hub."""
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 
-from app.evaluation.metrics import METRICS, defined_metrics
+from app.evaluation.metrics import METRICS, default_metric, defined_metrics
 from app.evaluation.predict import BOTH, Predictions
 from app.evaluation.targets import Targets
-from app.settings import TrainSettings
+from app.settings import BestBy, TrainSettings
 from data import LabelFormat, PreparedData
 from data.errors import UserError
 
 
 def best_metric(options: TrainSettings, label_type: str) -> str:
-    """The metric that ``--train.best_by`` names; ``auto`` is the accuracy, and the average precision for ``multi``."""
-    if options.best_by != "auto":
-        return options.best_by
-    return "average_precision" if label_type == "multi" else "accuracy"
+    """The metric that ``--train.best_by`` names; ``auto`` is the default of the label type."""
+    return default_metric(label_type) if options.best_by == "auto" else options.best_by
 
 
 def validation_figure(predictions: Predictions, metric: str) -> float:
@@ -49,11 +48,11 @@ def check_best_by(options: TrainSettings, data: PreparedData, form: LabelFormat)
         return
     label2id = {name: number for number, name in enumerate(data.label_names)}
     classes = Targets.of(rows.labels, label2id, form, rows.weights).classes()
-    valid = [name for name in defined_metrics(classes, len(label2id)) if name in METRICS]
+    valid = [name for name in (*defined_metrics(classes, len(label2id)), "loss") if name in get_args(BestBy)]
     if metric not in valid:
         raise UserError(
             f"--train.best_by {metric} is not defined for labels of the type {form.type}; choose one of "
-            f"{', '.join(name for name in (*valid, 'loss') if name in BEST_BY)}."
+            f"{', '.join(valid)}."
         )
     probabilities = np.full((len(classes), len(label2id)), 1 / len(label2id))
     if math.isnan(METRICS[metric](classes, probabilities, None)):
@@ -61,7 +60,3 @@ def check_best_by(options: TrainSettings, data: PreparedData, form: LabelFormat)
             f"The validation rows have no class with rows inside and outside it, so their {metric} is not defined: "
             "give more of them (--data.validation, --data.validation_fraction), or choose --train.best_by loss."
         )
-
-
-BEST_BY = ("accuracy", "macro_f1", "balanced_accuracy", "roc_auc", "average_precision", "loss")
-"""The values of ``--train.best_by`` besides ``auto``."""
