@@ -72,6 +72,25 @@ def test_the_map_of_a_word_is_the_change_of_the_evidence_without_it(model, proce
     assert np.abs(change).max() > 1e-5
 
 
+def test_maps_of_words_do_not_change_the_evidence_for_the_answer(model, processor, monkeypatch):
+    """The whole text's evidence at a point of the path is computed together with that of the words."""
+    monkeypatch.setattr("app.explanation.attribution.MATTERS", 0)
+    with_words, alone = (explain(model, processor, NOISE, TEXT, max_maps=number) for number in (2, 0))
+    assert (len(with_words.word_evidence), len(alone.word_evidence)) == (2, 0)
+    np.testing.assert_allclose(with_words.evidence, alone.evidence, atol=1e-5 * np.abs(alone.evidence).max())
+
+
+def test_the_picture_is_encoded_once_for_the_answer_and_all_words(model, processor):
+    seen = []
+    hook = model.image_encoder.features[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    explain(model, processor, NOISE, TEXT, max_maps=0)
+    hook.remove()
+    path, regions, elsewhere = 3, 3, 2
+    assert sum(seen) <= 1 + path + regions + elsewhere, (
+        "the answer and the words, the path, the regions, one comparison"
+    )
+
+
 def test_only_the_words_that_do_most_have_a_map(model, processor):
     torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=1.0)
     found = explain(model, processor, NOISE, TEXT, max_maps=2)
