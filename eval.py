@@ -27,7 +27,8 @@ from app.reporting.metrics_file import metrics_content, read_source
 from app.reporting.text import comparison_text, score_table
 from app.reporting.write import evaluate_to, find_rows
 from app.run_paths import find_data
-from app.settings import Settings, load_settings
+from app.settings import Settings
+from app.settings_parser import load_settings
 from app.training.provenance import changed_rows
 from data import (
     TEXT_SLICES,

@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from app.training.exit_codes import exit_codes
 from app.training.run import run_training
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from app.inference.load import load_model
 from app.precision import choose_precision
-from app.settings import load_settings
+from app.settings_parser import load_settings
 from benchmarks.timing import DEVICE, clock
 from data import Batch, Collate, ImageBatchSampler, InputCollate, make_loader, prepare_data
 from models import ImageTextClassifier

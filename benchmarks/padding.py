@@ -12,7 +12,7 @@ import torch
 from transformers import set_seed
 
 import models.text_encoder
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from app.training.checkpoint import Progress
 from app.training.devices import build_accelerator
 from app.training.step import train_epoch

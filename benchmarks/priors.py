@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from app.evaluation.slices import slices_by_value
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from data import Rows, decode_image, load_rows, verify_images
 from data.prepare import row_groups
 

@@ -33,7 +33,7 @@ from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
-from app.settings import load_settings
+from app.settings_parser import load_settings
 from benchmarks.timing import timed, with_quartiles
 from data import Example, Rows, decode_image, load_rows, verify_images
 from models.build import build_model

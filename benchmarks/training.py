@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.settings import Settings, parse_settings
+from app.settings import Settings
+from app.settings_parser import parse_settings
 from app.training.checkpoint import Progress
 from app.training.devices import build_accelerator
 from app.training.step import train_epoch

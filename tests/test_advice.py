@@ -11,7 +11,7 @@ from tiny import ROOT, TINY
 
 import eval as evaluation
 from app.__main__ import main as app
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from data import Example
 
 OPTION = re.compile(r"--\w+\.\w+")

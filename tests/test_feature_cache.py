@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import VGG16, arguments
 
 import train
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from app.training.feature_cache import FeatureCache
 from app.training.trainer import build
 from data import DataSettings, FeatureStore, InputCollate, load_rows, prepare_data, verify_images

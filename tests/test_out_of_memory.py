@@ -12,7 +12,7 @@ from tiny import arguments
 import app.training.run
 import app.training.step
 import train
-from app.settings import load_settings
+from app.settings_parser import load_settings
 from app.training.run_folder import RunDir
 
 pytestmark = pytest.mark.usefixtures("blank_charts")

@@ -12,7 +12,8 @@ import eval as evaluation
 import train
 from app.run_paths import find_data, find_path, places_of, read_places
 from app.serving.ui.example_rows import held_out_examples
-from app.settings import Settings, load_settings, parse_settings
+from app.settings import Settings
+from app.settings_parser import load_settings, parse_settings
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
 

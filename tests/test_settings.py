@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.settings import Settings, differences, flat, load_settings, parse_settings, save_settings
+from app.settings import Settings, differences, flat
+from app.settings_parser import load_settings, parse_settings, save_settings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

@@ -10,7 +10,8 @@ from tiny import TINY, shared_encoder
 
 import train
 from app import Predictor
-from app.settings import Settings, parse_settings
+from app.settings import Settings
+from app.settings_parser import parse_settings
 from app.training import new_process
 from app.training.run import run_training
 from app.training.start_from import adopt_architecture, build_from

@@ -10,7 +10,8 @@ from written_tables import FORMATS, labels_of, rows_of, write
 
 from app.command_line.scoring import Compare, Score, ScoredRows
 from app.inference.load import find_model
-from app.settings import Settings, parse_settings
+from app.settings import Settings
+from app.settings_parser import parse_settings
 from data import DataSettings, load_rows, verify_images
 from data.shapes import write_shapes
 

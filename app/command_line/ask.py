@@ -18,7 +18,7 @@ from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
 from app.inference.table_rows import SourceRows, open_rows
 from app.output_paths import ready_file
-from app.settings import load_settings
+from app.settings_parser import load_settings
 from data.errors import UserError
 from data.paths import expand_home, user_path
 

@@ -13,7 +13,8 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 
 from app.inference.load import hide_file_bars
 from app.processes import reports_errors
-from app.settings import Settings, SettingsParser, as_paths, setting_names
+from app.settings import Settings, setting_names
+from app.settings_parser import SettingsParser, as_paths
 from data.errors import UserError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse.typing import NonNegativeInt, restricted_number_type
 
 from app.command_line.commands import positional
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from data.errors import UserError
 from data.paths import user_path
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
 from data.errors import UserError
 from models.fusion import FUSIONS

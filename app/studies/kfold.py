@@ -17,7 +17,7 @@ from app.evaluation.compare import load_predictions
 from app.evaluation.evaluate import BRIEF, scores_of
 from app.evaluation.figures import Scores
 from app.evaluation.targets import Targets
-from app.settings import parse_settings
+from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
 from data import LabelFormat
 from data.errors import UserError

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from app.atomic_write import new_name, remove, replacing
 from app.run_paths import MODEL_FOLDER, RECORD
-from app.settings import BY_CONTENT, LATER, Settings, differences, load_settings, save_settings
+from app.settings import BY_CONTENT, LATER, Settings, differences
+from app.settings_parser import load_settings, save_settings
 from app.training.checkpoint import Checkpoints, Progress, read_state
 from app.training.provenance import Provenance, no_record, read_provenance
 from app.training.schedule import is_enough, objections

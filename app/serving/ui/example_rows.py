@@ -13,7 +13,7 @@ from app.atomic_write import surviving
 from app.reporting.example_grid import evenly_spaced_rows
 from app.run_paths import MODEL_FOLDER, find_data
 from app.serving.ui.uploads import make_upload_folder
-from app.settings import load_settings
+from app.settings_parser import load_settings
 from data import Rows, decode_image, load_rows, verify_images
 from data.errors import UserError
 from models import ImageTextConfig

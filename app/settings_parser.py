@@ -1,0 +1,171 @@
+"""Read settings from the command line, configuration files and recipes, and write them."""
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from app.processes import reports_errors
+from app.run_paths import PATHS, find_all
+from app.settings import Settings
+from data.errors import UserError
+from data.paths import expand_home
+
+RECIPES = Path(__file__).resolve().parent.parent / "configs" / "recipes"
+"""Folder of the recipes, a configuration each."""
+NOTHING = re.compile(r"(?s)#.*|~|null|Null|NULL")
+"""Strings that YAML reads as no value."""
+
+
+class SettingsParser(ArgumentParser):
+    """A parser without abbreviations, whose errors suggest the nearest valid option.
+
+    In several processes only the first of each machine prints an error.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
+            message += suggest(unknown[1], self.option_names())
+        elif unknown := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+            message += suggest(f"{unknown[1]}.{unknown[2]}", self.option_names())
+        elif unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
+            message += suggest(unknown[1], self.option_names())
+        if not reports_errors():
+            sys.exit(2)
+        super().error(message, ex)
+
+    def option_names(self) -> list[str]:
+        """Dotted names of all options, without their groups."""
+        names = [action.dest for action in self._actions if action.option_strings]
+        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def suggest(unknown: str, valid: list[str]) -> str:
+    """A sentence that suggests the valid key nearest to an unknown one, by its last word or as a whole."""
+    by_last_word = {key.rpartition(".")[2]: key for key in valid}
+    last_word = difflib.get_close_matches(unknown.rpartition(".")[2], by_last_word, n=1)
+    near = [by_last_word[word] for word in last_word] or difflib.get_close_matches(unknown, valid, n=1)
+    return f". Unknown key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+
+
+def settings_parser() -> SettingsParser:
+    parser = SettingsParser(
+        prog="train.py",
+        usage="python train.py [CONFIG.yaml] [--section.key value ...]",
+        description="Fine-tune an image+text classifier. Start with configs/quickstart.yaml, or with your own table: "
+        "python train.py --data.train train.csv --data.test test.csv",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file; --config may be omitted before it")
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def parse_settings(argv: list[str]) -> Settings:
+    """Parse ``[CONFIG.yaml] [--section.key value …]``; later values override earlier ones.
+
+    Paths in the ``config.yaml`` of a run folder are resolved from any current folder (`app.run_paths`).
+
+    Raises:
+        SystemExit: with code 2 and a message, if an argument or the file is invalid.
+    """
+    parser = settings_parser()
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    argv = list(as_paths(argv))
+    config = next((value for option, value in pairwise(argv) if option == "--config"), None)
+    if config is not None:
+        check_file(parser, config)
+    if recipe := recipe_name(argv, config):
+        argv = ["--config", str(recipe_file(parser, recipe)), *argv]
+    settings = to_settings(parser, parser.parse_args(argv))
+    if not settings.run_dir:
+        settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
+    try:
+        return settings if config is None else find_all(Path(config).parent, settings)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def as_paths(argv: list[str]) -> Iterator[str]:
+    """Arguments in the form that the parser needs.
+
+    ``--option=PATH`` becomes two arguments, the home folder of the configuration is expanded, and a file whose name
+    YAML reads as no value, such as ``#1.csv`` or ``null``, becomes ``./#1.csv``.
+    """
+    options = {"--config", "--run_dir", *(f"--{name}" for name in PATHS)}
+    option = ""
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if equals and name in options:
+            yield name
+            option, argument = name, value
+        if option == "--config":
+            argument = expand_home(argument)
+        elif option in options and NOTHING.fullmatch(argument) and os.path.lexists(argument):
+            argument = os.path.join(".", argument)
+        yield argument
+        option = argument
+
+
+def check_file(parser: SettingsParser, config: str) -> None:
+    """Exit with a message unless the file exists and its sections are mappings."""
+    if not Path(config).is_file():
+        parser.error(f"There is no configuration file {config!r}; the folder configs/ has examples.")
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"{config} is not valid YAML: {error}")
+    if not isinstance(content, dict):
+        parser.error(f"{config} must hold sections (data, model, train) with their settings, got {content!r}.")
+    for section in ("data", "model", "train"):
+        if section in content and not isinstance(content[section], dict):
+            parser.error(f"The section {section!r} of {config} must hold settings, got {content[section]!r}.")
+
+
+def recipe_name(argv: list[str], config: str | None) -> str:
+    """The recipe that the command line names, or else the configuration file; empty without one."""
+    named = [value for option, value in pairwise(argv) if option == "--recipe"]
+    named += [argument.partition("=")[2] for argument in argv if argument.startswith("--recipe=")]
+    if named or config is None:
+        return named[-1] if named else ""
+    return yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("recipe") or ""
+
+
+def recipe_file(parser: SettingsParser, name: str) -> Path:
+    """The configuration of a recipe; exit with a message if there is none of this name."""
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        parser.error(f"There is no recipe {name!r}{meant} {RECIPES} has {', '.join(recipes)}.")
+    return recipes[name]
+
+
+def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:
+    built = parser.instantiate(parsed)
+    return Settings(**{f.name: getattr(built, f.name) for f in fields(Settings)})
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write the settings as a YAML configuration, without ``overwrite``."""
+    values = json.loads(json.dumps(asdict(settings)))
+    del values["overwrite"]
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read settings that `save_settings` wrote."""
+    parser = settings_parser()
+    return to_settings(parser, parser.parse_path(path))
