@@ -101,3 +101,9 @@ def test_a_figure_that_the_validation_rows_do_not_define_is_refused_before_train
     assert stop.value.code == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_an_evaluation_judges_the_inputs_by_the_figure_that_chose_the_epoch(shapes_folder, tmp_path):
+    train.main(arguments(shapes_folder, tmp_path / "run", "--train.best_by", "macro_f1", "--train.epochs", "1"))
+    found = json.loads((tmp_path / "run/evaluation/test/metrics.json").read_text())["inputs"]
+    assert (found["metric"], found["verdict"].count("macro F1 loses")) == ("macro_f1", 2)

@@ -214,3 +214,12 @@ def test_tensors_that_do_not_fit_are_an_error_of_the_programmer(model, batch):
 def test_inputs_that_do_not_fit_together_are_named(model, batch, change, message):
     with pytest.raises(ValueError, match=message):
         model(**batch | change)
+
+
+def test_the_answers_of_positions_are_kept_only_if_they_are_asked_for(model, batch, monkeypatch):
+    asked = []
+    forward = model.classifier.forward
+    monkeypatch.setattr(model.classifier, "forward", lambda x, joint: asked.append(joint) or forward(x, joint))
+    assert model(**batch).position_weights is None
+    assert model(**batch, output_attentions=True).position_weights is not None
+    assert asked == [False, True]

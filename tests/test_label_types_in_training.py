@@ -11,6 +11,7 @@ from tiny import TINY, shared_encoder
 import eval
 import train
 from app import Predictor
+from app.reporting import charts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_charts")]
 
@@ -27,7 +28,7 @@ def run(source: str, tmp_path, *options: str) -> dict:
     return json.loads((run_dir / "evaluation/test/metrics.json").read_text())
 
 
-def test_multi_label_rows_are_trained_scored_and_predicted(table, tmp_path, capsys):
+def test_multi_label_rows_are_trained_scored_and_predicted(table, tmp_path, capsys, monkeypatch):
     labels = [f"{label}|any" if number % 3 else "|" for number, label in enumerate(table["label"])]
     source = write(table, labels, tmp_path / "t.jsonl")
     figures = run(source, tmp_path, "--data.label_type", "multi", "--train.class_weights", "balanced")
@@ -36,9 +37,14 @@ def test_multi_label_rows_are_trained_scored_and_predicted(table, tmp_path, caps
     predictor = Predictor.from_pretrained(tmp_path / "run")
     prediction = predictor.predict([(None, "is there a red circle?")], top_k=50)[0]
     assert prediction.labels == sorted(a["label"] for a in prediction.answers if a["probability"] >= 0.5)
+    drawn, draw = [], charts.draw_inputs
+    monkeypatch.setattr(charts, "draw_inputs", lambda scores, *metric: drawn.append(metric) or draw(scores, *metric))
     again = eval.main([str(tmp_path / "run"), "--pictures", "0"])
     assert again["scores"]["image + text"]["accuracy"] == figures["scores"]["image + text"]["accuracy"]
     assert "average precision" in capsys.readouterr().out
+    page = (tmp_path / "run/evaluation/test/report.html").read_text()
+    assert "average precision lost, points" in page
+    assert drawn == [("average_precision", "average precision")], "the chart of the inputs"
 
 
 def test_annotators_answers_and_weights_are_trained_and_scored(table, tmp_path, capsys):
