@@ -29,6 +29,7 @@ from app.reporting.write import evaluate_to, find_rows
 from app.run_paths import find_data
 from app.settings import Settings
 from app.settings_parser import load_settings
+from app.training.linear_comparison import compare_run_linear
 from app.training.provenance import changed_rows
 from data import (
     TEXT_SLICES,
@@ -78,10 +79,13 @@ def score(options: Score) -> dict:
         check_free(folder, rows, is_own=not options.data.test)
     ready_folder(folder)
     accelerator = Accelerator(mixed_precision=precision)
+    linear, wanted = None, run.train.baselines if options.baselines is None else options.baselines
+    if wanted and options.split != "train" and run.data.train and isinstance(model, ImageTextClassifier):
+        linear = compare_run_linear(Path(options.model), run, rows, model, processor, accelerator)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     role: Role = "test" if options.data.test else options.split
     sizes = (options.batch_size, options.pictures, options.deletion)
-    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role)
+    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role, linear)
     del model
     accelerator.free_memory()  # the last reference to the process group, whose threads end before the interpreter
     accelerator.end_training()

@@ -51,8 +51,13 @@ class TrainSettings:
 
     epochs: PositiveInt = 20
     """Passes over the training rows. With the schedules constant and step, a finished run resumes with more epochs."""
+    steps: NonNegativeInt = 0
+    """Optimizer steps, in place of epochs: rounded up to whole epochs; 0 counts epochs."""
     batch_size: PositiveInt = 32
     """Images per batch and process, each with all its texts."""
+    batch_rows: NonNegativeInt = 64
+    """Rows per batch and process on average: images with several texts each come in smaller batches. 0 does not limit
+    them, and a stream is never limited."""
     gradient_accumulation_steps: PositiveInt = 1
     """Batches whose gradients are accumulated for one optimizer step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -112,6 +117,8 @@ class TrainSettings:
     """Random seed of weights, order, dropout and validation split."""
     pictures: NonNegativeInt = 8
     """Number of held-out examples in where_it_looked.png."""
+    baselines: bool = True
+    """Compare the result with linear classifiers of the training rows, on words, image features and both."""
     checkpoint_steps: NonNegativeInt = 200
     """Steps between two checkpoints, from which an interrupted run resumes. One more is written after each epoch; 0
     writes only these."""
@@ -155,12 +162,14 @@ INCIDENTAL = {
     "data.num_workers",
     "train.trackers",
     "train.pictures",
+    "train.baselines",
     "train.checkpoint_steps",
     "train.keep_checkpoints",
 }
 """Settings that do not change the result of a run."""
 LATER = {
     "train.epochs",
+    "train.steps",
     "train.warmup",
     "train.gate_warmup",
     "train.early_stopping",

@@ -166,6 +166,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def load_settings(path: Path) -> Settings:
-    """Read settings that `save_settings` wrote."""
-    parser = settings_parser()
-    return to_settings(parser, parser.parse_path(path))
+    """Read settings that `save_settings` wrote; settings that an earlier version did not have are as it trained."""
+    parser, values = settings_parser(), yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values.setdefault("train", {}).setdefault("batch_rows", 0)
+    return to_settings(parser, parser.parse_object(values))

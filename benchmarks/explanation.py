@@ -186,8 +186,8 @@ BY_DELETION: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def compare_by_deletion(predictor: Predictor, rows: Rows, number: int) -> str:
-    """Table of the deletion and insertion curves of all methods on held-out rows, against a random order.
+def compare_by_deletion(predictor: Predictor, rows: Rows, number: int, names: list[str]) -> str:
+    """Table of the deletion and insertion curves of methods on held-out rows, against a random order.
 
     Answers are those that the model gives. Areas are in points of probability, with intervals over images.
     """
@@ -199,8 +199,8 @@ def compare_by_deletion(predictor: Predictor, rows: Rows, number: int) -> str:
         "| method | deletion beyond random | insertion beyond random | seconds |",
         "| --- | --- | --- | --- |",
     ]
-    for name, method in BY_DELETION.items():
-        areas, seconds = [], []
+    for name in names:
+        method, areas, seconds = BY_DELETION[name], [], []
         for i in tqdm(chosen, desc=name, leave=False):
             inputs = dict(predictor.processor([rows.decoded_image(i)], [rows.texts[i]] if rows.texts[i] else None))
             pair = inputs | pair_indices(True, bool(rows.texts[i]), torch.device("cpu"))
@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--number", type=int, default=150, help="pictures or rows")
+    parser.add_argument("--methods", nargs="+", choices=BY_DELETION, default=list(BY_DELETION), help="of deletion")
     args = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     if args.part == "cost":
@@ -319,7 +320,7 @@ def main() -> None:
         return
     if args.part == "deletion":
         rows, _ = held_out_rows(Score(str(args.run)), run_settings(str(args.run)), predictor.model.config)
-        print(compare_by_deletion(predictor, rows, args.number))
+        print(compare_by_deletion(predictor, rows, args.number, args.methods))
         return
     cases = list(shapes_cases(args.number) if args.part == "shapes" else easy_vqa_cases(args.data, args.number))
     print(compare_methods(predictor, cases) + "\n")

@@ -6,15 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ViTImageProcessor
 
 from data.errors import UserError
 from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, fetch_backbone, is_backbone_type
-from models.classifier import ImageTextClassifier
+from models.classifier import ImageTextClassifier, build_image_encoder
 from models.configuration import ImageTextConfig
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
 from models.image_weights import imagenet_state, load_image_weights
-from models.processor import ImageTextProcessor, build_processor
+from models.levels import ImageEncoder
+from models.processor import ImageTextProcessor, build_image_processor, build_processor
 from models.settings import Architecture, ModelSettings
 from models.text_encoder import (
     fetch_text_encoder,
@@ -43,34 +44,60 @@ def build_model(
         UserError: settings that contradict each other, an encoder or weights that cannot be loaded, or a custom encoder
             that breaks its contract.
     """
-    is_vgg = settings.image_encoder == VGG16
-    if not is_vgg and settings.image_weights not in ("none", "imagenet"):
+    if settings.image_encoder != VGG16 and settings.image_weights not in ("none", "imagenet"):
         raise UserError(
             "--model.image_weights applies to VGG16 only. Other image encoders are loaded with their weights: "
             "--model.image_encoder HUB_ID_OR_FOLDER."
         )
     tokenizer, text = build_text(settings, texts)
-    image = () if is_vgg else (settings.image_encoder, settings.image_revision)
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    encoders = text | {"image_config": backbone_config(*image) if image else None}
+    encoders = text | {"image_config": image_config(settings)}
     architecture = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
     config = ImageTextConfig(**encoders, **architecture, **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     assert model.text_encoder is not None
     if text_is_pretrained(settings):
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
-    statistics = {}
-    if isinstance(model.image_encoder, BackboneEncoder):
-        statistics = backbone_statistics(*image)
-        if image_is_pretrained(settings):
-            model.image_encoder.load_pretrained(*image)
-    else:
-        load_image_weights(model.image_encoder, settings.image_weights, settings.batch_norm)
+    statistics = load_image_encoder(model.image_encoder, settings)
     max_length = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
     return model, build_processor(tokenizer, settings.image_size, max_length, **statistics)
+
+
+def image_config(settings: ModelSettings) -> dict[str, Any] | None:
+    """The configuration of a backbone; ``None`` for VGG16."""
+    if settings.image_encoder == VGG16:
+        return None
+    return backbone_config(settings.image_encoder, settings.image_revision)
+
+
+def load_image_encoder(encoder: ImageEncoder, settings: ModelSettings) -> dict[str, Any]:
+    """Load the initial weights of an image encoder.
+
+    Returns:
+        the statistics of its preprocessing, if they are not those of `build_image_processor`.
+    """
+    if not isinstance(encoder, BackboneEncoder):
+        load_image_weights(encoder, settings.image_weights, settings.batch_norm)
+        return {}
+    source = settings.image_encoder, settings.image_revision
+    if image_is_pretrained(settings):
+        encoder.load_pretrained(*source)
+    return backbone_statistics(*source)
+
+
+def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, ViTImageProcessor]:
+    """The image encoder with its initial weights, as `build_model` has it, and its preprocessing.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    architecture = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
+    config: dict[str, Any] = architecture | {"image_config": image_config(settings)}
+    encoder = build_image_encoder(ImageTextConfig(**config))
+    return encoder, build_image_processor(settings.image_size, **load_image_encoder(encoder, settings))
 
 
 def fetch_pretrained(settings: ModelSettings) -> None:

@@ -10,7 +10,7 @@ from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.decisions import to_probabilities
-from models.levels import LevelFusions
+from models.levels import ImageEncoder, LevelFusions
 from models.output import ImageTextOutput
 from models.pair_indices import drop_modality, mark_empty_texts, missing_to_last, resolve_indices
 from models.position_classifier import PositionClassifier
@@ -220,7 +220,7 @@ def real_tokens(texts: Tensor | None, attention_mask: Tensor | None) -> Tensor |
     return torch.ones(len(texts), length.numel(), dtype=torch.bool, device=texts.device)
 
 
-def build_image_encoder(config: ImageTextConfig) -> VGG16Encoder | BackboneEncoder:
+def build_image_encoder(config: ImageTextConfig) -> ImageEncoder:
     """VGG16, or the backbone that ``image_config`` describes.
 
     Raises:

@@ -13,6 +13,8 @@ from models.fusion import build_fusion, check_fusion
 from models.gate import GatedFusion, gated_work
 from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
 
+ImageEncoder = VGG16Encoder | BackboneEncoder
+
 
 class LevelFusions(nn.ModuleDict):
     """The fusions of a classifier by level, and the pass through them and the blocks that follow each.
@@ -34,7 +36,7 @@ class LevelFusions(nn.ModuleDict):
         UserError: levels, heads or kinds of attention that do not go together.
     """
 
-    def __init__(self, config: ImageTextConfig, image_encoder: VGG16Encoder | BackboneEncoder):
+    def __init__(self, config: ImageTextConfig, image_encoder: ImageEncoder):
         check_fusion(config.fusion, config.attention, config.gated)
         levels = check_levels(config.levels)
         super().__init__({str(level): build_level(config, image_encoder, level) for level in levels})
@@ -48,7 +50,7 @@ class LevelFusions(nn.ModuleDict):
         contexts: Tensor,
         image_index: Tensor,
         text_index: Tensor,
-        image_encoder: VGG16Encoder | BackboneEncoder,
+        image_encoder: ImageEncoder,
         output_attentions: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, Tensor | None, Tensor | None]:
         rows: Tensor | None = image_index  # the map of each pair; None once pair b has map b
@@ -70,9 +72,7 @@ class LevelFusions(nn.ModuleDict):
         all_gates = torch.stack(gates, dim=1)
         return maps, tuple(attentions) or None, all_gates, gated_work(all_gates, *self.costs)
 
-    def count_costs(
-        self, image_encoder: VGG16Encoder | BackboneEncoder, image_size: int
-    ) -> tuple[list[float], list[int]]:
+    def count_costs(self, image_encoder: ImageEncoder, image_size: int) -> tuple[list[float], list[int]]:
         """Multiplications of each level's fusion per pair, and of the blocks up to the next level per map.
 
         A fusion's are estimated as its weights times the mean of the numbers of positions and of slots.
@@ -86,7 +86,7 @@ class LevelFusions(nn.ModuleDict):
         return fusions, blocks
 
 
-def build_level(config: ImageTextConfig, image_encoder: VGG16Encoder | BackboneEncoder, level: int) -> nn.Module:
+def build_level(config: ImageTextConfig, image_encoder: ImageEncoder, level: int) -> nn.Module:
     """The fusion after one block of the image encoder, behind a gate if the model is gated."""
     dim, positions = image_encoder.width(level), 0
     if config.fusion == "self" and config.attention == "low_rank":

@@ -193,7 +193,12 @@ def build_processor(
         image_mean, image_std: mean and standard deviation per channel, for pixels in [0, 1].
     """
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length)
-    image_processor = ViTImageProcessor(
-        size={"height": image_size, "width": image_size}, image_mean=list(image_mean), image_std=list(image_std)
-    )
-    return ImageTextProcessor(image_processor, tokenizer)
+    return ImageTextProcessor(build_image_processor(image_size, image_mean, image_std), tokenizer)
+
+
+def build_image_processor(
+    image_size: int, image_mean: Sequence[float] = IMAGENET_MEAN, image_std: Sequence[float] = IMAGENET_STD
+) -> ViTImageProcessor:
+    """Build the part that resizes and normalizes images; for the arguments see `build_processor`."""
+    size = {"height": image_size, "width": image_size}
+    return ViTImageProcessor(size=size, image_mean=list(image_mean), image_std=list(image_std))

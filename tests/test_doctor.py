@@ -80,7 +80,7 @@ def test_every_fault_is_found_and_named(sick, capsys):
         "pairs of an image and a text have several labels: rows 5, 20: no / yes",
         "perhaps",
         "always “",
-        "the text alone (bag of words, logistic regression)",
+        "logistic regression on the words",
         "steps of training take",
         "warnings. Train with: python train.py --data.train",
     ):

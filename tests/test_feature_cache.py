@@ -102,8 +102,8 @@ def prepared(folder):
 def store_of(tmp_path, model, processor, shapes_folder, **accelerator) -> FeatureStore:
     given = DataSettings()
     rows, _ = verify_images(load_rows(str(shapes_folder / "train.csv"), "train", given), given)
-    cache = FeatureCache(tmp_path, model, processor, Accelerator(cpu=True, **accelerator), batch_size=8)
-    return cache.images([rows], InputCollate(processor), 5)
+    cache = FeatureCache(tmp_path, processor, Accelerator(cpu=True, **accelerator), batch_size=8)
+    return cache.images(model.image_encoder, [rows], InputCollate(processor), 5)
 
 
 def test_other_weights_or_preprocessing_are_another_store(tmp_path, model, processor, shapes_folder):

@@ -6,10 +6,14 @@ import pytest
 import torch
 from labelled_tables import read, shapes_table, write
 
-from app.evaluation.baselines import text_baseline
+from app.evaluation.baselines import LINEAR_TEXT, linear_baselines
+from app.settings import Settings
 from app.studies.doctor import check_baselines
 from app.training.loss import RowLoss
 from data import DataSettings, LabelFormat, load_rows, prepare_data
+from models.settings import ModelSettings
+
+SCRATCH = ModelSettings(text_encoder="scratch", image_weights="none", image_size=32)
 
 
 @pytest.fixture
@@ -63,13 +67,14 @@ def test_rows_of_weight_0_are_left_out_and_named(table, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("label_type", ["single", "multi"])
-def test_the_text_baseline_uses_row_weights(table, tmp_path, label_type):
+def test_linear_classifiers_use_row_weights(table, tmp_path, label_type):
     """A text has two labels, and the rarer one has more weight."""
     table = table[:50].assign(question="what?", trust=[10.0 if row < 20 else 1.0 for row in range(50)])
     source = write(table, ["b" if row < 20 else "a" for row in range(50)], tmp_path / "t.jsonl")
     form = DataSettings(train=source, label_type=label_type, text="question", weight="trust")
     rows = load_rows(source, "train", form)
-    found = text_baseline(rows, rows, {"a": 0, "b": 1}, LabelFormat.of(form))
+    splits = (rows, rows, rows)
+    found = linear_baselines(splits, None, {"a": 0, "b": 1}, LabelFormat.of(form), "accuracy")[LINEAR_TEXT]
     assert found[0, 1] > 0.7 > found[0, 0]
 
 
@@ -91,5 +96,5 @@ def test_the_doctor_and_the_label_coverage_use_row_weights(table, tmp_path):
     settings = DataSettings(train=train_rows, validation=held_out, weight="trust", image_root="/")
     data = prepare_data(settings, 0)
     assert any("validation: 80.0% of the rows have a known label" in told for told in data.notes)
-    (_, told), *_ = check_baselines(data, LabelFormat())
+    (_, told), *_ = check_baselines(Settings(settings, SCRATCH), data, LabelFormat())
     assert re.search("validation: always “c” .* 60.0%.* highest possible accuracy is 80.0%", told)

@@ -1,16 +1,49 @@
-"""Baselines that a model should beat: a constant answer, and the words of the text alone."""
+"""Baselines that a model should beat: a constant answer, and linear classifiers of the text, the image and both."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array, hstack, issparse
 from sklearn import config_context
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from app.evaluation.metrics import METRICS
 from app.evaluation.targets import Targets
 from data import LabelFormat, Rows
+
+LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, image", "linear, both")
+"""Names of the linear classifiers by what they are given."""
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+"""Inverse regularization strengths of logistic regression; the validation rows choose one."""
+MANY_CLASSES = 100
+"""Number of classes from which the words are reduced to `WORD_COMPONENTS` numbers beside image features."""
+WORD_COMPONENTS = 300
+MAX_PRODUCTS = 5_000_000_000
+"""Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
+Matrices = list
+"""Features of the training, the validation and the held-out rows, dense or sparse."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Answers of linear classifiers.
+
+    Attributes:
+        probabilities: one of `LINEAR` → ``(n, C)``.
+        images: what the classifiers see of an image, in words.
+    """
+
+    probabilities: dict[str, np.ndarray]
+    images: str
 
 
 def constant_baseline(answer: Sequence[int], rows: int, classes: int) -> np.ndarray:
@@ -20,25 +53,111 @@ def constant_baseline(answer: Sequence[int], rows: int, classes: int) -> np.ndar
     return probabilities
 
 
-@config_context(enable_metadata_routing=True)
-def text_baseline(train: Rows, held_out: Rows, label2id: dict[str, int], form: LabelFormat) -> np.ndarray:
-    """Probabilities ``(n, C)`` by logistic regression on TF-IDF of words and pairs of words.
+def linear_baselines(
+    splits: tuple[Rows, Rows, Rows],
+    image_features: Callable[[Rows], np.ndarray] | None,
+    label2id: dict[str, int],
+    form: LabelFormat,
+    metric: str,
+) -> dict[str, np.ndarray]:
+    """Probabilities ``(n, C)`` of the last rows by logistic regression on text, on images, and on both.
 
-    The training rows are weighted by their weights.
+    A text is its words and pairs of words, weighted by TF-IDF. Regularization is chosen by the second rows. Training
+    rows count by their weights.
+
+    Args:
+        splits: rows to learn from, to choose by, and to answer.
+        image_features: gives features ``(n, D)`` of rows, zero without an image; ``None`` if no image is used.
+        metric: name of the figure that the validation rows choose by, one of `app.evaluation.metrics.METRICS`.
+
+    Returns:
+        the name of a baseline, one of `LINEAR` → probabilities; without those whose input no training row has.
     """
-    classes = Targets.of(train.labels, label2id, form).classes()
-    classifier = LogisticRegression(C=10, max_iter=300).set_fit_request(sample_weight=True)
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True),
-        OneVsRestClassifier(classifier) if form.type == "multi" else classifier,
-    )
-    train_texts, texts = ([text or "" for text in rows.texts] for rows in (train, held_out))
-    if form.type == "multi":
-        return model.fit(train_texts, classes[:, :-1], sample_weight=train.weights).predict_proba(texts)
-    probabilities = np.zeros((len(held_out), len(label2id)))
-    if len(present := np.unique(classes)) == 1:  # a classifier needs two classes
-        probabilities[:, present] = 1
-        return probabilities
-    model.fit(train_texts, classes, sample_weight=train.weights)
-    probabilities[:, model.classes_] = model.predict_proba(texts)
+    targets = [Targets.of(rows.labels, label2id, form, rows.weights) for rows in splits]
+    inputs: dict[str, Matrices] = {}
+    if any(splits[0].texts.present()):
+        inputs[LINEAR_TEXT] = word_features(splits)
+    if image_features is not None and any(key is not None for key in splits[0].image_keys):
+        inputs[LINEAR_IMAGE] = scale([image_features(rows) for rows in splits])
+    if len(inputs) == 2:
+        inputs[LINEAR_BOTH] = join(inputs[LINEAR_TEXT], inputs[LINEAR_IMAGE], len(label2id))
+    classes = len(label2id)
+    return {name: best_probabilities(features, targets, classes, metric) for name, features in inputs.items()}
+
+
+def word_features(splits: Sequence[Rows]) -> Matrices:
+    """Sparse TF-IDF features of words and pairs of words, fitted on the first rows."""
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
+    texts = [[text or "" for text in rows.texts] for rows in splits]
+    return [vectorizer.fit_transform(texts[0]), *(vectorizer.transform(held_out) for held_out in texts[1:])]
+
+
+def scale(features: Sequence[np.ndarray]) -> Matrices:
+    """Standardized features of about unit length, as TF-IDF has it, so that one strength serves both."""
+    scaler = StandardScaler().fit(features[0])
+    return [scaler.transform(part) / np.sqrt(part.shape[1]) for part in features]
+
+
+def join(words: Matrices, images: Matrices, classes: int) -> Matrices:
+    """Features of words and images side by side."""
+    if classes < MANY_CLASSES:
+        return [hstack([w, csr_array(i)]).tocsr() for w, i in zip(words, images, strict=True)]
+    components = min(WORD_COMPONENTS, min(words[0].shape) - 1)
+    if components >= 1:
+        reduction = TruncatedSVD(components, random_state=0).fit(words[0])
+        words = [reduction.transform(part) for part in words]
+    else:
+        words = [part.toarray() for part in words]
+    return [np.hstack(parts) for parts in zip(words, images, strict=True)]
+
+
+@config_context(enable_metadata_routing=True)
+def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: int, metric: str) -> np.ndarray:
+    """Probabilities of the last rows, with the regularization that is best on the validation rows."""
+    train, validation, held_out = features
+    y, weights = targets[0].classes(), targets[0].weights
+    chosen = affordable_rows(train, classes)
+    if y.ndim == 1:
+        chosen = chosen[y[chosen] >= 0]  # no known label
+    train, y, weights = train[chosen], y[chosen], None if weights is None else weights[chosen]
+    is_multi = targets[0].label_type == "multi"
+    if not is_multi and len(present := np.unique(y)) == 1:  # a classifier needs two classes
+        return constant_baseline(present.tolist(), held_out.shape[0], classes)
+
+    best, found = -np.inf, np.empty(0)
+    for strength in STRENGTHS:
+        classifier = LogisticRegression(C=strength).set_fit_request(sample_weight=True)
+        model = OneVsRestClassifier(classifier) if is_multi else classifier
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are enough to compare
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            model.fit(train, y[:, :-1] if is_multi else y, sample_weight=weights)
+        by_validation = all_classes(model, validation, classes)
+        figure = figure_of(by_validation, targets[1], metric)
+        if figure > best or not found.size:
+            best, found = figure, all_classes(model, held_out, classes)
+    return found
+
+
+def affordable_rows(features, classes: int) -> np.ndarray:
+    """Numbers of all rows, or of a random part if a pass over them has more than `MAX_PRODUCTS`."""
+    rows, columns = features.shape
+    if issparse(features):
+        columns = features.nnz / rows
+    limit = int(MAX_PRODUCTS / max(1.0, classes * columns))
+    if rows <= limit:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, max(1, limit), replace=False))
+
+
+def all_classes(model: LogisticRegression | OneVsRestClassifier, features, classes: int) -> np.ndarray:
+    """Probabilities ``(n, C)`` for all classes, 0 for those that the model does not know."""
+    probabilities = np.zeros((features.shape[0], classes), dtype=np.float32)
+    probabilities[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(features)
     return probabilities
+
+
+def figure_of(probabilities: np.ndarray, targets: Targets, metric: str) -> float:
+    """A metric of rows; the accuracy is that of the label type, and also taken if the rows do not define the metric."""
+    value = np.nan if metric == "accuracy" else METRICS[metric](targets.classes(), probabilities, targets.weights)
+    return float(targets.mean(targets.correctness(probabilities)) if np.isnan(value) else value)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.evaluation.baselines import constant_baseline
+from app.evaluation.baselines import Linear, constant_baseline
 from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
-from app.evaluation.figures import Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
+from app.evaluation.figures import Advantage, Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
 from app.evaluation.input_coverage import input_coverage
 from app.evaluation.metric_draws import Draws
 from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
@@ -33,20 +33,22 @@ def evaluate(
     config: ImageTextConfig,
     settings: DataSettings,
     role: Role = "test",
+    linear: Linear | None = None,
 ) -> Evaluation:
-    """Figures with 95 % intervals by what the model was given, for the majority baseline, and by slices of the rows.
+    """Figures with 95 % intervals by what the model was given, for the baselines, and by slices of the rows.
 
     Args:
         predictions: for `MODALITIES`.
         settings: ``slice_by``, ``group`` and ``weight`` name columns of the rows.
         role: use of the rows in training.
+        linear: answers of linear classifiers to compare with.
     """
     targets, form = predictions.targets, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
     probabilities = predictions.probabilities[BOTH]
     majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
-    systems = predictions.probabilities | {MAJORITY: majority}
+    systems = predictions.probabilities | (linear.probabilities if linear else {}) | {MAJORITY: majority}
     metric = judging_metric(config)
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
     return Evaluation(
@@ -66,6 +68,7 @@ def evaluate(
             for system, p in systems.items()
         },
         inputs=input_use(predictions, resampler, metric),
+        advantage=None if linear is None else advantage(predictions, linear, resampler, metric),
         classes={config.id2label[c]: figures for c, figures in enumerate(table) if figures.rows},
         confusion=confusion_matrix(probabilities, targets, list(config.id2label.values())),
         slices={
@@ -132,36 +135,46 @@ def input_use(predictions: Predictions, resampler: Resampler, metric: str = "acc
 
     If the rows do not define the metric, it is the accuracy.
     """
-    if metric != "accuracy" and np.isnan(metric_of(predictions, BOTH, metric)):
-        metric = "accuracy"
-    others = [modality for modality in MODALITIES[1:] if modality in predictions.probabilities]
-    if metric == "accuracy":
-        correctness, weights = predictions.correctness(), predictions.targets.weights
-        lost = {
-            other: mean_interval(correctness - predictions.correctness(other), resampler, least=-1, weights=weights)
-            for other in others
-        }
-    else:
-        lost = lost_metric(predictions, resampler, metric, others)
+    metric = defined_or_accuracy(predictions, metric)
+    others = {name: found for name, found in predictions.probabilities.items() if name in MODALITIES[1:]}
+    lost = differences(predictions, others, resampler, metric)
     return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric)
 
 
-def lost_metric(predictions: Predictions, resampler: Resampler, metric: str, others: Sequence[str]) -> Scores:
-    """Difference of a metric between both inputs and others, with an interval over paired bootstrap draws."""
-    targets = predictions.targets
+def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, metric: str) -> Advantage:
+    """What a metric gains over linear classifiers on the same rows; if these do not define it, the accuracy."""
+    metric = defined_or_accuracy(predictions, metric)
+    return Advantage(differences(predictions, linear.probabilities, resampler, metric), linear.images, metric)
+
+
+def defined_or_accuracy(predictions: Predictions, metric: str) -> str:
+    """The metric if the rows define it, otherwise the accuracy."""
+    is_defined = metric == "accuracy" or not np.isnan(metric_of(predictions.probabilities[BOTH], predictions, metric))
+    return metric if is_defined else "accuracy"
+
+
+def differences(predictions: Predictions, others: dict[str, np.ndarray], resampler: Resampler, metric: str) -> Scores:
+    """A metric of the model with both inputs minus that of others, with intervals over paired bootstrap draws.
+
+    Args:
+        others: name → probabilities ``(n, C)`` for the same rows.
+    """
+    targets, whole = predictions.targets, predictions.probabilities[BOTH]
+    if metric == "accuracy":
+        correct = {name: targets.correctness(p) for name, p in others.items()}
+        gains = {name: targets.correctness(whole) - found for name, found in correct.items()}
+        return {name: mean_interval(g, resampler, least=-1, weights=targets.weights) for name, g in gains.items()}
     draws = {
-        modality: Draws(predictions.probabilities[modality], targets.classes(), resampler, targets.weights)
-        for modality in (BOTH, *others)
+        name: Draws(p, targets.classes(), resampler, targets.weights) for name, p in (others | {BOTH: whole}).items()
     }
-    drawn = {modality: found.metric(metric) for modality, found in draws.items()}
-    values = {modality: metric_of(predictions, modality, metric) for modality in draws}
-    groups = num_effective_groups(draws[BOTH], resampler)
+    drawn = {name: found.metric(metric) for name, found in draws.items()}
+    value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[BOTH], resampler)
     return {
-        other: bootstrap_interval(values[BOTH] - values[other], drawn[BOTH] - drawn[other], groups, least=-1)
-        for other in others
+        name: bootstrap_interval(value - metric_of(p, predictions, metric), drawn[BOTH] - drawn[name], groups, least=-1)
+        for name, p in others.items()
     }
 
 
-def metric_of(predictions: Predictions, modality: str, metric: str) -> float:
+def metric_of(probabilities: np.ndarray, predictions: Predictions, metric: str) -> float:
     targets = predictions.targets
-    return float(METRICS[metric](targets.classes(), predictions.probabilities[modality], targets.weights))
+    return float(METRICS[metric](targets.classes(), probabilities, targets.weights))

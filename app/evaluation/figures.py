@@ -85,6 +85,21 @@ class InputUse:
 
 
 @dataclass
+class Advantage:
+    """What the model gains over linear classifiers of the same training rows.
+
+    Attributes:
+        gained: name of a linear classifier → metric of the model minus its metric, on the same rows.
+        images: what the linear classifiers see of an image, in words.
+        metric: as in `InputUse`.
+    """
+
+    gained: Scores
+    images: str
+    metric: str = "accuracy"
+
+
+@dataclass
 class ReliabilityBin:
     """Answers of similar confidence.
 
@@ -217,12 +232,13 @@ class Evaluation:
         label_type: see `data.LabelFormat`.
         ceiling: accuracy of the best possible answers; below 1 if labels are unknown or annotators disagree.
         unknown_labels: label that the model does not have → number of rows.
-        scores: what the model was given, or "majority answer" → metrics.
+        scores: what the model was given, a linear classifier, or "majority answer" → metrics.
         classes: label → figures.
         confusion: ``None`` for several labels a row.
         slices: column → value → figures.
         saw: how much of the rows reaches the model.
         deletion: ``None`` without a check of the maps.
+        advantage: ``None`` if no linear classifiers were fitted.
     """
 
     source: str
@@ -242,6 +258,7 @@ class Evaluation:
     calibration: Calibration
     saw: InputCoverage
     deletion: Deletion | None = None
+    advantage: Advantage | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures in the layout of ``metrics.json``, with Python's own types alone."""
@@ -251,6 +268,7 @@ class Evaluation:
         for column in content["slices"].values():
             for value, found in column.items():
                 column[value] = {"rows": found["rows"], **found["scores"]}
-        if self.deletion is None:
-            del content["deletion"]
+        for name in ("deletion", "advantage"):
+            if content[name] is None:
+                del content[name]
         return content

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
 from app.evaluation.compare import Comparison
 from app.evaluation.figures import Calibration, Evaluation, Interval
 from app.evaluation.predict import IMAGE_ONLY, IMAGES_SHUFFLED, TEXT_ONLY, TEXTS_SHUFFLED
@@ -14,6 +15,11 @@ ROLE_WARNINGS = {
 """Role of the rows → what it means for their figures, for rows that are not held out."""
 BRIEF = ("accuracy", "macro_f1")
 """Metrics of every table."""
+WHAT_TO_TRY = (
+    "Try fewer trained weights (--recipe probe), more steps (--train.steps), or more rows; if nothing helps, the "
+    "linear classifier is the better choice."
+)
+"""Advice if a model is not better than a linear classifier."""
 WIDTH = 110
 """Characters of a line."""
 
@@ -37,7 +43,8 @@ def score_table(figures: Evaluation, source: str) -> str:
             f"  {value:20}{format_interval(part.scores['accuracy'])}{part.rows:>9,} rows"
             for value, part in slices.items()
         ]
-    for sentences in (input_use_text(figures), calibration_text(figures.calibration), trust_text(figures)):
+    texts = input_use_text(figures), advantage_text(figures), calibration_text(figures.calibration), trust_text(figures)
+    for sentences in texts:
         if sentences:
             lines += ["", *textwrap.wrap(sentences, WIDTH)]
     return "\n".join([*lines, *row_notes(figures)])
@@ -90,6 +97,28 @@ def input_use_text(figures: Evaluation) -> str:
                 "missing or equal."
             )
     return " ".join(sentences)
+
+
+def advantage_text(figures: Evaluation) -> str:
+    """Whether the model is better than the best linear classifier, in sentences; empty without one."""
+    found = figures.advantage
+    if found is None or not found.gained:
+        return ""
+    best = min(found.gained, key=lambda name: found.gained[name].value)
+    gain, score = found.gained[best], figures.scores[best][found.metric].value
+    sees = {
+        LINEAR_TEXT: "the words of the text",
+        LINEAR_IMAGE: f"the image ({found.images})",
+        LINEAR_BOTH: f"the words and the image ({found.images})",
+    }
+    linear = f"logistic regression on {sees[best]}"
+    metric = metric_name(found.metric, figures.label_type)
+    figure = f"its {metric} is {score:.1%}, the model's differs by {points_with_interval(gain)}"
+    if gain.low > 0:
+        return f"The model is better than the best linear classifier, {linear}: {figure}."
+    if gain.high < 0:
+        return f"The model is worse than {linear}: {figure}. {WHAT_TO_TRY}"
+    return f"These rows do not show that the model is better than {linear}: {figure}. {WHAT_TO_TRY}"
 
 
 def trust_text(figures: Evaluation) -> str:

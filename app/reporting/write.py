@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
+from app.evaluation.baselines import Linear
 from app.evaluation.deletion import deletion_figures, num_checked
 from app.evaluation.evaluate import evaluate, groups_of
 from app.evaluation.figures import Deletion, Evaluation, Role
@@ -38,6 +39,7 @@ def evaluate_to(
     num_deletion: int | None = None,
     chosen: Sequence[int] = (),
     role: Role = "test",
+    linear: Linear | None = None,
 ) -> Evaluation | None:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
@@ -51,6 +53,7 @@ def evaluate_to(
             `app.evaluation.deletion.num_checked`; 0 leaves it out.
         chosen: indices of rows that the pictures show (see `find_rows`).
         role: use of the rows in training.
+        linear: answers of linear classifiers to the same rows.
 
     Returns:
         the figures; ``None`` on processes other than the main one.
@@ -63,7 +66,7 @@ def evaluate_to(
     predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
     if not accelerator.is_main_process:
         return None
-    figures = evaluate(predictions, rows, processor, config, settings, role)
+    figures = evaluate(predictions, rows, processor, config, settings, role, linear)
     groups, _ = groups_of(rows, settings.group)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)

@@ -13,13 +13,15 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from app.evaluation.baselines import constant_baseline, text_baseline
+from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, constant_baseline
 from app.evaluation.targets import Targets
 from app.precision import choose_precision
 from app.settings import Settings
 from app.studies.data_checks import Finding, check_images, check_labels, check_leaks, check_rows, check_texts
 from app.training.checkpoint import Progress
+from app.training.linear_comparison import compare_linear
 from app.training.run_summary import describe_training
+from app.training.schedule import num_epochs
 from app.training.start_from import adopt_architecture
 from app.training.step import train_epoch
 from app.training.trainer import Training, build, learning_rate_scales
@@ -58,35 +60,41 @@ def examine(settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
         "texts": partial(check_texts, data),
         "labels": partial(check_labels, data, form),
         "leaks": partial(check_leaks, data, settings.data.group),
-        "without the image": partial(check_baselines, data, form),
+        "baselines": partial(check_baselines, settings, data, form),
         "training": partial(check_training, settings, data),
     }
     for heading, check in checks.items():
         yield heading, check()
 
 
-def check_baselines(data: PreparedData, form: LabelFormat) -> list[Finding]:
-    """Accuracy of the most frequent answer and of the text alone on held-out rows, and the highest possible one."""
+def check_baselines(settings: Settings, data: PreparedData, form: LabelFormat) -> list[Finding]:
+    """Accuracy of the most frequent answer and of linear classifiers on held-out rows, and the highest possible one."""
     train, label2id = data.splits["train"], {name: number for number, name in enumerate(data.label_names)}
+    split = "test" if "test" in data.splits else "validation"
+    rows = data.splits[split]
+    targets = Targets.of(rows.labels, label2id, form, rows.weights)
     majority = form.majority(train.labels, data.label_names, train.weights)
+    answer = constant_baseline([label2id[label] for label in majority], len(rows), len(label2id))
     name = " and ".join(f"“{excerpt(label)}”" for label in majority) or "no label"
-    found = []
-    for split in ("validation", "test"):
-        if split not in data.splits:
-            continue
-        rows = data.splits[split]
-        targets = Targets.of(rows.labels, label2id, form, rows.weights)
-        answer = constant_baseline([label2id[label] for label in majority], len(rows), len(label2id))
-        text = "no row of train has a text"
-        if any(train.texts.present()):
-            accuracy = targets.mean(targets.correctness(text_baseline(train, rows, label2id, form)))
-            text = f"the text alone (bag of words, logistic regression) {accuracy:.1%}"
-        message = (
-            f"{split}: always {name} has an accuracy of {targets.mean(targets.correctness(answer)):.1%}, {text}; the "
-            f"highest possible accuracy is {targets.mean(targets.best_correctness()):.1%}"
-        )
-        found.append(Finding("note", message))
-    return found
+    parts = [f"always {name} has an accuracy of {accuracy_of(answer, targets)}"]
+    try:
+        fetch_pretrained(settings.model)
+        accelerator = Accelerator(mixed_precision=choose_precision(settings.train.mixed_precision))
+        linear = compare_linear(settings, data.splits, rows, *build(settings, data), accelerator)
+    except UserError:  # the training check reports it
+        linear = None
+    if linear is not None:
+        given = {LINEAR_TEXT: "the words", LINEAR_IMAGE: f"the image ({linear.images})", LINEAR_BOTH: "both"}
+        found = [f"{given[name]} {accuracy_of(p, targets)}" for name, p in linear.probabilities.items()]
+        parts.append(f"logistic regression on {', on '.join(found)}")
+    if not any(train.texts.present()):
+        parts.append("no row of train has a text")
+    parts.append(f"the highest possible accuracy is {targets.mean(targets.best_correctness()):.1%}")
+    return [Finding("note", f"{split}: {'; '.join(parts)}")]
+
+
+def accuracy_of(probabilities: np.ndarray, targets: Targets) -> str:
+    return f"{targets.mean(targets.correctness(probabilities)):.1%}"
 
 
 def check_training(settings: Settings, data: PreparedData) -> list[Finding]:
@@ -110,7 +118,7 @@ def check_training(settings: Settings, data: PreparedData) -> list[Finding]:
     steps = train_epoch(training, accelerator, options, Progress())
     for _ in tqdm(islice(steps, TIMED_STEPS), "timing steps", TIMED_STEPS, unit="step", leave=False):
         ends.append(time.perf_counter())
-    number = training.steps_per_epoch * settings.train.epochs
+    number = training.steps_per_epoch * num_epochs(settings.train, training.steps_per_epoch)
     minutes = float(np.median(np.diff(ends)[-TIMED_STEPS // 2 :])) * number / 60
     duration = f"about {minutes:.0f} minutes" if minutes >= 1 else "less than a minute"
     return [*found, Finding("note", f"{number:,} steps of training take {duration} on this machine, {not_counted}")]

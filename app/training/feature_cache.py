@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from transformers.utils import PushToHubMixin
 
 from data import FeatureStore, ImageBatchSampler, InputCollate, Rows, make_loader, text_key
 from data.errors import UserError
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextProcessor
+from models.levels import ImageEncoder
+from models.text_encoder import TextEncoder
+from models.vgg import LAST
 
 FOLDER = ".features"
 """Folder beside the run folders, shared by all runs."""
@@ -32,53 +35,73 @@ class FeatureCache:
 
     Args:
         folder: the folder of all caches; each combination of weights, preprocessing and precision has a subfolder.
-        model: the model with its frozen weights.
-        processor: the processor of the model.
+        processor: the processor of the frozen encoders.
         accelerator: devices, processes and precision.
         batch_size: images or texts per batch.
         num_workers: processes that decode images.
     """
 
     folder: Path
-    model: ImageTextClassifier
     processor: ImageTextProcessor
     accelerator: Accelerator
     batch_size: int
     num_workers: int = 0
 
-    def images(self, splits: Iterable[Rows], collate: InputCollate, level: int) -> FeatureStore:
+    def images(self, encoder: ImageEncoder, splits: Iterable[Rows], collate: InputCollate, level: int) -> FeatureStore:
         """Feature maps after the first ``level`` blocks for the images of all rows.
 
         Raises:
             UserError: the disk is too small, or half precision cannot represent a feature.
         """
-        encoder = self.model.image_encoder
         store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level, collate.value_range)
         missing = [missing_images(rows, store) for rows in splits]
-        batches = (batch for rows in missing for batch in self.image_batches(rows, collate, level))
-        self.fill(store, batches, sum(map(len, missing)), "image")
+        batches = (batch for rows in missing for batch in self.image_batches(encoder, rows, collate, level))
+        self.fill(store, encoder, batches, sum(map(len, missing)), "image")
         return store
 
-    def image_batches(self, rows: Rows, collate: InputCollate, level: int) -> Iterator[dict[str, Tensor]]:
+    def image_means(self, encoder: ImageEncoder, splits: Sequence[Rows], collate: InputCollate) -> FeatureStore:
+        """Means ``(1, D)`` over the positions of the last map, for the images of all rows.
+
+        Maps that `images` has stored are not computed again.
+
+        Raises:
+            UserError: as `images`.
+        """
+        about = (encoder.blocks(0, LAST), self.processor.image_processor, LAST, collate.value_range)
+        maps, means = self.open("image", *about), self.open("image_mean", *about)
+        missing = [missing_images(rows, means) for rows in splits]
+        stored = {key: maps[key] for rows in missing for key in rows.image_keys if key and key in maps}
+        if stored and self.accelerator.is_main_process:
+            means.add({key: self.to_half(mean_over_positions(found), "image") for key, found in stored.items()})
+        self.accelerator.wait_for_everyone()
+        means.refresh()
+        left = [missing_images(rows, means) for rows in missing]
+        batches = (
+            {key: mean_over_positions(found) for key, found in batch.items()}
+            for rows in left
+            for batch in self.image_batches(encoder, rows, collate, LAST)
+        )
+        self.fill(means, encoder, batches, sum(map(len, left)), "image")
+        return means
+
+    def image_batches(
+        self, encoder: ImageEncoder, rows: Rows, collate: InputCollate, level: int
+    ) -> Iterator[dict[str, Tensor]]:
         share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
         sampler = ImageBatchSampler(rows.image_keys, self.batch_size, shuffle=False, **share)
         for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):
-            maps = self.model.image_encoder.run(batch["pixel_values"].to(self.accelerator.device), 0, level)
+            maps = encoder.run(batch["pixel_values"].to(self.accelerator.device), 0, level)
             yield {str(rows.image_keys[i]): features for i, features in zip(indices, maps.split(1), strict=True)}
 
-    def texts(self, splits: Iterable[Rows]) -> FeatureStore:
+    def texts(self, encoder: TextEncoder, splits: Iterable[Rows]) -> FeatureStore:
         """Token features ``(L, hidden)`` for the texts of all rows."""
-        encoder = self.model.text_encoder
-        assert encoder is not None
         store = self.open("text", encoder, self.processor.tokenizer)
         texts = dict.fromkeys(text for rows in splits for text in rows.texts if text is not None)
         missing = [text for text in texts if text_key(text) not in store]
-        self.fill(store, self.text_batches(missing), len(missing), "text")
+        self.fill(store, encoder, self.text_batches(encoder, missing), len(missing), "text")
         return store
 
-    def text_batches(self, texts: list[str]) -> Iterator[dict[str, Tensor]]:
-        encoder = self.model.text_encoder
-        assert encoder is not None
+    def text_batches(self, encoder: TextEncoder, texts: list[str]) -> Iterator[dict[str, Tensor]]:
         own = texts[self.accelerator.process_index :: self.accelerator.num_processes]
         for start in range(0, len(own), self.batch_size):
             batch = own[start : start + self.batch_size]
@@ -95,9 +118,11 @@ class FeatureCache:
     def dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float16
 
-    def fill(self, store: FeatureStore, batches: Iterator[dict[str, Tensor]], number: int, kind: str) -> None:
+    def fill(
+        self, store: FeatureStore, encoder: nn.Module, batches: Iterator[dict[str, Tensor]], number: int, kind: str
+    ) -> None:
         """Write the features of all batches, after a check of the free disk space."""
-        self.model.eval()
+        encoder.eval()
         with torch.inference_mode(), self.accelerator.autocast():
             held: list[dict[str, Tensor]] = []
             bar = tqdm(batches, f"features of {kind}s", leave=False, disable=not self.accelerator.is_main_process)
@@ -133,6 +158,11 @@ class FeatureCache:
                 "--train.cache_features false."
             )
         return half
+
+
+def mean_over_positions(maps: Tensor) -> Tensor:
+    """Means ``(I, D)`` of maps ``(I, D, h, w)``."""
+    return maps.float().mean(dim=(2, 3))
 
 
 def missing_images(rows: Rows, store: FeatureStore) -> Rows:

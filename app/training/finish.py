@@ -13,6 +13,7 @@ from app.reporting.model_card import model_card
 from app.reporting.text import score_table
 from app.reporting.write import evaluate_to
 from app.settings import Settings, TrainSettings
+from app.training.linear_comparison import compare_linear
 from app.training.run_folder import RunDir
 from app.training.run_summary import next_commands
 from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows
@@ -38,9 +39,11 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     calibrate(model, processor, data.splits["validation"], accelerator, settings.data, options)
     if accelerator.is_main_process:
         run.save_model(model, processor)
-    figures = evaluate_to(
-        folder, model, processor, rows, accelerator, settings.data, options.batch_size, options.pictures, role=split
-    )
+    linear = None
+    if options.baselines:
+        linear = compare_linear(settings, data.splits, rows, model, processor, accelerator)
+    sizes = (options.batch_size, options.pictures)
+    figures = evaluate_to(folder, model, processor, rows, accelerator, settings.data, *sizes, role=split, linear=linear)
     if figures is None:  # not the main process
         return
     summary = score_table(figures, f"{split}, {rows.source}")

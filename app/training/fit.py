@@ -7,12 +7,12 @@ from tqdm.auto import tqdm
 
 from app.evaluation.predict import predict
 from app.reporting.charts import draw_curves
-from app.settings import Settings, TrainSettings, flat
+from app.settings import Settings, flat
 from app.training.best_epoch import best_metric, is_better, validation_figure
 from app.training.checkpoint import Checkpoints, Progress
 from app.training.progress import SlowTrainingNote, keep_record
 from app.training.run_folder import RunDir
-from app.training.schedule import is_enough
+from app.training.schedule import is_enough, num_epochs
 from app.training.sharding import whole_model
 from app.training.step import train_epoch
 from app.training.stop_signal import Stopped, StopRequest
@@ -39,9 +39,10 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     progress.steps_per_epoch = training.steps_per_epoch
     if accelerator.is_main_process:
         run.rewind(progress.step)
-    note = slow_training_note(training, options, progress, accelerator)
-    with StopRequest() as stop, progress_bar(training, options.epochs, progress, accelerator) as bar:
-        while progress.epoch < options.epochs and not is_enough(options, progress):
+    epochs = num_epochs(options, training.steps_per_epoch)
+    note = slow_training_note(training, epochs, progress, accelerator)
+    with StopRequest() as stop, progress_bar(training, epochs, progress, accelerator) as bar:
+        while progress.epoch < epochs and not is_enough(options, progress):
             training.start_epoch(progress, options)
             for record in train_epoch(training, accelerator, options, progress):
                 if told := note.step():
@@ -65,11 +66,11 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
 
 
 def slow_training_note(
-    training: Training, options: TrainSettings, progress: Progress, accelerator: Accelerator
+    training: Training, epochs: int, progress: Progress, accelerator: Accelerator
 ) -> SlowTrainingNote:
     encoder = accelerator.unwrap_model(training.model).image_encoder
     is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
-    steps = training.steps_per_epoch * options.epochs - progress.step
+    steps = training.steps_per_epoch * epochs - progress.step
     return SlowTrainingNote(steps, is_trained and accelerator.device.type == "cpu")
 
 

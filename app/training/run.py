@@ -19,7 +19,7 @@ from app.training.provenance import Provenance
 from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
 from app.training.start_from import adopt_architecture
-from app.training.trainer import Training, build
+from app.training.trainer import Training, build, images_per_batch
 from data import LabelFormat, PreparedData, prepare_data
 from models.build import fetch_pretrained
 
@@ -59,22 +59,22 @@ def train_in_memory(
     settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, resumes: bool
 ) -> None:
     """Train; when memory runs out, resume from the last checkpoint with half the batch and twice the accumulation."""
-    options = settings.train
-    size = options.batch_size
+    options, rows = settings.train, data.splits["train"]
+    whole = size = images_per_batch(options, rows)
     with accelerator.main_process_first():  # so that an error in the settings is reported once
         prepared: Training | None = open_run(settings, data, accelerator, run, resumes)
 
     def halve() -> int:
         nonlocal size
         size //= 2
-        print(f"  out of memory: continuing with batches of {size}, accumulated to {options.batch_size} images")
+        print(f"  out of memory: continuing with batches of {size}, accumulated to {whole} images")
         return size
 
     @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
     def train_with(batch_size: int) -> None:
         nonlocal prepared
         training, prepared = prepared, None  # no other reference, so that a failed attempt frees its memory
-        accumulation = options.gradient_accumulation_steps * options.batch_size // batch_size
+        accumulation = options.gradient_accumulation_steps * whole // batch_size
         smaller = replace(options, batch_size=batch_size, gradient_accumulation_steps=accumulation)
         now = replace(settings, train=smaller)
         if training is None:

@@ -14,7 +14,7 @@ from app.settings import BY_CONTENT, LATER, Settings, differences
 from app.settings_parser import load_settings, save_settings
 from app.training.checkpoint import Checkpoints, Progress, read_state
 from app.training.provenance import Provenance, no_record, read_provenance
-from app.training.schedule import is_enough, objections
+from app.training.schedule import is_enough, num_epochs, objections
 from data.errors import UserError
 
 EVALUATION = "evaluation"
@@ -83,7 +83,9 @@ class RunDir:
         progress = Progress() if newest is None else Progress(**read_state(newest)["progress"])
         later = LATER if newest is None or progress.steps_per_epoch else set()  # earlier versions lack it
         others = [told for name, told in changed.items() if name not in later]
-        is_done = progress.epoch >= settings.train.epochs or is_enough(settings.train, progress)
+        is_done = progress.epoch >= num_epochs(settings.train, progress.steps_per_epoch) or is_enough(
+            settings.train, progress
+        )
         if finished and (others or not changed or (newest and is_done)):
             raise UserError(f"The run folder {self.path} holds a finished run: {INSTEAD}.")
         if others:

@@ -10,6 +10,11 @@ from app.settings import TrainSettings
 from app.training.checkpoint import Progress
 
 
+def num_epochs(options: TrainSettings, steps_per_epoch: int) -> int:
+    """Passes over the training rows: ``epochs``, or as many whole ones as ``steps`` need."""
+    return math.ceil(options.steps / max(1, steps_per_epoch)) if options.steps else options.epochs
+
+
 def build_schedule(optimizer: Optimizer, options: TrainSettings, steps_per_epoch: int) -> LambdaLR:
     """The learning-rate schedule, to be stepped once per optimizer step."""
     return LambdaLR(optimizer, rate_factor(options, steps_per_epoch))
@@ -21,7 +26,7 @@ def rate_factor(options: TrainSettings, steps_per_epoch: int) -> Callable[[int],
     The warm-up of W steps begins with 1/W. The schedules of `transformers` begin with 0, so that their first step
     trains nothing.
     """
-    num_steps = steps_per_epoch * options.epochs
+    num_steps = steps_per_epoch * num_epochs(options, steps_per_epoch)
     warmup_steps = round(options.warmup * num_steps)
 
     def factor(step: int) -> float:
@@ -37,9 +42,10 @@ def rate_factor(options: TrainSettings, steps_per_epoch: int) -> Callable[[int],
     return factor
 
 
-def first_gated_epoch(options: TrainSettings) -> int:
+def first_gated_epoch(options: TrainSettings, steps_per_epoch: int) -> int:
     """The first epoch, counted from 0, in which gates are trained."""
-    return min(int(options.gate_warmup * options.epochs + 0.5), options.epochs - 1)
+    epochs = num_epochs(options, steps_per_epoch)
+    return min(int(options.gate_warmup * epochs + 0.5), epochs - 1)
 
 
 def is_enough(options: TrainSettings, progress: Progress) -> bool:
@@ -56,25 +62,27 @@ def objections(
     same bits as a run that had the new settings from the start.
 
     Args:
-        before, after: settings that differ at most in ``epochs``, ``warmup``, ``gate_warmup`` and ``early_stopping``.
+        before, after: settings that differ at most in ``epochs``, ``steps``, ``warmup``, ``gate_warmup`` and
+            ``early_stopping``.
         gated: whether the model has gates.
         progress: the progress at the checkpoint from which the run is resumed.
         records: the records of the run, for the best of its epochs.
     """
     if not progress.step:
         return []
-    begun = progress.epoch + (progress.epoch_step > 0)
-    if after.epochs < begun:
+    begun, steps_per_epoch = progress.epoch + (progress.epoch_step > 0), progress.steps_per_epoch
+    epochs = num_epochs(after, steps_per_epoch)
+    if epochs < begun:
         return [f"{begun} epochs are done or have begun"]
     found = []
-    old, new = (rate_factor(options, progress.steps_per_epoch) for options in (before, after))
+    old, new = (rate_factor(options, steps_per_epoch) for options in (before, after))
     if any(old(step) != new(step) for step in range(progress.step + 1)):
-        found.append(rate_objection(before, after, progress.steps_per_epoch))
-    gates = first_gated_epoch(before), first_gated_epoch(after)
+        found.append(rate_objection(before, after, steps_per_epoch))
+    gates = first_gated_epoch(before, steps_per_epoch), first_gated_epoch(after, steps_per_epoch)
     if gated and any((epoch < gates[0]) != (epoch < gates[1]) for epoch in range(begun)):
         found.append(
             f"gates were held open for {gates[0]} epochs: to keep that number, add --train.gate_warmup "
-            f"{gates[0] / after.epochs:.8g}"
+            f"{gates[0] / epochs:.8g}"
         )
     decided = max(0, progress.epoch - (progress.epoch_step == 0))  # early stopping after the last epoch is still open
     waits = epochs_without_gain(records)[:decided]
@@ -87,11 +95,12 @@ def rate_objection(before: TrainSettings, after: TrainSettings, steps_per_epoch:
     """Why the learning rate of the steps so far would have been different."""
     if before.schedule == "cosine":
         return (
-            f"the cosine schedule lowers the learning rate to 0 over {before.epochs} epochs, and the steps so far "
-            "followed it; only the schedules constant and step are independent of the number of epochs"
+            f"the cosine schedule lowers the learning rate to 0 over {num_epochs(before, steps_per_epoch)} epochs, and "
+            "the steps so far followed it; only the schedules constant and step are independent of the number of epochs"
         )
-    steps = round(before.warmup * steps_per_epoch * before.epochs)
-    share = steps / (steps_per_epoch * after.epochs)
+    old, new = (steps_per_epoch * num_epochs(options, steps_per_epoch) for options in (before, after))
+    steps = round(before.warmup * old)
+    share = steps / new
     return f"the warm-up took {steps:,} steps: to keep that number, add --train.warmup {share:.8g}"
 
 

@@ -116,12 +116,13 @@ class Training:
         """Let batches hold the features of frozen encoders in place of images or texts."""
         model: ImageTextClassifier = accelerator.unwrap_model(self.model.to(accelerator.device))
         folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
-        cache = FeatureCache(folder, model, self.processor, accelerator, size, settings.data.num_workers)
+        cache = FeatureCache(folder, self.processor, accelerator, size, settings.data.num_workers)
         splits = [data.splits["train"], data.splits["validation"]]
         scales = learning_rate_scales(settings.train, settings.model)
         level = cached_level(settings, model, scales)
-        images = cache.images(splits, self.collate.inputs, level) if level else None
-        texts = cache.texts(splits) if model.text_encoder is not None and scales["text_encoder"] == 0 else None
+        images = cache.images(model.image_encoder, splits, self.collate.inputs, level) if level else None
+        text_encoder = model.text_encoder if scales["text_encoder"] == 0 else None
+        texts = None if text_encoder is None else cache.texts(text_encoder, splits)
         inputs = self.collate.inputs
         self.collate.inputs = replace(inputs, image_features=images, text_features=texts, features_level=level)
 
@@ -133,7 +134,7 @@ class Training:
         """
         self.sampler.set_epoch(progress.epoch, progress.epoch_step * options.gradient_accumulation_steps)
         gates = [module for module in self.model.modules() if isinstance(module, GatedFusion)]
-        first = first_gated_epoch(options)
+        first = first_gated_epoch(options, self.steps_per_epoch)
         for gate in gates:
             gate.held_open = progress.epoch < first
         if gates and progress.epoch <= first:
@@ -201,11 +202,22 @@ def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[st
     return min(frozen, model.levels[0])
 
 
+def images_per_batch(options: TrainSettings, rows: Rows) -> int:
+    """Images in a batch: ``batch_size``, or fewer if these would have more than ``batch_rows`` rows on average.
+
+    The mean over all images counts, so that every epoch has the same number of steps. A stream is not counted.
+    """
+    if not options.batch_rows or rows.is_stream:
+        return options.batch_size
+    images = len({row if key is None else key for row, key in enumerate(rows.image_keys)})
+    return min(options.batch_size, max(1, round(options.batch_rows * images / len(rows))))
+
+
 def training_batches(
     settings: Settings, rows: Rows, collate: Collate, accelerator: Accelerator
 ) -> tuple[ImageBatchSampler | StreamedBatches, DataLoader]:
     """The sampler and the loader of this process; ``set_epoch`` of the sampler chooses the order."""
-    size, seed = settings.train.batch_size, settings.train.seed
+    size, seed = images_per_batch(settings.train, rows), settings.train.seed
     share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
     texts = settings.data.max_texts_per_image
     if rows.is_stream and settings.train.sampling == "balanced":
