@@ -165,8 +165,13 @@ def save_settings(settings: Settings, path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
+BEFORE = [("train", "batch_rows", 0), ("model", "classifier", "mixture")]
+"""What earlier versions did without a setting: section, name, value."""
+
+
 def load_settings(path: Path) -> Settings:
     """Read settings that `save_settings` wrote; settings that an earlier version did not have are as it trained."""
     parser, values = settings_parser(), yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    values.setdefault("train", {}).setdefault("batch_rows", 0)
+    for section, name, value in BEFORE:
+        values.setdefault(section, {}).setdefault(name, value)
     return to_settings(parser, parser.parse_object(values))

@@ -7,6 +7,7 @@ from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.fusion import CrossAttentionFusion
 from models.output import ImageTextOutput
+from models.pooled_classifier import PooledClassifier
 from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.text_encoder import TextEncoder
@@ -22,6 +23,7 @@ __all__ = [
     "ImageTextProcessor",
     "MultiHeadCrossAttention",
     "MultiLevelCrossAttentionVGG",
+    "PooledClassifier",
     "PositionClassifier",
     "TextEncoder",
     "VGG16Encoder",

@@ -13,11 +13,12 @@ from models.decisions import to_probabilities
 from models.levels import ImageEncoder, LevelFusions
 from models.output import ImageTextOutput
 from models.pair_indices import drop_modality, mark_empty_texts, missing_to_last, resolve_indices
+from models.pooled_classifier import PooledClassifier
 from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
-from models.vgg import LAST, VGG16Encoder
+from models.vgg import LAST, WIDTH, VGG16Encoder
 
 
 class ImageTextClassifier(SavedModel):
@@ -69,13 +70,7 @@ class ImageTextClassifier(SavedModel):
         self.image_encoder = build_image_encoder(config)
         self.fusions = LevelFusions(config, self.image_encoder)
         self.levels = self.fusions.levels
-        self.classifier = PositionClassifier(
-            self.image_encoder.width(LAST),
-            config.classifier_hidden_size,
-            config.num_labels,
-            config.classifier_dropout,
-            config.label_type == "multi",
-        )
+        self.classifier = build_classifier(config, self.image_encoder.width(LAST))
         self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
         self.no_image = nn.Parameter(torch.randn(1, self.image_encoder.width(self.levels[0]), 1, 1) * 0.02)
         self.post_init()
@@ -115,7 +110,7 @@ class ImageTextClassifier(SavedModel):
         fused, attentions, gates, work = self.fusions(
             maps, contexts, image_index, text_index, self.image_encoder, output_attentions
         )
-        logits, joint = self.classifier(fused, output_attentions)
+        logits, joint = self.classifier(fused, contexts.flatten(2).mean(dim=2)[text_index], output_attentions)
         if not self.training:
             logits = logits / self.config.temperature
         return ImageTextOutput(
@@ -218,6 +213,14 @@ def real_tokens(texts: Tensor | None, attention_mask: Tensor | None) -> Tensor |
         return attention_mask.bool()
     length = texts.shape[2:] if texts.is_floating_point() else texts.shape[1:]
     return torch.ones(len(texts), length.numel(), dtype=torch.bool, device=texts.device)
+
+
+def build_classifier(config: ImageTextConfig, dim: int) -> PositionClassifier | PooledClassifier:
+    """The classifier of a map with ``dim`` channels."""
+    sizes = dim, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
+    if config.classifier == "mixture":
+        return PositionClassifier(*sizes, config.label_type == "multi")
+    return PooledClassifier(*sizes, None if config.fusion == "none" else WIDTH)
 
 
 def build_image_encoder(config: ImageTextConfig) -> ImageEncoder:

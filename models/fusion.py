@@ -224,6 +224,7 @@ class PositionNorm(nn.BatchNorm1d):
 
 
 def init_to_zero(layer: nn.Linear) -> None:
+    """Set the weights of a layer to zero, so that its branch adds nothing before training."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 

@@ -79,6 +79,9 @@ class Architecture:
     """Add a learned gate per level that decides for each pair whether its fusion runs; see --train.gate_cost."""
     num_heads: PositiveInt = 8
     """Number of attention heads. It must divide the number of channels of the image map (512 for VGG16)."""
+    classifier: Literal["pooled", "mixture"] = "pooled"
+    """How the fused map is classified: pooled (its positions are pooled, then classified) or mixture (each position is
+    classified, and the results are mixed by learned weights)."""
     classifier_hidden_size: PositiveInt = 512
     """Size of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

@@ -95,6 +95,7 @@ def config(tokenizer) -> ImageTextConfig:
         id2label={0: "red", 1: "yes", 2: "two"},
         label2id={"red": 0, "yes": 1, "two": 2},
         image_size=IMAGE_SIZE,
+        classifier="pooled",
         classifier_hidden_size=32,
     )
 

@@ -1,11 +1,11 @@
-"""The position classifier mixes the answers of all positions."""
+"""The two classifiers of a map: one pools its positions, one mixes the answers of all positions."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import models.position_classifier
-from models import PositionClassifier
+from models import ImageTextClassifier, ImageTextConfig, PooledClassifier, PositionClassifier
 from models.fusion import position_encoding
 
 
@@ -73,3 +73,77 @@ def test_a_step_with_many_classes_holds_the_scores_of_one_chunk(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
         classifier(torch.randn(20, 8, 7, 7), output_joint=False)
     assert most < 2 * 49 * 500
+
+
+def pooled(**options) -> PooledClassifier:
+    classifier = PooledClassifier(8, 16, 3, dropout=0.0, **{"context_dim": 6} | options)
+    for layer in (classifier.gate, classifier.direct_image, classifier.direct_context):
+        if layer is not None:
+            torch.nn.init.normal_(layer.weight, std=0.5)
+    return classifier
+
+
+def test_the_pooled_classifier_starts_with_the_mean_of_the_positions():
+    classifier = PooledClassifier(8, 16, 3, dropout=0.0, context_dim=6).eval()
+    features = torch.randn(2, 8, 4, 4)
+    positions = classifier.norm(features.flatten(2).transpose(1, 2))
+    hidden = F.relu(classifier.hidden(positions + position_encoding(4, 4, positions)))
+    logits, _ = classifier(features, torch.randn(2, 6))
+    torch.testing.assert_close(logits, classifier.output(2 * hidden.mean(dim=1)))
+
+
+def test_the_direct_terms_are_linear_in_the_means_of_image_and_context():
+    classifier, features = pooled().eval(), torch.randn(2, 8, 4, 4)
+    torch.nn.init.zeros_(classifier.output.weight)
+    contexts = torch.randn(2, 6)
+    logits, _ = classifier(features, contexts)
+    mean = classifier.norm(features.flatten(2).transpose(1, 2)).mean(dim=1)
+    expected = classifier.direct_image(mean) + classifier.direct_context(classifier.norm_context(contexts))
+    torch.testing.assert_close(logits, expected + classifier.output.bias)
+
+
+def test_the_shares_of_positions_add_up_to_the_evidence_of_the_pooled_features():
+    classifier, features = pooled().eval(), torch.randn(2, 8, 4, 5)
+    torch.nn.init.uniform_(classifier.output.weight, 0, 1)  # so that all evidence is positive
+    _, joint = classifier(features, torch.randn(2, 6))
+    assert joint.shape == (2, 3, 4, 5)
+    positions = classifier.norm(features.flatten(2).transpose(1, 2))
+    hidden = F.relu(classifier.hidden(positions + position_encoding(4, 5, positions)))
+    weights = classifier.gate(hidden).softmax(dim=1) + 1 / 20
+    evidence = (weights * classifier.output(hidden)) - weights * classifier.output.bias
+    torch.testing.assert_close(joint.exp().flatten(2).transpose(1, 2), evidence)
+
+
+def test_every_parameter_of_the_pooled_classifier_gets_a_gradient():
+    classifier = pooled()
+    classifier(torch.randn(2, 8, 3, 3), torch.randn(2, 6))[0].square().sum().backward()
+    silent = [name for name, p in classifier.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-6]
+    assert set(silent) <= {"gate.bias"}
+
+
+def test_a_step_of_the_pooled_classifier_holds_no_scores_of_positions_and_classes():
+    classifier, most = PooledClassifier(8, 16, 500, dropout=0.0, context_dim=6), 0
+
+    def see(tensor):
+        nonlocal most
+        most = max(most, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        classifier(torch.randn(20, 8, 7, 7), torch.randn(20, 6), output_joint=False)
+    assert most < 49 * 500
+
+
+@pytest.mark.parametrize("kind", ["pooled", "mixture"])
+def test_the_configuration_chooses_the_classifier_and_without_a_fusion_the_text_is_ignored(config, batch, kind):
+    values = config.to_dict() | {"classifier": kind, "fusion": "none"}
+    model = ImageTextClassifier(ImageTextConfig.from_dict(values)).eval()
+    assert isinstance(model.classifier, {"pooled": PooledClassifier, "mixture": PositionClassifier}[kind])
+    other = batch | {"input_ids": batch["input_ids"].flip(0), "attention_mask": batch["attention_mask"].flip(0)}
+    torch.testing.assert_close(model(**batch).logits, model(**other).logits)
+
+
+def test_a_configuration_of_an_earlier_version_has_a_mixture(config):
+    values = config.to_dict()
+    del values["classifier"]
+    assert ImageTextConfig.from_dict(values).classifier == "mixture"

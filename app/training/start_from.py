@@ -17,6 +17,9 @@ from models.settings import Architecture, ModelSettings
 FREE = {"init", "fusion_dropout", "classifier_dropout", "modality_dropout"}
 """Settings of the model that have no weights and may differ from the classifier that a training starts from."""
 
+OUTPUT_LAYERS = ("output", "direct_image", "direct_context")
+"""Layers of the classifiers with a row for each class."""
+
 
 def adopt_architecture(settings: Settings) -> Settings:
     """The settings with the architecture of the classifier that ``--model.init`` names; unchanged without one.
@@ -78,7 +81,9 @@ def build_from(
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
     shared = [name for name in label_names if name in before]
-    for name in ("classifier.output.weight", "classifier.output.bias"):
+    for name in (f"classifier.{layer}.{part}" for layer in OUTPUT_LAYERS for part in ("weight", "bias")):
+        if name not in own:
+            continue
         rows = own[name].clone()
         rows[[label_names.index(label) for label in shared]] = state[name][[before[label] for label in shared]]
         state[name] = rows
