@@ -55,8 +55,7 @@ def build_model(
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
     encoders = text | {"image_config": image_config(settings)}
-    architecture = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
-    config = ImageTextConfig(**encoders, **architecture, **labels, **reading)
+    config = ImageTextConfig(**encoders, **architecture(settings), **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     assert model.text_encoder is not None
     if text_is_pretrained(settings):
@@ -64,6 +63,14 @@ def build_model(
     statistics = load_image_encoder(model.image_encoder, settings)
     max_length = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
     return model, build_processor(tokenizer, settings.image_size, max_length, **statistics)
+
+
+def architecture(settings: ModelSettings) -> dict[str, Any]:
+    """The fields of `Architecture`, with the classifier that ``auto`` stands for."""
+    values = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
+    if settings.classifier == "auto":
+        values["classifier"] = "pooled" if image_is_pretrained(settings) else "mixture"
+    return values
 
 
 def image_config(settings: ModelSettings) -> dict[str, Any] | None:
@@ -94,8 +101,7 @@ def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, 
     Raises:
         UserError: as `build_model`.
     """
-    architecture = {field.name: getattr(settings, field.name) for field in fields(Architecture)}
-    config: dict[str, Any] = architecture | {"image_config": image_config(settings)}
+    config: dict[str, Any] = architecture(settings) | {"image_config": image_config(settings)}
     encoder = build_image_encoder(ImageTextConfig(**config))
     return encoder, build_image_processor(settings.image_size, **load_image_encoder(encoder, settings))
 

@@ -23,7 +23,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.
         threshold: predictions with a lower probability are unsure; chosen on the validation rows.
-        classifier: as in the settings; ``mixture`` in models of earlier versions.
+        classifier: ``pooled`` or ``mixture``; the latter in models of earlier versions.
         best_by: metric by which the best epoch was chosen, and by which evaluations say whether the model uses its
             inputs; empty in models of earlier versions.
         columns: columns of the training data, ``{"image": …, "text": …, "label": …}``; the text may be a template.
@@ -48,7 +48,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     custom_text_encoder_kwargs: dict | None = None
     context_hidden_size: int | None = None
     image_config: PreTrainedConfig | dict | None = None
-    classifier: Literal["pooled", "mixture"] = "mixture"
+    classifier: Literal["auto", "pooled", "mixture"] = "mixture"
     gate_threshold: float = 0.5
     temperature: float = 1.0
     threshold: float = 0.0

@@ -79,9 +79,10 @@ class Architecture:
     """Add a learned gate per level that decides for each pair whether its fusion runs; see --train.gate_cost."""
     num_heads: PositiveInt = 8
     """Number of attention heads. It must divide the number of channels of the image map (512 for VGG16)."""
-    classifier: Literal["pooled", "mixture"] = "pooled"
-    """How the fused map is classified: pooled (its positions are pooled, then classified) or mixture (each position is
-    classified, and the results are mixed by learned weights)."""
+    classifier: Literal["auto", "pooled", "mixture"] = "auto"
+    """How the fused map is classified: pooled (its positions are pooled, then classified), mixture (each position is
+    classified, and the results are mixed by learned weights), or auto (pooled if the image encoder is pretrained,
+    mixture if it starts from random weights; docs/results.md)."""
     classifier_hidden_size: PositiveInt = 512
     """Size of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

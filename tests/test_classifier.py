@@ -172,7 +172,7 @@ def test_settings_and_configuration_share_fields_and_defaults_of_the_architectur
     shared = {field.name for field in fields(Architecture)}
     assert len(shared) == 16
     different = {name for name in shared if getattr(settings, name) != getattr(config, name)}
-    assert different == {"classifier"}, "a saved model without it is of an earlier version"
+    assert different == {"classifier"}, "auto is for new models; a saved model without it is of an earlier version"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import models.position_classifier
 from models import ImageTextClassifier, ImageTextConfig, PooledClassifier, PositionClassifier
+from models.build import build_model
 from models.fusion import position_encoding
+from models.settings import ModelSettings
+from models.vgg import build_features
 
 
 def test_the_answer_is_the_mixture_of_the_answers_of_positions():
@@ -147,3 +151,15 @@ def test_a_configuration_of_an_earlier_version_has_a_mixture(config):
     values = config.to_dict()
     del values["classifier"]
     assert ImageTextConfig.from_dict(values).classifier == "mixture"
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("none", "mixture"), ("file", "pooled")])
+def test_auto_is_pooled_for_a_pretrained_image_encoder_and_a_mixture_from_scratch(tmp_path, weights, kind):
+    path = "none"
+    if weights == "file":
+        path = str(tmp_path / "vgg16.safetensors")
+        save_file({f"features.{name}": w for name, w in build_features(False).state_dict().items()}, path)
+    settings = ModelSettings(text_encoder="scratch", image_weights=path, batch_norm=False, image_size=32)
+    model, _ = build_model(settings, ["no", "yes"], ["is it?"])
+    assert model.config.classifier == kind
+    assert settings.classifier == "auto"
