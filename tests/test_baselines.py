@@ -129,7 +129,10 @@ def test_a_run_says_whether_it_is_better_than_linear_classifiers(compared):
         gap = scores["image + text"]["accuracy"]["value"] - scores[name]["accuracy"]["value"]
         assert gained[name]["value"] == pytest.approx(gap)
         assert gained[name]["low"] <= gap <= gained[name]["high"]
-    assert "linear, both" in (compared / "evaluation/test/report.html").read_text()
+    page = (compared / "evaluation/test/report.html").read_text()
+    assert "linear, both" in page
+    assert figures["advantage"]["verdict"].split(":")[0] in page
+    assert "logistic regression" in (compared / "model/README.md").read_text()
 
 
 def test_an_evaluation_gives_the_same_comparison_as_the_training_and_can_leave_it_out(compared, tmp_path):

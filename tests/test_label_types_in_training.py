@@ -43,7 +43,7 @@ def test_multi_label_rows_are_trained_scored_and_predicted(table, tmp_path, caps
     assert again["scores"]["image + text"]["accuracy"] == figures["scores"]["image + text"]["accuracy"]
     assert "average precision" in capsys.readouterr().out
     page = (tmp_path / "run/evaluation/test/report.html").read_text()
-    assert "average precision lost, points" in page
+    assert "average precision of the model minus this, points" in page
     assert drawn == [("average_precision", "average precision")], "the chart of the inputs"
 
 

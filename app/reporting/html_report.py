@@ -20,7 +20,7 @@ from app.explanation.drawing import enlarged
 from app.reporting import charts
 from app.reporting.example_grid import evenly_spaced_rows
 from app.reporting.explained_rows import SIDE, ExplainedRows
-from app.reporting.text import ROLE_WARNINGS, correctness_text, input_use_text, metric_name, trust_text
+from app.reporting.text import ROLE_WARNINGS, advantage_text, correctness_text, input_use_text, metric_name, trust_text
 from app.reporting.tinted_text import MAX_WORDS, Piece, tint
 from data import LabelFormat, Rows
 from models import ImageTextProcessor
@@ -110,6 +110,8 @@ def write_report(
         both=BOTH,
         judged=judged(figures),
         input_use=input_use_text(figures),
+        advantage=advantage_text(figures),
+        gaps=figures.inputs.lost | (figures.advantage.gained if figures.advantage else {}),
         trust=trust_text(figures),
         model=describe_model(model),
         size=model.config.image_size,

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from app.evaluation.figures import Evaluation, Interval, Scores
-from app.reporting.text import input_use_text, trust_text
+from app.reporting.text import advantage_text, input_use_text, trust_text
 
 
 def metrics_content(figures: Evaluation) -> dict[str, Any]:
     """Content of ``metrics.json``."""
     content = figures.to_json()
     content["inputs"]["verdict"] = input_use_text(figures)
+    if figures.advantage:
+        content["advantage"]["verdict"] = advantage_text(figures)
     if figures.deletion:
         content["deletion"]["verdict"] = trust_text(figures)
     return content

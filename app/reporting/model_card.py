@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.evaluation.figures import Evaluation
 from app.evaluation.predict import BOTH
-from app.reporting.text import calibration_text, input_use_text
+from app.reporting.text import advantage_text, calibration_text, input_use_text
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
 from models import ImageTextClassifier
@@ -69,7 +69,7 @@ def model_card(
             held_out=split == "test",
             figures=figures,
             scores=scores,
-            input_use=input_use_text(figures),
+            input_use=f"{input_use_text(figures)} {advantage_text(figures)}".strip(),
             calibration=calibration_text(figures.calibration),
             size=model.config.image_size,
         )
