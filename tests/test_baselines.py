@@ -95,8 +95,8 @@ def test_the_validation_rows_choose_the_regularization(rows_of, monkeypatch):
 def test_a_classifier_of_too_many_products_learns_from_a_part_of_the_rows(rows_of, monkeypatch):
     data = rows_of(lambda color, time: color)
     assert accuracies(data, LabelFormat("single"))[LINEAR_IMAGE] == 1
-    monkeypatch.setattr(baselines, "MAX_PRODUCTS", 768 * 2 * 10)
-    assert len(baselines.affordable_rows(np.zeros((48, 768)), 2)) == 10
+    monkeypatch.setattr(baselines, "MAX_PRODUCTS", 768 * 2 * 30)
+    assert len(baselines.affordable_rows(np.zeros((48, 768)), 2, baselines.MAX_PRODUCTS)) == 30
     assert accuracies(data, LabelFormat("single"))[LINEAR_IMAGE] == 1
 
 

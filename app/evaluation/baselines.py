@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, imag
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularization strengths of logistic regression; the validation rows choose one."""
 MANY_CLASSES = 100
-"""Number of classes from which the words are reduced to `WORD_COMPONENTS` numbers beside image features."""
+"""Number of classes from which the words are reduced to `WORD_COMPONENTS` numbers."""
 WORD_COMPONENTS = 300
 MAX_PRODUCTS = 5_000_000_000
 """Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
+TRIAL_PRODUCTS = 500_000_000
+"""As `MAX_PRODUCTS`, while the strength is chosen."""
 Matrices = list
 """Features of the training, the validation and the held-out rows, dense or sparse."""
 
@@ -76,39 +79,38 @@ def linear_baselines(
     targets = [Targets.of(rows.labels, label2id, form, rows.weights) for rows in splits]
     inputs: dict[str, Matrices] = {}
     if any(splits[0].texts.present()):
-        inputs[LINEAR_TEXT] = word_features(splits)
+        inputs[LINEAR_TEXT] = word_features(splits, len(label2id))
     if image_features is not None and any(key is not None for key in splits[0].image_keys):
         inputs[LINEAR_IMAGE] = scale([image_features(rows) for rows in splits])
     if len(inputs) == 2:
-        inputs[LINEAR_BOTH] = join(inputs[LINEAR_TEXT], inputs[LINEAR_IMAGE], len(label2id))
+        inputs[LINEAR_BOTH] = [join(*parts) for parts in zip(inputs[LINEAR_TEXT], inputs[LINEAR_IMAGE], strict=True)]
     classes = len(label2id)
     return {name: best_probabilities(features, targets, classes, metric) for name, features in inputs.items()}
 
 
-def word_features(splits: Sequence[Rows]) -> Matrices:
-    """Sparse TF-IDF features of words and pairs of words, fitted on the first rows."""
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
+def word_features(splits: Sequence[Rows], classes: int) -> Matrices:
+    """TF-IDF features of words and pairs of words, fitted on the first rows: sparse, with many classes reduced."""
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, dtype=np.float32)
     texts = [[text or "" for text in rows.texts] for rows in splits]
-    return [vectorizer.fit_transform(texts[0]), *(vectorizer.transform(held_out) for held_out in texts[1:])]
+    words = [vectorizer.fit_transform(texts[0]), *(vectorizer.transform(held_out) for held_out in texts[1:])]
+    components = min(WORD_COMPONENTS, min(words[0].shape) - 1)
+    if classes < MANY_CLASSES or components < 1:
+        return words
+    reduction = TruncatedSVD(components, random_state=0).fit(words[0])
+    return [reduction.transform(part).astype(np.float32) for part in words]
 
 
 def scale(features: Sequence[np.ndarray]) -> Matrices:
     """Standardized features of about unit length, as TF-IDF has it, so that one strength serves both."""
     scaler = StandardScaler().fit(features[0])
-    return [scaler.transform(part) / np.sqrt(part.shape[1]) for part in features]
+    return [(scaler.transform(part) / math.sqrt(part.shape[1])).astype(np.float32) for part in features]
 
 
-def join(words: Matrices, images: Matrices, classes: int) -> Matrices:
+def join(words, images: np.ndarray):
     """Features of words and images side by side."""
-    if classes < MANY_CLASSES:
-        return [hstack([w, csr_array(i)]).tocsr() for w, i in zip(words, images, strict=True)]
-    components = min(WORD_COMPONENTS, min(words[0].shape) - 1)
-    if components >= 1:
-        reduction = TruncatedSVD(components, random_state=0).fit(words[0])
-        words = [reduction.transform(part) for part in words]
-    else:
-        words = [part.toarray() for part in words]
-    return [np.hstack(parts) for parts in zip(words, images, strict=True)]
+    if issparse(words):
+        return hstack([words, csr_array(images)]).tocsr()
+    return np.hstack([words, images])
 
 
 @config_context(enable_metadata_routing=True)
@@ -116,35 +118,36 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
     """Probabilities of the last rows, with the regularization that is best on the validation rows."""
     train, validation, held_out = features
     y, weights = targets[0].classes(), targets[0].weights
-    chosen = affordable_rows(train, classes)
-    if y.ndim == 1:
-        chosen = chosen[y[chosen] >= 0]  # no known label
-    train, y, weights = train[chosen], y[chosen], None if weights is None else weights[chosen]
     is_multi = targets[0].label_type == "multi"
-    if not is_multi and len(present := np.unique(y)) == 1:  # a classifier needs two classes
+    known = np.arange(train.shape[0]) if is_multi else np.flatnonzero(y >= 0)
+    if not is_multi and len(present := np.unique(y[known])) == 1:  # a classifier needs two classes
         return constant_baseline(present.tolist(), held_out.shape[0], classes)
 
-    best, found = -np.inf, np.empty(0)
-    for strength in STRENGTHS:
+    def fit(strength: float, rows: np.ndarray):
         classifier = LogisticRegression(C=strength).set_fit_request(sample_weight=True)
         model = OneVsRestClassifier(classifier) if is_multi else classifier
+        labels = y[rows, :-1] if is_multi else y[rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are enough to compare
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")
-            model.fit(train, y[:, :-1] if is_multi else y, sample_weight=weights)
-        by_validation = all_classes(model, validation, classes)
-        figure = figure_of(by_validation, targets[1], metric)
-        if figure > best or not found.size:
-            best, found = figure, all_classes(model, held_out, classes)
-    return found
+            return model.fit(train[rows], labels, sample_weight=None if weights is None else weights[rows])
+
+    trial = affordable_rows(train[known], classes, TRIAL_PRODUCTS)
+    trial = known[trial] if is_multi or len(np.unique(y[known[trial]])) > 1 else known
+    figures = [
+        figure_of(all_classes(fit(strength, trial), validation, classes), targets[1], metric) for strength in STRENGTHS
+    ]
+    chosen = STRENGTHS[int(np.argmax(figures))]
+    rows = known[affordable_rows(train[known], classes, MAX_PRODUCTS)]
+    return all_classes(fit(chosen, rows), held_out, classes)
 
 
-def affordable_rows(features, classes: int) -> np.ndarray:
-    """Numbers of all rows, or of a random part if a pass over them has more than `MAX_PRODUCTS`."""
+def affordable_rows(features, classes: int, products: int) -> np.ndarray:
+    """Numbers of all rows, or of a random part if a pass over all has more than this number of products."""
     rows, columns = features.shape
     if issparse(features):
         columns = features.nnz / rows
-    limit = int(MAX_PRODUCTS / max(1.0, classes * columns))
+    limit = int(products / max(1.0, classes * columns))
     if rows <= limit:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, max(1, limit), replace=False))

@@ -140,7 +140,7 @@ class FeatureCache:
 
     def check_room(self, folder: Path, number: int, size: int, kind: str) -> None:
         needed = number * size
-        about = f"features of {number:,} {kind}s from the frozen {kind} encoder, about {needed / 2**20:,.0f} MiB"
+        about = f"features of {number:,} {kind}s from the frozen {kind} encoder, about {needed / 2**20:,.1f} MiB"
         self.accelerator.print(f"  {about}, are computed once and kept in {folder} (--train.cache_features)")
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free
