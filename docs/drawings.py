@@ -183,7 +183,7 @@ def architecture() -> str:
         box(668, lower, 152, 50, "cross-attention", "starts at zero"),
         f'<circle class="sum" cx="784" cy="{lower}" r="11"/>' + label(784, lower + 5, "+"),
         grid(828, lower - 42, 12, found),
-        label(870, lower + 64, "an answer at each", "small") + label(870, lower + 80, "position, weighted", "small"),
+        label(870, lower + 64, "positions pooled,", "small") + label(870, lower + 80, "or a mixture of them", "small"),
         *bars,
         label(1000, lower + 64, "answer", "name"),
         arrow((177, upper), (217, upper)),

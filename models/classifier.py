@@ -1,4 +1,4 @@
-"""The classifier: a text becomes a context, the image map attends to it, and every position votes for an answer."""
+"""The classifier: a text becomes a context, the image map attends to it, and its positions give the answer."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The classifier on the fused map: every position votes, and the votes are weighted."""
+"""The classifier that classifies each position of the fused map and mixes the results."""
 
 import torch
 from torch import Tensor, nn

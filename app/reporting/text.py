@@ -118,7 +118,8 @@ def advantage_text(figures: Evaluation) -> str:
         return f"The model is better than the best linear classifier, {linear}: {figure}."
     if gain.high < 0:
         return f"The model is worse than {linear}: {figure}. {WHAT_TO_TRY}"
-    return f"These rows do not show that the model is better than {linear}: {figure}. {WHAT_TO_TRY}"
+    advice = "More held-out rows may show it." if gain.value > 0 else WHAT_TO_TRY
+    return f"These rows do not show that the model is better than {linear}: {figure}. {advice}"
 
 
 def trust_text(figures: Evaluation) -> str:
