@@ -1,5 +1,7 @@
 """The classifier that pools the positions of the fused map before it gives scores to the classes."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,12 +54,20 @@ class PooledClassifier(nn.Module):
         positions = self.norm(features.flatten(2).transpose(1, 2))
         hidden = F.relu(self.hidden(positions + position_encoding(height, width, positions)))
         weights = self.gate(hidden).float().softmax(dim=1) + 1 / (height * width)
-        pooled = (weights.transpose(1, 2).to(hidden.dtype) @ hidden)[:, 0]
-        logits = self.output(self.dropout(pooled)) + self.direct_image(self.dropout(positions.mean(dim=1)))
-        if self.norm_context is not None and self.direct_context is not None:
-            logits = logits + self.direct_context(self.dropout(self.norm_context(context)))
+        with full_precision(features.device.type):  # the sum of three terms in half precision would be too coarse
+            dtype = self.output.weight.dtype
+            pooled = (weights.transpose(1, 2).to(dtype) @ hidden.to(dtype))[:, 0]
+            logits = self.output(self.dropout(pooled))
+            logits = logits + self.direct_image(self.dropout(positions.to(dtype).mean(dim=1)))
+            if self.norm_context is not None and self.direct_context is not None:
+                logits = logits + self.direct_context(self.dropout(self.norm_context(context.to(dtype))))
         if not output_joint:
             return logits.float(), None
         shares = weights * F.linear(hidden, self.output.weight).float().relu()
         joint = shares.clamp(min=torch.finfo(torch.float32).tiny).log()
         return logits.float(), joint.transpose(1, 2).unflatten(2, (height, width))
+
+
+def full_precision(device: str) -> AbstractContextManager:
+    """A context without autocast; an exported graph has none."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device, enabled=False)

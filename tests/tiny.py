@@ -25,7 +25,7 @@ NUM_TRAIN, NUM_TEST = (len(list(generate_rows(images, SEEDS[split]))) for images
 TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--model.text_hidden_size", "32"]
 TINY += ["--model.text_encoder", "scratch", "--model.image_weights", "none"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
-TINY += ["--train.pictures", "0", "--train.baselines", "false"]
+TINY += ["--train.pictures", "0", "--train.baselines", "false", "--train.batch_rows", "0"]
 RUN_DIR = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
 """Further options of the run in the fixture `run_dir`."""
 VGG16 = ["--model.image_encoder", "vgg16"]

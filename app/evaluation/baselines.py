@@ -25,8 +25,8 @@ LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, imag
 """Names of the linear classifiers by what they are given."""
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularization strengths of logistic regression; the validation rows choose one."""
-MANY_CLASSES = 100
-"""Number of classes from which the words are reduced to `WORD_COMPONENTS` numbers."""
+MAX_SPARSE = 100_000
+"""Training rows times classes. With more, words are reduced to `WORD_COMPONENTS` numbers, which are faster."""
 WORD_COMPONENTS = 300
 MAX_PRODUCTS = 5_000_000_000
 """Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
@@ -89,12 +89,12 @@ def linear_baselines(
 
 
 def word_features(splits: Sequence[Rows], classes: int) -> Matrices:
-    """TF-IDF features of words and pairs of words, fitted on the first rows: sparse, with many classes reduced."""
+    """TF-IDF features of words and pairs of words, fitted on the first rows: sparse, or reduced if there are many."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, dtype=np.float32)
     texts = [[text or "" for text in rows.texts] for rows in splits]
     words = [vectorizer.fit_transform(texts[0]), *(vectorizer.transform(held_out) for held_out in texts[1:])]
     components = min(WORD_COMPONENTS, min(words[0].shape) - 1)
-    if classes < MANY_CLASSES or components < 1:
+    if words[0].shape[0] * classes <= MAX_SPARSE or components < 1:
         return words
     reduction = TruncatedSVD(components, random_state=0).fit(words[0])
     return [reduction.transform(part).astype(np.float32) for part in words]
