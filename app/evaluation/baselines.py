@@ -30,8 +30,8 @@ MAX_SPARSE = 100_000
 WORD_COMPONENTS = 300
 MAX_PRODUCTS = 5_000_000_000
 """Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
-TRIAL_PRODUCTS = 500_000_000
-"""As `MAX_PRODUCTS`, while the strength is chosen."""
+TRIAL_PRODUCTS, TRIAL_ROWS = 50_000_000, 2_000
+"""As `MAX_PRODUCTS`, while the strength is chosen, but not fewer than these rows."""
 Matrices = list
 """Features of the training, the validation and the held-out rows, dense or sparse."""
 
@@ -132,7 +132,7 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")
             return model.fit(train[rows], labels, sample_weight=None if weights is None else weights[rows])
 
-    trial = affordable_rows(train[known], classes, TRIAL_PRODUCTS)
+    trial = affordable_rows(train[known], classes, TRIAL_PRODUCTS, TRIAL_ROWS)
     trial = known[trial] if is_multi or len(np.unique(y[known[trial]])) > 1 else known
     figures = [
         figure_of(all_classes(fit(strength, trial), validation, classes), targets[1], metric) for strength in STRENGTHS
@@ -142,15 +142,15 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
     return all_classes(fit(chosen, rows), held_out, classes)
 
 
-def affordable_rows(features, classes: int, products: int) -> np.ndarray:
+def affordable_rows(features, classes: int, products: int, least: int = 1) -> np.ndarray:
     """Numbers of all rows, or of a random part if a pass over all has more than this number of products."""
     rows, columns = features.shape
     if issparse(features):
         columns = features.nnz / rows
     limit = int(products / max(1.0, classes * columns))
-    if rows <= limit:
+    if rows <= max(least, limit):
         return np.arange(rows)
-    return np.sort(np.random.default_rng(0).choice(rows, max(1, limit), replace=False))
+    return np.sort(np.random.default_rng(0).choice(rows, max(least, limit), replace=False))
 
 
 def all_classes(model: LogisticRegression | OneVsRestClassifier, features, classes: int) -> np.ndarray:
