@@ -48,7 +48,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     custom_text_encoder_kwargs: dict | None = None
     context_hidden_size: int | None = None
     image_config: PreTrainedConfig | dict | None = None
-    classifier: Literal["auto", "pooled", "mixture"] = "mixture"
+    classifier: Literal["pooled", "mixture"] = "mixture"
     gate_threshold: float = 0.5
     temperature: float = 1.0
     threshold: float = 0.0

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from tiny import arguments, save_encoder
 
@@ -16,9 +17,13 @@ import train
 from app.evaluation.baselines import LINEAR, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
 from app.evaluation.figures import Advantage, Interval
 from app.evaluation.targets import Targets
+from app.inference.load import load_model
 from app.reporting.text import advantage_text
-from app.training.linear_comparison import thumbnails
+from app.settings_parser import load_settings, save_settings
+from app.training.feature_cache import FeatureCache
+from app.training.linear_comparison import compare_run_linear, thumbnails
 from data import DataSettings, LabelFormat, prepare_data
+from models.build import build_initial_image_encoder
 
 COLORS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 WORDS = {"day": "the sun is up", "night": "the moon is up"}
@@ -200,3 +205,72 @@ def test_the_sentence_follows_the_interval(low, high, said):
     )
     assert said in advantage_text(figures)
     assert ("--recipe probe" in advantage_text(figures)) == (low + high <= 0)
+
+
+def test_image_features_are_those_of_the_encoder_before_the_training(compared, shapes_folder, monkeypatch):
+    """The run trained its encoder; the linear classifiers have the one it started from."""
+    used, means = [], FeatureCache.image_means
+    monkeypatch.setattr(
+        FeatureCache, "image_means", lambda self, encoder, *rest: used.append(encoder) or means(self, encoder, *rest)
+    )
+    evaluation.main([str(compared), "--output_dir", str(compared / "again")])
+    first, _ = build_initial_image_encoder(load_settings(compared / "config.yaml").model)
+    trained, _ = load_model(compared)
+    weights, before, after = (e.state_dict() for e in (used[0], first, trained.image_encoder))
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    assert not all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_maps_of_a_frozen_encoder_are_not_computed_again(shapes_folder, tmp_path, monkeypatch):
+    options = ["--train.scales.image_encoder", "0", "--train.baselines", "true", "--train.epochs", "1"]
+    batches, read = FeatureCache.image_batches, []
+
+    def count(self, encoder, rows, collate, level):
+        for batch in batches(self, encoder, rows, collate, level):
+            read.extend(batch)
+            yield batch
+
+    monkeypatch.setattr(FeatureCache, "image_batches", count)
+    train.main(arguments(shapes_folder, tmp_path / "run", *options))
+    assert len(read) == len(set(read)) == 24 + 8, "each image of train and test once"
+
+
+CODE = """
+from pathlib import Path
+from torch import nn
+
+Path("{mark}").touch()
+
+class Words(nn.Module):
+    hidden_size = 8
+
+    def __init__(self, vocab_size, pad_token_id):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, 8)
+
+    def forward(self, input_ids, attention_mask):
+        return self.table(input_ids)
+"""
+
+
+def test_an_evaluation_runs_no_file_of_the_classifier_that_a_run_started_from(shapes_folder, tmp_path, capsys):
+    mark, file = tmp_path / "ran", tmp_path / "words.py"
+    file.write_text(CODE.format(mark=mark))
+    options = ["--train.epochs", "1", "--model.text_encoder"]
+    first = train.main(arguments(shapes_folder, tmp_path / "first", *options, f"{file}:Words"))
+    run = train.main(arguments(shapes_folder, tmp_path / "run", *options[:2], "--train.baselines", "true"))
+    settings = load_settings(run / "config.yaml")
+    settings.model.init = str(first)
+    save_settings(settings, run / "config.yaml")
+    mark.unlink()
+    figures = evaluation.main([str(run), "--output_dir", str(tmp_path / "again")])
+    assert not mark.exists()
+    assert "No linear classifier of images to compare with" in capsys.readouterr().out
+    assert LINEAR_TEXT in figures["scores"]
+
+
+def test_rows_of_a_stream_are_not_read_for_a_comparison(compared, tmp_path, monkeypatch):
+    settings = load_settings(compared / "config.yaml")
+    settings.data.streaming = True
+    monkeypatch.setattr("app.training.linear_comparison.prepare_data", lambda *given: pytest.fail("read"))
+    assert compare_run_linear(compared, settings, None, None, None, None) is None

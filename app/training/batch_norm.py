@@ -9,8 +9,8 @@ from models import ImageTextClassifier
 
 TORCH_SAYS = "Expected more than 1 value per channel when training"
 CURE = (
-    "Raise --train.batch_size (there must be as many images) or --model.image_size, or train VGG16 without "
-    "batch norm: --model.image_encoder vgg16 --model.batch_norm false."
+    "Raise --train.batch_size (there must be as many images), --train.batch_rows or --model.image_size, or train VGG16 "
+    "without batch norm: --model.image_encoder vgg16 --model.batch_norm false."
 )
 
 

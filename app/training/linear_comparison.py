@@ -72,6 +72,8 @@ def compare_run_linear(
     accelerator: Accelerator,
 ) -> Linear | None:
     """As `compare_linear`, for a run whose rows are read again. If they are not what they were, this is printed."""
+    if settings.data.streaming:
+        return None
     settings = replace(settings, run_dir=str(run_dir))
     try:
         data = find_data(run_dir, replace(settings.data, test=None), ["train", "validation", "image_root"])
@@ -113,12 +115,13 @@ def initial_encoder(
     """The image encoder of a run before its training, and a processor with its preprocessing.
 
     Raises:
-        UserError: the initial weights are not there any more.
+        UserError: the initial weights are not there any more, or come from a classifier with a custom text encoder,
+            whose file is not run for this.
     """
     if learning_rate_scales(settings.train, settings.model)["image_encoder"] == 0:
         return model.image_encoder, processor
     if settings.model.init:
-        first, processor = load_model(settings.model.init, trust_custom_encoder=True)
+        first, processor = load_model(settings.model.init)
         return first.image_encoder, processor
     encoder, image_processor = build_initial_image_encoder(settings.model)
     return encoder, ImageTextProcessor(image_processor, processor.tokenizer)
