@@ -87,9 +87,7 @@ def test_weights_that_cannot_be_downloaded_are_explained_and_a_folder_needs_no_d
 
 @pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize(("scale", "shown"), [("1", True), ("0", False)])
-def test_only_a_training_of_the_image_encoder_is_estimated(
-    shapes_folder, tmp_path, monkeypatch, capsys, scale, shown
-):
+def test_only_a_training_of_the_image_encoder_is_estimated(shapes_folder, tmp_path, monkeypatch, capsys, scale, shown):
     monkeypatch.setattr("app.training.progress.SLOW_HOURS", 0.0)
     monkeypatch.setattr("app.training.run.finish", lambda *args: None)
     options = ["--train.scales.image_encoder", scale, "--train.batch_size", "4"]
