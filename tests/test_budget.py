@@ -62,7 +62,7 @@ def test_steps_are_rounded_up_to_whole_epochs(steps, steps_per_epoch):
 
 def test_a_run_trains_for_the_steps_asked_for_and_resumes_with_more(shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "4", "--train.schedule", "constant")
-    command += ["--train.warmup", "0"]
+    command += ["--train.warmup", "0", "--train.epochs", "1"]
     run = RunDir(train.main([*command, "--train.steps", "1"]))
     assert [record["epoch"] for record in run.records() if "validation_accuracy" in record] == [1]
     steps = run.records()[-1]["step"]

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 LOCAL = {"app", "data", "models", "eval", "train", "benchmarks"}
@@ -152,3 +153,9 @@ def test_the_top_folder_has_only_expected_entries():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     packages = {Path(name).parts[0] for name in tracked if name.endswith(".py") and "/" in name}
     assert packages <= {"app", "data", "models", "tests", "benchmarks", "docs"}
+
+
+def test_every_break_in_the_list_is_of_code_that_occurs_once():
+    code = [path.read_text() for path in FILES if "benchmarks" not in path.parts]
+    breaks = yaml.safe_load((ROOT / "benchmarks/mutations.yaml").read_text())
+    assert [b["breaks"] for b in breaks if sum(text.count(b["old"]) for text in code) != 1] == []
