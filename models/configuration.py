@@ -23,6 +23,8 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.
         threshold: predictions with a lower probability are unsure; chosen on the validation rows.
+        label_thresholds: for ``multi``, the probability from which each class is answered, chosen on the validation
+            rows; ``None`` is 0.5 for all.
         classifier: ``pooled`` or ``mixture``; the latter in models of earlier versions.
         best_by: metric by which the best epoch was chosen, and by which evaluations say whether the model uses its
             inputs; empty in models of earlier versions.
@@ -52,6 +54,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     gate_threshold: float = 0.5
     temperature: float = 1.0
     threshold: float = 0.0
+    label_thresholds: list[float] | None = None
     best_by: str = ""
     columns: dict | None = None
     majority_answer: list[int] | tuple[int, ...] = (0,)

@@ -36,7 +36,21 @@ def test_multi_label_rows_are_trained_scored_and_predicted(table, tmp_path, caps
     assert figures["label_type"] == "multi"
     predictor = Predictor.from_pretrained(tmp_path / "run")
     prediction = predictor.predict([(None, "is there a red circle?")], top_k=50)[0]
-    assert prediction.labels == sorted(a["label"] for a in prediction.answers if a["probability"] >= 0.5)
+    config = predictor.model.config
+    thresholds = dict(zip(predictor.labels, config.label_thresholds, strict=True))
+    assert prediction.labels == sorted(
+        a["label"] for a in prediction.answers if a["probability"] >= thresholds[a["label"]]
+    )
+    written = pd.read_parquet(tmp_path / "run/evaluation/test/predictions.parquet")
+    sets = [
+        config.label_separator.join(
+            name for name, p in zip(predictor.labels, row, strict=True) if p >= thresholds[name]
+        )
+        for row in written["probabilities"]
+    ]
+    assert written["prediction"].tolist() == sets
+    assert written["correct"].mean() == pytest.approx(figures["scores"]["image + text"]["accuracy"]["value"])
+    assert {name: line["threshold"] for name, line in figures["classes"].items()}.items() <= thresholds.items()
     drawn, draw = [], charts.draw_inputs
     monkeypatch.setattr(charts, "draw_inputs", lambda scores, *metric: drawn.append(metric) or draw(scores, *metric))
     again = eval.main([str(tmp_path / "run"), "--pictures", "0"])

@@ -17,9 +17,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
+from app.evaluation.label_thresholds import fit_label_thresholds
 from app.evaluation.metrics import METRICS
 from app.evaluation.targets import Targets
 from data import LabelFormat, Rows
+from models.decisions import center
 
 LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, image", "linear, both")
 """Names of the linear classifiers by what they are given."""
@@ -115,7 +117,10 @@ def join(words, images: np.ndarray):
 
 @config_context(enable_metadata_routing=True)
 def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: int, metric: str) -> np.ndarray:
-    """Probabilities of the last rows, with the regularization that is best on the validation rows."""
+    """Probabilities of the last rows, with the regularization that is best on the validation rows.
+
+    For several labels a row the thresholds are chosen by these rows too, and are at 0.5 in the result.
+    """
     train, validation, held_out = features
     y, weights = targets[0].classes(), targets[0].weights
     is_multi = targets[0].label_type == "multi"
@@ -138,8 +143,12 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
         figure_of(all_classes(fit(strength, trial), validation, classes), targets[1], metric) for strength in STRENGTHS
     ]
     chosen = STRENGTHS[int(np.argmax(figures))]
-    rows = known[affordable_rows(train[known], classes, MAX_PRODUCTS)]
-    return all_classes(fit(chosen, rows), held_out, classes)
+    model = fit(chosen, known[affordable_rows(train[known], classes, MAX_PRODUCTS)])
+    found = all_classes(model, held_out, classes)
+    if not is_multi:
+        return found
+    by_class = fit_label_thresholds(all_classes(model, validation, classes), targets[1].classes(), targets[1].weights)
+    return center(found, by_class)
 
 
 def affordable_rows(features, classes: int, products: int, least: int = 1) -> np.ndarray:

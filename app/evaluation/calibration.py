@@ -11,6 +11,7 @@ from scipy.stats import beta
 from app.evaluation.bootstrap import Resampler, effective_groups, mean_interval
 from app.evaluation.figures import Calibration, CalibrationErrors, ReliabilityBin, ReliabilityBins, RiskCurve
 from app.evaluation.targets import Targets
+from models.decisions import Thresholds, center
 from models.decisions import confidence as confidence_of
 
 BINS = 15
@@ -158,28 +159,33 @@ def risk_coverage_curve(
 
 
 def calibration_figures(
-    probabilities: np.ndarray, targets: Targets, resampler: Resampler, temperature: float, threshold: float
+    probabilities: np.ndarray,
+    targets: Targets,
+    resampler: Resampler,
+    temperature: float,
+    threshold: float,
+    label_thresholds: Thresholds = None,
 ) -> Calibration:
     """Effect of a model's temperature and threshold on rows that they were not fitted on.
 
     Args:
         probabilities: ``(n, C)`` of the model, with the temperature applied.
     """
-
-    def bins_of(probabilities: np.ndarray, targets: Targets) -> list[ReliabilityBin]:
-        confidence = confidence_of(probabilities, targets.label_type)
-        return reliability_bins(confidence, targets.correctness(probabilities), targets.weights)
-
-    confidence, correctness = confidence_of(probabilities, targets.label_type), targets.correctness(probabilities)
-    weights, sure, known = targets.weights, confidence >= threshold, targets.best_correctness() > 0
+    label_type, weights = targets.label_type, targets.weights
+    correctness = targets.correctness(center(probabilities, label_thresholds))
+    confidence = confidence_of(probabilities, label_type, label_thresholds)
+    cuts = None if label_thresholds is None else apply_temperature(np.array(label_thresholds), 1 / temperature, "multi")
+    uncalibrated = confidence_of(apply_temperature(probabilities, 1 / temperature, label_type), label_type, cuts)
+    sure, known = confidence >= threshold, targets.best_correctness() > 0
     bins = ReliabilityBins(
-        before=bins_of(apply_temperature(probabilities, 1 / temperature, targets.label_type), targets),
-        after=bins_of(probabilities, targets),
+        before=reliability_bins(uncalibrated, correctness, weights),
+        after=reliability_bins(confidence, correctness, weights),
     )
+    of_known = reliability_bins(confidence[known], correctness[known], targets.select(known).weights)
     errors = CalibrationErrors(
         before=expected_calibration_error(bins.before),
         after=expected_calibration_error(bins.after),
-        known=expected_calibration_error(bins_of(probabilities[known], targets.select(known))),
+        known=expected_calibration_error(of_known),
     )
     risk = None
     if sure.any():

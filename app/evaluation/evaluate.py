@@ -1,6 +1,7 @@
 """All figures of a model on held-out rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def evaluate(
         role: use of the rows in training.
         linear: answers of linear classifiers to compare with.
     """
+    given, predictions = predictions.probabilities[BOTH], predictions.centered()
     targets, form = predictions.targets, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
@@ -50,6 +52,7 @@ def evaluate(
     majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
     systems = predictions.probabilities | (linear.probabilities if linear else {}) | {MAJORITY: majority}
     metric = judging_metric(config)
+    cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
     return Evaluation(
         source=rows.source,
@@ -69,7 +72,11 @@ def evaluate(
         },
         inputs=input_use(predictions, resampler, metric),
         advantage=None if linear is None else advantage(predictions, linear, resampler, metric),
-        classes={config.id2label[c]: figures for c, figures in enumerate(table) if figures.rows},
+        classes={
+            config.id2label[c]: replace(figures, threshold=cut)
+            for c, (figures, cut) in enumerate(zip(table, cuts, strict=True))
+            if figures.rows
+        },
         confusion=confusion_matrix(probabilities, targets, list(config.id2label.values())),
         slices={
             column: {
@@ -78,7 +85,9 @@ def evaluate(
             }
             for column in settings.slice_by
         },
-        calibration=calibration_figures(probabilities, targets, resampler, config.temperature, config.threshold),
+        calibration=calibration_figures(
+            given, targets, resampler, config.temperature, config.threshold, config.label_thresholds
+        ),
         saw=input_coverage(processor, rows),
     )
 

@@ -35,12 +35,14 @@ class ClassFigures:
 
     Attributes:
         rows: number of rows with this label.
+        threshold: probability from which the class is answered; ``None`` if one class is answered for each row.
     """
 
     rows: int
     precision: Interval
     recall: Interval
     f1: Interval
+    threshold: float | None = None
 
 
 @dataclass

@@ -143,5 +143,6 @@ def class_table(
         drawn, numbers = draws.per_class(name), draws.effective_groups_per_class(name)
         columns[name] = [bootstrap_interval(value[c], drawn[:, c], float(numbers[c])) for c in classes]
     return [
-        ClassFigures(int(has_class(y_true, c).sum()), *(columns[name][c] for name in names)) for c in classes.tolist()
+        ClassFigures(int(has_class(y_true, c).sum()), columns["precision"][c], columns["recall"][c], columns["f1"][c])
+        for c in classes.tolist()
     ]

@@ -1,6 +1,6 @@
 """Probabilities for many rows, with both inputs, with one of them, and with shuffled inputs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from app.evaluation.targets import Targets
 from data import Collate, ImageBatchSampler, Rows, make_loader
+from models.decisions import Thresholds, center
 
 MODALITIES = ("image + text", "text only", "image only", "images shuffled", "texts shuffled")
 """What the model is given: both inputs of a row, one of them, or one of them with the other input of another row."""
@@ -25,15 +26,22 @@ class Predictions:
         probabilities: modality (one of `MODALITIES`) → ``(n, C)``.
         kept: modality → number of rows whose inputs did not change, because the input that was removed is missing or
             that of the other row is equal.
+        thresholds: of the model, for several labels a row.
     """
 
     probabilities: dict[str, np.ndarray]
     targets: Targets
     kept: dict[str, int] = field(default_factory=dict)
+    thresholds: Thresholds = None
+
+    def centered(self) -> "Predictions":
+        """The same predictions with probabilities whose thresholds are all 0.5, as metrics expect them."""
+        moved = {modality: center(found, self.thresholds) for modality, found in self.probabilities.items()}
+        return replace(self, probabilities=moved, thresholds=None)
 
     def correctness(self, modality: str = BOTH) -> np.ndarray:
         """How correct each answer is, in [0, 1] ``(n,)``."""
-        return self.targets.correctness(self.probabilities[modality])
+        return self.targets.correctness(center(self.probabilities[modality], self.thresholds))
 
     def accuracy(self, modality: str = BOTH) -> float:
         return self.targets.mean(self.correctness(modality))
@@ -98,7 +106,8 @@ def predict(
     kept_rows = np.sum([kept for *_, kept in found], axis=0).tolist()
     targets = Targets.of(rows.labels, collate.label2id, collate.label_format, rows.weights)
     by_modality = {modality: stacked[:, i] for i, modality in enumerate(modalities)}
-    return Predictions(by_modality, targets, dict(zip(modalities, kept_rows, strict=True)))
+    kept_by_modality = dict(zip(modalities, kept_rows, strict=True))
+    return Predictions(by_modality, targets, kept_by_modality, plain.config.label_thresholds)
 
 
 def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:

@@ -216,8 +216,8 @@ class Predictor:
 
     def to_predictions(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
         """Labels, confidence and the most probable classes from probabilities ``(n, C)``."""
-        label_type = self.label_format.type
-        sure, chosen = confidence(probabilities, label_type), give_answers(probabilities, label_type)
+        decision = (self.label_format.type, self.model.config.label_thresholds)
+        sure, chosen = confidence(probabilities, *decision), give_answers(probabilities, *decision)
         return [
             Prediction(
                 [self.labels[c] for c in np.flatnonzero(chosen[row])],

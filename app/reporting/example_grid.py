@@ -30,10 +30,10 @@ def draw_examples(path: Path, explained: ExplainedRows, predictions: Predictions
     pictures: list[Image.Image] = []
     correctness, probabilities = predictions.correctness(), predictions.probabilities[BOTH]
     config, rows = explained.model.config, explained.rows
-    form = LabelFormat.of(config)
+    form, thresholds = LabelFormat.of(config), config.label_thresholds
     for i in chosen:
-        answer = form.join(config.id2label[c] for c in answered(probabilities[i], form.type)) or "none"
-        probability = confidence(probabilities[i : i + 1], form.type)[0]
+        answer = form.join(config.id2label[c] for c in answered(probabilities[i], form.type, thresholds)) or "none"
+        probability = confidence(probabilities[i : i + 1], form.type, thresholds)[0]
         verdict = correctness_text(correctness[i], rows.labels[i])
         lines = [*wrap(rows.texts[i] or "no text"), f"→ {answer} ({probability:.0%}, {verdict})"]
         figure = explanation_figure(explained.explain(i, by_word=True), "\n".join(lines), COLUMNS)

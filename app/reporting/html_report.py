@@ -167,7 +167,7 @@ def choose_examples(rows: Rows, predictions: Predictions, number: int, chosen: S
         chosen: indices of rows that are shown first.
     """
     correctness = predictions.correctness()
-    confidences = confidence(predictions.probabilities[BOTH], predictions.targets.label_type)
+    confidences = confidence(predictions.probabilities[BOTH], predictions.targets.label_type, predictions.thresholds)
     ranked = np.argsort(-confidences, kind="stable")
     wrong, correct = (ranked[(correctness == value)[ranked]][:number].tolist() for value in (0, 1))
     spaced = evenly_spaced_rows(rows, number)
@@ -191,9 +191,10 @@ def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by
     """One example row with its answers and its evidence; with ``by_word`` also maps of the words that did most."""
     model, rows, probabilities = explained.model, explained.rows, predictions.probabilities[BOTH][index]
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
+    thresholds = predictions.thresholds
     explanation = None if isinstance(model, OnnxModel) else explained.explain(index, by_word)
-    names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type))
-    correctness = float(predictions.targets.select(np.array([index])).correctness(probabilities[None])[0])
+    names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type, thresholds))
+    correctness = float(predictions.correctness()[index])
     text, picture = rows.texts[index] or "", None if rows.image_keys[index] is None else rows.decoded_image(index)
     pieces = tint(text, explanation.words, explanation.effects) if explanation else [Piece(text)] if text else []
     return Card(
@@ -204,7 +205,7 @@ def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by
         [(model.config.id2label[int(c)], float(probabilities[c])) for c in best],
         correctness,
         correctness_text(correctness, rows.labels[index]),
-        bool(confidence(probabilities[None], form.type)[0] >= model.config.threshold),
+        bool(confidence(probabilities[None], form.type, thresholds)[0] >= model.config.threshold),
         None if picture is None else to_data_uri(enlarged(picture, SIDE)),
         None if picture is None else to_data_uri(model_input(explained.processor, picture)),
         None if explanation is None else show_evidence(explanation, by_word),

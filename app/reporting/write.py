@@ -125,7 +125,7 @@ def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, c
     Rows of one ``group`` are resampled together. The column ``weight`` exists if rows have weights.
     """
     probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
-    chosen = give_answers(probabilities, form.type)
+    chosen = give_answers(probabilities, form.type, config.label_thresholds)
     table = pd.DataFrame(
         {
             "row": rows.numbers,
@@ -134,7 +134,7 @@ def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, c
             "text": list(rows.texts),
             "label": list(rows.labels),
             "prediction": [form.join(config.id2label[c] for c in np.flatnonzero(row).tolist()) for row in chosen],
-            "probability": confidence(probabilities, form.type),
+            "probability": confidence(probabilities, form.type, config.label_thresholds),
             "correct": predictions.correctness(),
             "probabilities": list(probabilities),
         }

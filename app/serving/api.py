@@ -184,6 +184,7 @@ def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metri
             max_text_tokens=engine.predictor.processor.tokenizer.model_max_length,
             temperature=config.temperature,
             sure_from=config.threshold,
+            label_thresholds=config.label_thresholds,
             parts=parts,
             metrics=metrics,
         )

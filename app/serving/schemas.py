@@ -187,6 +187,10 @@ class ModelReply(BaseModel):
         description="Confidence threshold, chosen on validation rows, above which a prediction is sure. A value above "
         "1 means that no prediction is sure."
     )
+    label_thresholds: list[float] | None = Field(
+        description="For multi-label models, the probability from which each label is answered, in the order of "
+        "labels; null is 0.5 for all, or one label per answer."
+    )
     parts: dict[str, str]
     metrics: dict[str, Scores] | None = Field(description="Scores on held-out rows, with 95 % confidence intervals.")
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from app.evaluation.calibration import apply_temperature, choose_threshold, fit_temperature
 from app.evaluation.evaluate import groups_of
 from app.evaluation.figures import Role
+from app.evaluation.label_thresholds import fit_label_thresholds
 from app.evaluation.predict import BOTH, predict
 from app.inference.load import load_model
 from app.reporting.model_card import model_card
@@ -18,7 +19,7 @@ from app.training.run_folder import RunDir
 from app.training.run_summary import next_commands
 from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows
 from models import ImageTextClassifier, ImageTextProcessor
-from models.decisions import confidence
+from models.decisions import center, confidence
 
 CONTENTS = (
     "model/, evaluation/{split}/ (report.html, metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
@@ -69,15 +70,18 @@ def calibrate(
     data: DataSettings,
     options: TrainSettings,
 ) -> None:
-    """Fit the model's temperature and its confidence threshold on the validation rows."""
-    model.config.temperature = 1.0
+    """Fit the model's temperature, its thresholds of labels and of confidence on the validation rows."""
+    model.config.temperature, model.config.label_thresholds = 1.0, None
     form, value_range = LabelFormat.of(model.config), model.config.value_range
     collate = Collate(InputCollate(processor, data.max_pixels, value_range), model.config.label2id, form)
     found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
     probabilities, label_type = found.probabilities[BOTH], found.targets.label_type
     model.config.temperature = fit_temperature(probabilities, found.targets)
     probabilities = apply_temperature(probabilities, model.config.temperature, label_type)
-    sure = confidence(probabilities, label_type)
-    groups, _ = groups_of(rows, data.group)
-    correctness, weights = found.targets.correctness(probabilities), found.targets.weights
+    weights, thresholds = found.targets.weights, None
+    if label_type == "multi":
+        thresholds = fit_label_thresholds(probabilities, found.targets.classes(), weights)
+    sure, groups = confidence(probabilities, label_type, thresholds), groups_of(rows, data.group)[0]
+    correctness = found.targets.correctness(center(probabilities, thresholds))
+    model.config.label_thresholds = thresholds
     model.config.threshold = choose_threshold(sure, correctness, options.target_risk, groups, weights)

@@ -75,8 +75,9 @@ def build_from(
         config.custom_text_encoder = f"{find_file(config).resolve()}:{split_name(config.custom_text_encoder)[1]}"
     before = source.config.label2id
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
-    new = {"temperature": 1.0, "threshold": 0.0} | {name: getattr(settings, name) for name in FREE - {"init"}}
-    for name, value in (labels | new | reading).items():
+    fitted = {"temperature": 1.0, "threshold": 0.0, "label_thresholds": None}
+    new = {name: getattr(settings, name) for name in FREE - {"init"}}
+    for name, value in (labels | fitted | new | reading).items():
         setattr(config, name, value)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
