@@ -5,7 +5,7 @@ import time
 from accelerate import Accelerator
 
 from app.evaluation.calibration import apply_temperature, choose_threshold, fit_temperature
-from app.evaluation.evaluate import groups_of
+from app.evaluation.evaluate import groups_of, judging_metric
 from app.evaluation.figures import Role
 from app.evaluation.label_thresholds import fit_label_thresholds
 from app.evaluation.predict import BOTH, predict
@@ -79,7 +79,7 @@ def calibrate(
     model.config.temperature = fit_temperature(probabilities, found.targets)
     probabilities = apply_temperature(probabilities, model.config.temperature, label_type)
     weights, thresholds = found.targets.weights, None
-    if label_type == "multi":
+    if label_type == "multi" and judging_metric(model.config) != "accuracy":
         thresholds = fit_label_thresholds(probabilities, found.targets.classes(), weights)
     sure, groups = confidence(probabilities, label_type, thresholds), groups_of(rows, data.group)[0]
     correctness = found.targets.correctness(center(probabilities, thresholds))
