@@ -43,6 +43,8 @@ class LearningRateScales:
     """Context grid, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0
     """The classifier."""
+    probe: NonNegativeFloat | None = None
+    """The linear probe of the classifier pooled. Default: 0 with linear_start, otherwise 1."""
 
 
 @dataclass
@@ -108,6 +110,9 @@ class TrainSettings:
     average precision (mean over the labels), because whole sets of labels are seldom exactly right."""
     early_stopping: NonNegativeInt = 0
     """Stop after this many epochs without a better figure of best_by; 0 disables early stopping."""
+    linear_start: bool = True
+    """Start the classifier pooled as logistic regression on the mean features of image and text, to which training adds
+    (linear probing, then fine-tuning; Kumar et al. 2022). The start counts as epoch 0."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto is bf16 if the device computes it natively, otherwise float32."""
     target_risk: ClosedUnitInterval = 0.05

@@ -11,6 +11,7 @@ from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.decisions import to_probabilities
 from models.levels import ImageEncoder, LevelFusions
+from models.linear_probe import LinearProbe
 from models.output import ImageTextOutput
 from models.pair_indices import drop_modality, mark_empty_texts, missing_to_last, resolve_indices
 from models.pooled_classifier import PooledClassifier
@@ -18,7 +19,7 @@ from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
-from models.vgg import LAST, WIDTH, VGG16Encoder
+from models.vgg import LAST, VGG16Encoder
 
 
 class ImageTextClassifier(SavedModel):
@@ -71,6 +72,10 @@ class ImageTextClassifier(SavedModel):
         self.fusions = LevelFusions(config, self.image_encoder)
         self.levels = self.fusions.levels
         self.classifier = build_classifier(config, self.image_encoder.width(LAST))
+        self.probe: LinearProbe | None = None
+        if config.classifier == "pooled":
+            text_dim = None if config.fusion == "none" else hidden_size
+            self.probe = LinearProbe(self.image_encoder.width(self.levels[0]), text_dim, config.num_labels)
         self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
         self.no_image = nn.Parameter(torch.randn(1, self.image_encoder.width(self.levels[0]), 1, 1) * 0.02)
         self.post_init()
@@ -104,13 +109,17 @@ class ImageTextClassifier(SavedModel):
         if self.training:
             image_index, text_index = drop_modality(image_index, text_index, self.config.modality_dropout)
 
-        contexts, token_weights = self.encode_texts(texts, mask, output_attentions)
+        tokens, mask = self.encode_texts(texts, mask)
+        contexts, token_weights = self.context_grid(tokens, mask, output_attentions)
         maps = self.encode_images(images, 0 if image_features is None else features_level or self.levels[0])
         image_index, text_index = missing_to_last(image_index, maps), missing_to_last(text_index, contexts)
         fused, attentions, gates, work = self.fusions(
             maps, contexts, image_index, text_index, self.image_encoder, output_attentions
         )
-        logits, joint = self.classifier(fused, contexts.flatten(2).mean(dim=2)[text_index], output_attentions)
+        logits, joint = self.classifier(fused, output_attentions)
+        if self.probe is not None:
+            scale = 1.0 if self.training else self.config.classifier_scale
+            logits = scale * logits + self.probe(maps, tokens, mask, image_index, text_index)
         if not self.training:
             logits = logits / self.config.temperature
         return ImageTextOutput(
@@ -148,21 +157,18 @@ class ImageTextClassifier(SavedModel):
                 "(batch, tokens, width) need transpose(1, 2)."
             )
 
-    def encode_texts(
-        self, texts: Tensor | None, mask: Tensor | None, output_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Encode the texts to context grids; the last grid is that of the learned "no text" token.
+    def encode_texts(self, texts: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Encode the texts; the last row is the learned "no text" token.
 
         A text without real tokens is encoded as one token, so that no encoder sees a fully masked row.
 
         Shape:
             - texts: tokens ``(T, L)`` or features ``(T, hidden, …)``; mask: ``(T, L)`` bool, ``True`` on real tokens
-            - returns: grids ``(T + 1, 512, 7, 7)`` and, with ``output_weights``, the weights of tokens in the slots
-              ``(T + 1, 49, L)``, else ``None``
+            - returns: token features ``(T + 1, L, hidden)``, and the mask of real tokens ``(T + 1, L)``
         """
         no_text = self.no_text[None, None]
         if texts is None or mask is None:
-            return self.context_grid(no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device), output_weights)
+            return no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device)
         first = torch.arange(mask.shape[1], device=texts.device) == 0
         mask = mask | (first & ~mask.any(dim=1, keepdim=True))
         if texts.is_floating_point():
@@ -171,7 +177,7 @@ class ImageTextClassifier(SavedModel):
             assert self.text_encoder is not None
             tokens = self.text_encoder(texts, mask.long())
         tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
-        return self.context_grid(tokens, torch.cat([mask, first[None]]), output_weights)
+        return tokens, torch.cat([mask, first[None]])
 
     def encode_images(self, images: Tensor | None, done: int) -> Tensor:
         """Encode the images up to the first level; the last map is the learned "no image" map.
@@ -220,7 +226,7 @@ def build_classifier(config: ImageTextConfig, dim: int) -> PositionClassifier | 
     sizes = dim, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
     if config.classifier == "mixture":
         return PositionClassifier(*sizes, config.label_type == "multi")
-    return PooledClassifier(*sizes, None if config.fusion == "none" else WIDTH)
+    return PooledClassifier(*sizes)
 
 
 def build_image_encoder(config: ImageTextConfig) -> ImageEncoder:

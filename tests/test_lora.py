@@ -31,7 +31,9 @@ def test_a_new_adapter_does_not_change_the_output(model):
 def test_every_linear_layer_of_the_text_encoder_has_an_adapter_and_only_adapters_learn_in_it(model):
     linear = [module for module in model.text_encoder.modules() if isinstance(module, nn.Linear)]
     add_lora(model, 4)
-    parameter_groups(model, 0.1, dict.fromkeys(("text_encoder", "image_encoder", "fusion", "classifier"), 1.0), 0.0)
+    parameter_groups(
+        model, 0.1, dict.fromkeys(("text_encoder", "image_encoder", "fusion", "classifier", "probe"), 1.0), 0.0
+    )
     learn = [name for name, parameter in model.text_encoder.named_parameters() if parameter.requires_grad]
     assert len(learn) == 2 * len(linear)
     assert all("lora_" in name for name in learn)

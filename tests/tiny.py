@@ -26,6 +26,7 @@ TINY = ["--model.image_size", "32", "--model.classifier_hidden_size", "32", "--m
 TINY += ["--model.text_encoder", "scratch", "--model.image_weights", "none"]
 TINY += ["--train.batch_size", "8", "--data.num_workers", "0", "--train.trackers", "[]"]
 TINY += ["--train.pictures", "0", "--train.baselines", "false", "--train.batch_rows", "0"]
+TINY += ["--train.linear_start", "false"]
 RUN_DIR = ["--train.trackers", "[tensorboard]", "--data.slice_by", "[kind]", "--train.pictures", "1"]
 """Further options of the run in the fixture `run_dir`."""
 VGG16 = ["--model.image_encoder", "vgg16"]

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse
@@ -34,6 +35,7 @@ MAX_PRODUCTS = 5_000_000_000
 """Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
 TRIAL_PRODUCTS, TRIAL_ROWS = 50_000_000, 2_000
 """As `MAX_PRODUCTS`, while the strength is chosen, but not fewer than these rows."""
+LinearModel: TypeAlias = LogisticRegression | OneVsRestClassifier
 Matrices = list
 """Features of the training, the validation and the held-out rows, dense or sparse."""
 
@@ -115,7 +117,6 @@ def join(words, images: np.ndarray):
     return np.hstack([words, images])
 
 
-@config_context(enable_metadata_routing=True)
 def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: int, metric: str) -> np.ndarray:
     """Probabilities of the last rows, with the regularization that is best on the validation rows.
 
@@ -123,14 +124,45 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
     that of whole sets, keeps 0.5.
     """
     train, validation, held_out = features
-    y, weights = targets[0].classes(), targets[0].weights
-    is_multi = targets[0].label_type == "multi"
-    known = np.arange(train.shape[0]) if is_multi else np.flatnonzero(y >= 0)
-    if not is_multi and len(present := np.unique(y[known])) == 1:  # a classifier needs two classes
-        return constant_baseline(present.tolist(), held_out.shape[0], classes)
+    model = fit_linear(train, validation, targets[0], targets[1], classes, metric)
+    if isinstance(model, int):
+        return constant_baseline([model], held_out.shape[0], classes)
+    found = all_classes(model, held_out, classes)
+    if targets[0].label_type != "multi" or metric == "accuracy":
+        return found
+    by_class = fit_label_thresholds(all_classes(model, validation, classes), targets[1].classes(), targets[1].weights)
+    return center(found, by_class)
 
-    def fit(strength: float, rows: np.ndarray):
-        classifier = LogisticRegression(C=strength).set_fit_request(sample_weight=True)
+
+@config_context(enable_metadata_routing=True)
+def fit_linear(
+    train, validation, train_targets: Targets, targets: Targets, classes: int, metric: str, is_balanced: bool = False
+) -> LinearModel | int:
+    """Logistic regression with the regularization that is best on the validation rows.
+
+    Args:
+        train, validation: features ``(n, D)``, dense or sparse.
+        train_targets, targets: labels of the training and of the validation rows.
+        metric: figure of the validation rows, see `figure_of`.
+        is_balanced: weigh classes by their inverse frequency.
+
+    Returns:
+        the classifier, for ``multi`` one of each class against the others; or the class of all rows if there is one.
+    """
+    y, weights = train_targets.classes(), train_targets.weights
+    is_multi = train_targets.label_type == "multi"
+    known = np.arange(train.shape[0]) if is_multi else np.flatnonzero(y >= 0)
+    if train_targets.label_type == "annotators":  # a row for each answer, weighted by its score
+        scores = train_targets.values * (1 if weights is None else weights[:, None])
+        known, y = scores.nonzero()
+        train, weights = train[known], scores[known, y] / train_targets.values[known].sum(axis=1)
+        known = np.arange(len(y))
+    if not is_multi and len(present := np.unique(y[known])) == 1:  # a classifier needs two classes
+        return int(present[0])
+
+    def fit(strength: float, rows: np.ndarray) -> LinearModel:
+        classifier = LogisticRegression(C=strength, class_weight="balanced" if is_balanced else None)
+        classifier = classifier.set_fit_request(sample_weight=True)
         model = OneVsRestClassifier(classifier) if is_multi else classifier
         labels = y[rows, :-1] if is_multi else y[rows]
         with warnings.catch_warnings():
@@ -141,15 +173,10 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
     trial = affordable_rows(train[known], classes, TRIAL_PRODUCTS, TRIAL_ROWS)
     trial = known[trial] if is_multi or len(np.unique(y[known[trial]])) > 1 else known
     figures = [
-        figure_of(all_classes(fit(strength, trial), validation, classes), targets[1], metric) for strength in STRENGTHS
+        figure_of(all_classes(fit(strength, trial), validation, classes), targets, metric) for strength in STRENGTHS
     ]
     chosen = STRENGTHS[int(np.argmax(figures))]
-    model = fit(chosen, known[affordable_rows(train[known], classes, MAX_PRODUCTS)])
-    found = all_classes(model, held_out, classes)
-    if not is_multi or metric == "accuracy":
-        return found
-    by_class = fit_label_thresholds(all_classes(model, validation, classes), targets[1].classes(), targets[1].weights)
-    return center(found, by_class)
+    return fit(chosen, known[affordable_rows(train[known], classes, MAX_PRODUCTS)])
 
 
 def affordable_rows(features, classes: int, products: int, least: int = 1) -> np.ndarray:
@@ -163,7 +190,7 @@ def affordable_rows(features, classes: int, products: int, least: int = 1) -> np
     return np.sort(np.random.default_rng(0).choice(rows, max(least, limit), replace=False))
 
 
-def all_classes(model: LogisticRegression | OneVsRestClassifier, features, classes: int) -> np.ndarray:
+def all_classes(model: LinearModel, features, classes: int) -> np.ndarray:
     """Probabilities ``(n, C)`` for all classes, 0 for those that the model does not know."""
     probabilities = np.zeros((features.shape[0], classes), dtype=np.float32)
     probabilities[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(features)
@@ -171,6 +198,12 @@ def all_classes(model: LogisticRegression | OneVsRestClassifier, features, class
 
 
 def figure_of(probabilities: np.ndarray, targets: Targets, metric: str) -> float:
-    """A metric of rows; the accuracy is that of the label type, and also taken if the rows do not define the metric."""
+    """A metric of rows, or the negative cross-entropy for ``loss``.
+
+    The accuracy is that of the label type, and also taken if the rows do not define the metric.
+    """
+    if metric == "loss":
+        losses = targets.cross_entropy(probabilities)
+        return -float(np.nanmean(losses)) if not np.isnan(losses).all() else 0.0
     value = np.nan if metric == "accuracy" else METRICS[metric](targets.classes(), probabilities, targets.weights)
     return float(targets.mean(targets.correctness(probabilities)) if np.isnan(value) else value)

@@ -60,9 +60,51 @@ def fit_temperature(probabilities: np.ndarray, targets: Targets) -> float:
 
 def apply_temperature(probabilities: np.ndarray, temperature: float, label_type: str = "single") -> np.ndarray:
     """Probabilities after their logits are divided by a temperature."""
+    return from_logits(to_logits(probabilities, label_type) / temperature, label_type)
+
+
+def to_logits(probabilities: np.ndarray, label_type: str) -> np.ndarray:
+    """Logits ``(n, C)`` in float64 that give these probabilities."""
     if label_type == "multi":
-        return expit(logit(np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)) / temperature)
-    return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature, axis=1)
+        return logit(np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15))
+    return np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
+
+
+def from_logits(logits: np.ndarray, label_type: str) -> np.ndarray:
+    """Probabilities ``(n, C)`` of logits."""
+    return expit(logits) if label_type == "multi" else softmax(logits, axis=1)
+
+
+def fit_share(start: np.ndarray, end: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:
+    """Where between two models of which one adds to the logits of the other the cross-entropy is lowest.
+
+    As in WiSE-FT (Wortsman et al. 2022), which averages the weights of a model before and after fine-tuning, what
+    training learned by heart counts less.
+
+    Args:
+        start: probabilities ``(n, C)`` of the model before training.
+        end: those of the model after it.
+        targets: the labels; rows with an unknown label are ignored.
+
+    Returns:
+        the share of the difference in the logits that is kept, in [0, 1], and the probabilities with it.
+    """
+    label_type = targets.label_type
+    logits = [to_logits(probabilities, label_type) for probabilities in (start, end)]
+
+    def mix(share: float) -> np.ndarray:
+        return from_logits((1 - share) * logits[0] + share * logits[1], label_type)
+
+    known = ~np.isnan(targets.cross_entropy(end))
+    if not known.any():
+        return 1.0, end
+
+    def loss(share: float) -> float:
+        return targets.select(known).mean(targets.select(known).cross_entropy(mix(share)[known]))
+
+    share = float(minimize_scalar(loss, bounds=(0, 1), method="bounded").x)
+    share = min((0.0, share, 1.0), key=loss)
+    return share, mix(share).astype(start.dtype)
 
 
 def choose_threshold(

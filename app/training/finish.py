@@ -1,10 +1,11 @@
 """The end of a run: calibration, evaluation on the held-out rows, summary and model card."""
 
 import time
+from dataclasses import replace
 
 from accelerate import Accelerator
 
-from app.evaluation.calibration import apply_temperature, choose_threshold, fit_temperature
+from app.evaluation.calibration import apply_temperature, choose_threshold, fit_share, fit_temperature
 from app.evaluation.evaluate import groups_of, judging_metric
 from app.evaluation.figures import Role
 from app.evaluation.label_thresholds import fit_label_thresholds
@@ -70,11 +71,21 @@ def calibrate(
     data: DataSettings,
     options: TrainSettings,
 ) -> None:
-    """Fit the model's temperature, its thresholds of labels and of confidence on the validation rows."""
-    model.config.temperature, model.config.label_thresholds = 1.0, None
-    form, value_range = LabelFormat.of(model.config), model.config.value_range
-    collate = Collate(InputCollate(processor, data.max_pixels, value_range), model.config.label2id, form)
-    found = predict(model, rows, collate, accelerator, options.batch_size, data.num_workers)
+    """Fit the scale of the classifier, the temperature, and the thresholds of labels and of confidence.
+
+    All are fitted on the validation rows and kept in the model's configuration.
+    """
+    config = model.config
+    config.temperature, config.classifier_scale, config.label_thresholds = 1.0, 1.0, None
+    form, value_range = LabelFormat.of(config), config.value_range
+    collate = Collate(InputCollate(processor, data.max_pixels, value_range), config.label2id, form)
+    sizes = (options.batch_size, data.num_workers)
+    found = predict(model, rows, collate, accelerator, *sizes)
+    if model.probe is not None and options.linear_start:
+        config.classifier_scale = 0.0
+        start = predict(model, rows, collate, accelerator, *sizes)
+        config.classifier_scale, mixed = fit_share(start.probabilities[BOTH], found.probabilities[BOTH], found.targets)
+        found = replace(found, probabilities={BOTH: mixed})
     probabilities, label_type = found.probabilities[BOTH], found.targets.label_type
     model.config.temperature = fit_temperature(probabilities, found.targets)
     probabilities = apply_temperature(probabilities, model.config.temperature, label_type)

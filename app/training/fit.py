@@ -1,6 +1,7 @@
 """The training loop: steps, checkpoints, validation after each epoch, the best model."""
 
 import signal
+from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
@@ -21,8 +22,18 @@ from data import PreparedData
 from models.lora import merge_lora
 
 
-def fit(settings: Settings, data: PreparedData, training: Training, accelerator: Accelerator, run: RunDir) -> None:
+def fit(
+    settings: Settings,
+    data: PreparedData,
+    training: Training,
+    accelerator: Accelerator,
+    run: RunDir,
+    newest: Path | None = None,
+) -> None:
     """Train, and keep the model of the epoch with the best figure of ``--train.best_by`` in ``run.model``.
+
+    Args:
+        newest: the checkpoint to resume from.
 
     Raises:
         Stopped: a signal stopped the run; its checkpoint is saved.
@@ -33,7 +44,7 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     checkpoints = Checkpoints(run.checkpoints, options.keep_checkpoints)
     state = (accelerator, training.model, training.optimizer, training.schedule)
     progress = Progress()
-    if newest := checkpoints.newest():
+    if newest:
         progress = checkpoints.load(newest, *state)
         print(f"  resuming after step {progress.step} ({newest})", flush=True)
     progress.steps_per_epoch = training.steps_per_epoch
@@ -42,6 +53,8 @@ def fit(settings: Settings, data: PreparedData, training: Training, accelerator:
     epochs = num_epochs(options, training.steps_per_epoch)
     note = slow_training_note(training, epochs, progress, accelerator)
     with StopRequest() as stop, progress_bar(training, epochs, progress, accelerator) as bar:
+        if training.started_linear and progress.step == 0:
+            validate(settings, data, training, accelerator, run, progress, bar)
         while progress.epoch < epochs and not is_enough(options, progress):
             training.start_epoch(progress, options)
             for record in train_epoch(training, accelerator, options, progress):
@@ -99,13 +112,16 @@ def validate(
     progress: Progress,
     bar: tqdm,
 ) -> None:
-    """Score the validation rows after an epoch, report the result, and keep the model if it is the best so far."""
+    """Score the validation rows after an epoch or before the first, and keep the model if it is the best so far."""
     options = settings.train
     model = whole_model(training.model, accelerator)
     predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
     metric = best_metric(options, predictions.targets.label_type)
     figure = validation_figure(predictions, metric)
-    progress.end_epoch(figure, is_better(figure, progress.best, metric))
+    if progress.step:
+        progress.end_epoch(figure, is_better(figure, progress.best, metric))
+    else:  # before training
+        progress.best = figure
     figures = {"accuracy": predictions.accuracy(), "loss": predictions.loss()} | {metric: figure}
     record = {
         "step": progress.step,

@@ -10,6 +10,7 @@ from accelerate.utils import find_executable_batch_size, set_seed
 from app.inference.load import hide_file_bars
 from app.settings import Settings
 from app.training.best_epoch import check_best_by
+from app.training.checkpoint import Checkpoints
 from app.training.devices import build_accelerator
 from app.training.exit_codes import explain_memory_errors
 from app.training.finish import finish
@@ -81,8 +82,9 @@ def train_in_memory(
             accelerator.free_memory()
             set_seed(options.seed)
             training = Training.set_up(now, data, *build(now, data), accelerator)
-        training.to_device(now, data, accelerator)
-        fit(now, data, training, accelerator, run)
+        newest = Checkpoints(run.checkpoints).newest()
+        training.to_device(now, data, accelerator, is_new=newest is None)
+        fit(now, data, training, accelerator, run, newest)
 
     train_with()
 

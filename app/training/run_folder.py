@@ -196,7 +196,7 @@ class RunDir:
 
     def rewind(self, step: int) -> None:
         """Remove the result and the records after a step, which will be written again."""
-        kept = [record for record in self.records() if record["step"] <= step and "held_out" not in record]
+        kept = [record for record in self.records() if 0 < step >= record["step"] and "held_out" not in record]
         with replacing(self.metrics) as file:
             file.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 

@@ -17,7 +17,7 @@ from models.settings import Architecture, ModelSettings
 FREE = {"init", "fusion_dropout", "classifier_dropout", "modality_dropout"}
 """Settings of the model that have no weights and may differ from the classifier that a training starts from."""
 
-OUTPUT_LAYERS = ("output", "direct_image", "direct_context")
+OUTPUT_LAYERS = ("classifier.output", "probe.image", "probe.text")
 """Layers of the classifiers with a row for each class."""
 
 
@@ -75,14 +75,14 @@ def build_from(
         config.custom_text_encoder = f"{find_file(config).resolve()}:{split_name(config.custom_text_encoder)[1]}"
     before = source.config.label2id
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
-    fitted = {"temperature": 1.0, "threshold": 0.0, "label_thresholds": None}
+    fitted = {"temperature": 1.0, "classifier_scale": 1.0, "threshold": 0.0, "label_thresholds": None}
     new = {name: getattr(settings, name) for name in FREE - {"init"}}
     for name, value in (labels | fitted | new | reading).items():
         setattr(config, name, value)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
     shared = [name for name in label_names if name in before]
-    for name in (f"classifier.{layer}.{part}" for layer in OUTPUT_LAYERS for part in ("weight", "bias")):
+    for name in (f"{layer}.{part}" for layer in OUTPUT_LAYERS for part in ("weight", "bias")):
         if name not in own:
             continue
         rows = own[name].clone()

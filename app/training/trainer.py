@@ -18,6 +18,7 @@ from app.training.checkpoint import Progress
 from app.training.feature_cache import FOLDER, FeatureCache
 from app.training.gradient_checkpointing import checkpoint_gradients
 from app.training.gradient_watch import GradientWatch
+from app.training.linear_start import start_linear
 from app.training.loss import RowLoss, balancing_weights, build_loss
 from app.training.optimizer import build_optimizer, parameter_groups
 from app.training.schedule import build_schedule, first_gated_epoch
@@ -62,6 +63,7 @@ class Training:
     steps_per_epoch: int
     augment: Augmentation | None = None
     watch: GradientWatch = field(default_factory=GradientWatch)
+    started_linear: bool = False
 
     @classmethod
     def set_up(
@@ -101,16 +103,32 @@ class Training:
             model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
         )
 
-    def to_device(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
+    def to_device(self, settings: Settings, data: PreparedData, accelerator: Accelerator, is_new: bool = False) -> None:
         """Move to the accelerator's device and compute the features of frozen encoders that are not cached yet.
+
+        Args:
+            is_new: whether the first step follows, before which ``--train.linear_start`` sets weights.
 
         Raises:
             UserError: the features do not fit on the disk.
         """
         if settings.train.cache_features and not data.splits["train"].is_stream:
             self.use_cached_features(settings, data, accelerator)
+        if is_new and self.starts_linear(settings, data):
+            splits = (data.splits["train"], data.splits["validation"])
+            sizes = (settings.train.batch_size, settings.data.num_workers)
+            is_balanced = settings.train.class_weights == "balanced"
+            model: ImageTextClassifier = accelerator.unwrap_model(self.model.to(accelerator.device))
+            told = start_linear(model, splits, self.collate, accelerator, *sizes, is_balanced=is_balanced)
+            accelerator.print(f"  {told}")
+            self.started_linear = True
         self.loss_function = self.loss_function.to(accelerator.device)
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+
+    def starts_linear(self, settings: Settings, data: PreparedData) -> bool:
+        """Whether the linear probe starts as logistic regression: not if it comes from a run, and not for a stream."""
+        is_possible = self.model.probe is not None and not data.splits["train"].is_stream
+        return settings.train.linear_start and is_possible and not settings.model.init
 
     def use_cached_features(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
         """Let batches hold the features of frozen encoders in place of images or texts."""
@@ -170,8 +188,9 @@ def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[s
     """The scale of the learning rate of each part; the default is lower for pretrained weights."""
     text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
+    probe = 0.0 if options.linear_start and not model.init else 1.0
     given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
-    return {"text_encoder": text, "image_encoder": image} | given
+    return {"text_encoder": text, "image_encoder": image, "probe": probe} | given
 
 
 def check_options(options: TrainSettings, model: ModelSettings) -> None:
