@@ -42,6 +42,7 @@ from data import (
     verify_images,
 )
 from data.errors import UserError
+from data.groups import case_numbers
 from models import ImageTextClassifier, ImageTextConfig
 from models.onnx_classifier import OnnxModel
 
@@ -181,10 +182,11 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
         raise UserError("--split names rows of the run's own data, --data.test other rows: give one of them.")
     names = ("normalize_labels", "allow_missing", "label_type", "label_separator")
     trained = replace(run.data, **(config.columns or {}), **{name: getattr(config, name) for name in names})
-    given = {name: value for name, value in asked.given().items() if name not in ("group", "slice_by")}
-    data = replace(trained, **given, slice_by=[])
+    given = {name: value for name, value in asked.given().items() if name not in ("group", "pool", "slice_by")}
+    data = replace(trained, **given, pool=None, slice_by=[])
     slice_by = trained.slice_by if asked.slice_by is None else asked.slice_by
-    resampled = replace(data, group=asked.group or data.group, slice_by=slice_by)
+    pool = trained.pool if asked.pool is None else asked.pool or None
+    resampled = replace(data, group=asked.group or data.group, pool=pool, slice_by=slice_by)
     image_root = () if asked.image_root else ("image_root",)
     is_cut = data.folds or (split != "test" and data.validation is None)
     if not asked.test and data.train is not None and is_cut:
@@ -255,13 +257,19 @@ def with_columns(settings: DataSettings, rows: Rows, options: Score) -> DataSett
     present = [name for name in settings.slice_by if name in (*found, *TEXT_SLICES)]
     absent = [name for name in settings.slice_by if name not in present]
     wanted = {"slice_by": absent} if asked.slice_by is not None else {}
-    wanted |= {name: [column] for name in ("group", "weight") if (column := getattr(asked, name))}
+    wanted |= {name: [column] for name in ("group", "weight", "pool") if (column := getattr(asked, name))}
     require_columns(found, wanted, rows.source)
     if absent:
         print(f"{rows.source} has no column {', '.join(absent)}: there is no accuracy by its values")
     if settings.weight and settings.weight not in found:
         print(f"{rows.source} has no column {settings.weight}: all rows have the same weight")
-    return replace(settings, slice_by=present)
+    pool = settings.pool
+    if pool and pool not in found:
+        print(f"{rows.source} has no column {pool}: there are no figures by case")
+        pool = None
+    if pool:
+        case_numbers(rows, pool)  # so that an error comes before the work
+    return replace(settings, pool=pool, slice_by=present)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ class LearningRateScales:
     """Context grid, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0
     """The classifier."""
-    probe: NonNegativeFloat | None = None
-    """The linear probe of the classifier pooled. Default: 0 with linear_start, otherwise 1."""
+    probe: NonNegativeFloat = 1.0
+    """The linear probe of the classifier pooled."""
 
 
 @dataclass
@@ -179,6 +179,7 @@ LATER = {
     "train.gate_warmup",
     "train.early_stopping",
     "train.target_risk",
+    "data.pool",
     "data.slice_by",
 }
 """Settings that may change when a run is resumed, if all its steps so far would have been the same."""

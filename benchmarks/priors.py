@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoTokenizer
 from app.evaluation.slices import slices_by_value
 from app.settings_parser import parse_settings
 from data import Rows, decode_image, load_rows, verify_images
-from data.prepare import row_groups
+from data.groups import row_groups
 
 FOLDS = 4
 SIDE = 24

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from data.cells import cell_text
 from data.errors import UserError
+from data.groups import case_numbers, describe_groups, row_groups
 from data.image_check import ImageInfo, verify_images
 from data.label_format import LabelFormat
 from data.labels import build_vocabulary
@@ -16,7 +16,7 @@ from data.rows import Rows
 from data.settings import DataSettings
 from data.shots import draw_shots
 from data.split_notes import describe_labels, describe_overlap, describe_split, describe_value_ranges, describe_weights
-from data.splits import connect_groups, split_fold, split_validation
+from data.splits import split_fold, split_validation
 from data.value_range import check_range, choose_ranges
 
 
@@ -71,6 +71,8 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     splits = {split: replace(rows, value_range=value_range) for split, rows in checked.rows.items()}
     form = LabelFormat.of(settings)
     label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
+    if settings.pool:
+        case_numbers(splits["test" if "test" in splits else "validation"], settings.pool)
     splits["train"] = drop_unknown_labels(splits["train"], label_names, form, notes)
     if settings.shots:
         splits["train"], note = draw_shots(splits["train"], form, settings.shots, seed)
@@ -143,21 +145,6 @@ def stratification_labels(rows: Rows, settings: DataSettings) -> list[str]:
     form = LabelFormat.of(settings)
     counts = form.count(rows.labels)
     return [min(form.main_names(label), key=lambda name: (counts[name], name), default="") for label in rows.labels]
-
-
-def row_groups(rows: Rows, group: str | None) -> np.ndarray:
-    """Group number of each row: rows with the same image, or the same value of the group column, are in one group."""
-    return connect_groups(rows.image_keys, *([group_names(rows, group)] if group else []))
-
-
-def group_names(rows: Rows, group: str) -> list[str | None]:
-    """Value of the group column in each row; ``None`` for an empty cell, which belongs to no group."""
-    return [(cell_text(value) or "").strip() or None for value in rows.column(group)]
-
-
-def describe_groups(group: str | None) -> str:
-    """What `row_groups` groups by, in words."""
-    return f"image and {group}" if group else "image"
 
 
 def drop_unknown_labels(rows: Rows, label_names: list[str], form: LabelFormat, notes: list[str]) -> Rows:

@@ -57,6 +57,9 @@ class DataSettings:
     count as wrong."""
     shots: NonNegativeInt = 0
     """Number of training rows of each class, drawn by the seed (few-shot). 0 uses all rows."""
+    pool: str | None = None
+    """Column, such as the case, whose rows share one answer. Figures are then also given by case, from the mean of the
+    probabilities of its rows. All rows of a case must have the same label."""
     slice_by: list[str] = field(default_factory=list)
     """Columns for which metrics are also reported by value, such as the type of question. text_tokens reports by length
     of the text, text_cut by whether the model truncates it."""

@@ -81,7 +81,12 @@ def weighted(processor) -> Evaluation:
         label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0
     )
     names = SimpleNamespace(
-        **vars(config), threshold=0.0, best_by="", label2id={"y": 0, "x": 1}, id2label={0: "y", 1: "x"}
+        **vars(config),
+        threshold=0.0,
+        label_thresholds=None,
+        best_by="",
+        label2id={"y": 0, "x": 1},
+        id2label={0: "y", 1: "x"},
     )
     asked = Predictions(dict.fromkeys(MODALITIES, probabilities), targets)
     return evaluate(asked, FiveRows("abcde"), processor, names, DataSettings(weight="trust", slice_by=["side"]))

@@ -192,8 +192,8 @@ def test_of_many_rows_a_part_is_enough(shapes_folder, tmp_path, monkeypatch):
     assert "on 30 rows" in start_linear(training.model, splits, training.collate, Accelerator(cpu=True), 8, 0)
 
 
-@pytest.mark.parametrize(("more", "learns"), [([], False), (["--train.scales.probe", "0.1"], True)])
-def test_training_leaves_the_probe_as_it_is_unless_it_has_a_learning_rate(shapes_folder, tmp_path, more, learns):
+@pytest.mark.parametrize(("more", "learns"), [(["--train.scales.probe", "0"], False), ([], True)])
+def test_the_probe_goes_on_learning_unless_it_is_frozen(shapes_folder, tmp_path, more, learns):
     settings, _, training = started(shapes_folder, tmp_path, *more)
     start = training.model.probe.text.weight.clone()
     for _ in train_epoch(training, Accelerator(cpu=True), settings.train, Progress()):

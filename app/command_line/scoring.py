@@ -25,6 +25,8 @@ class ScoredRows(Reading):
     """Column of groups, such as the patient. Rows of a group are resampled together, like the rows of an image."""
     weight: str | None = None
     """Column with the weight of each row; '' for equal weights."""
+    pool: str | None = None
+    """Column whose rows share one answer, such as the case; '' for no figures by case."""
     slice_by: list[str] | None = None
     """Columns whose values get an accuracy each; text_tokens and text_cut slice by the length of the text."""
     on_bad_image: Literal["stop", "skip"] | None = None

@@ -8,7 +8,8 @@ import numpy as np
 from app.evaluation.baselines import Linear, constant_baseline
 from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
-from app.evaluation.figures import Advantage, Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
+from app.evaluation.cases import first_rows, pool_linear, pool_predictions
+from app.evaluation.figures import Advantage, CaseFigures, Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
 from app.evaluation.input_coverage import input_coverage
 from app.evaluation.metric_draws import Draws
 from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
@@ -16,7 +17,7 @@ from app.evaluation.predict import BOTH, MODALITIES, Predictions
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
 from data import DataSettings, LabelFormat, Rows
-from data.prepare import describe_groups, row_groups
+from data.groups import case_numbers, describe_groups, row_groups
 from models import ImageTextConfig, ImageTextProcessor
 
 MAJORITY = "majority answer"
@@ -44,7 +45,7 @@ def evaluate(
         role: use of the rows in training.
         linear: answers of linear classifiers to compare with.
     """
-    given, predictions = predictions.probabilities[BOTH], predictions.centered()
+    original, predictions = predictions, predictions.centered()
     targets, form = predictions.targets, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
@@ -67,7 +68,7 @@ def evaluate(
             name: number for name, number in form.count(rows.labels).most_common() if name not in config.label2id
         },
         scores={
-            system: scores_of(p, targets, resampler, None if system == BOTH else tuple(dict.fromkeys((*BRIEF, metric))))
+            system: scores_of(p, targets, resampler, None if system == BOTH else brief(metric))
             for system, p in systems.items()
         },
         inputs=input_use(predictions, resampler, metric),
@@ -86,9 +87,40 @@ def evaluate(
             for column in settings.slice_by
         },
         calibration=calibration_figures(
-            given, targets, resampler, config.temperature, config.threshold, config.label_thresholds
+            original.probabilities[BOTH],
+            targets,
+            resampler,
+            config.temperature,
+            config.threshold,
+            config.label_thresholds,
         ),
         saw=input_coverage(processor, rows),
+        by_case=case_figures(original, rows, config, settings, linear) if settings.pool else None,
+    )
+
+
+def brief(metric: str) -> tuple[str, ...]:
+    """The metrics of baselines, and of cases."""
+    return tuple(dict.fromkeys((*BRIEF, metric)))
+
+
+def case_figures(
+    predictions: Predictions, rows: Rows, config: ImageTextConfig, settings: DataSettings, linear: Linear | None
+) -> CaseFigures:
+    """Figures of the cases that ``settings.pool`` names."""
+    assert settings.pool
+    cases, metric = case_numbers(rows, settings.pool), judging_metric(config)
+    pooled = pool_predictions(predictions, cases).centered()
+    pooled_linear = None if linear is None else pool_linear(linear, cases, predictions.targets.weights)
+    resampler = Resampler(groups_of(rows, settings.group)[0][first_rows(cases)])
+    majority = constant_baseline(config.majority_answer, len(pooled.targets), config.num_labels)
+    systems = pooled.probabilities | (pooled_linear.probabilities if pooled_linear else {}) | {MAJORITY: majority}
+    return CaseFigures(
+        column=settings.pool,
+        cases=len(pooled.targets),
+        scores={name: scores_of(p, pooled.targets, resampler, brief(metric)) for name, p in systems.items()},
+        inputs=input_use(pooled, resampler, metric),
+        advantage=None if pooled_linear is None else advantage(pooled, pooled_linear, resampler, metric),
     )
 
 

@@ -223,6 +223,23 @@ class InputCoverage:
 
 
 @dataclass
+class CaseFigures:
+    """Figures with one answer for each case, from the mean of the probabilities of its rows.
+
+    Attributes:
+        column: column that names the case of a row.
+        cases: number of cases.
+        scores: as those of `Evaluation`.
+    """
+
+    column: str
+    cases: int
+    scores: dict[str, Scores]
+    inputs: InputUse
+    advantage: Advantage | None = None
+
+
+@dataclass
 class Evaluation:
     """All figures of a model on some rows.
 
@@ -241,6 +258,7 @@ class Evaluation:
         saw: how much of the rows reaches the model.
         deletion: ``None`` without a check of the maps.
         advantage: ``None`` if no linear classifiers were fitted.
+        by_case: ``None`` without ``data.pool``.
     """
 
     source: str
@@ -261,6 +279,7 @@ class Evaluation:
     saw: InputCoverage
     deletion: Deletion | None = None
     advantage: Advantage | None = None
+    by_case: CaseFigures | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures in the layout of ``metrics.json``, with Python's own types alone."""
@@ -270,7 +289,7 @@ class Evaluation:
         for column in content["slices"].values():
             for value, found in column.items():
                 column[value] = {"rows": found["rows"], **found["scores"]}
-        for name in ("deletion", "advantage"):
+        for name in ("deletion", "advantage", "by_case"):
             if content[name] is None:
                 del content[name]
         return content

@@ -4,7 +4,7 @@ import textwrap
 
 from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
 from app.evaluation.compare import Comparison
-from app.evaluation.figures import Calibration, Evaluation, Interval
+from app.evaluation.figures import Calibration, CaseFigures, Evaluation, Interval
 from app.evaluation.predict import IMAGE_ONLY, IMAGES_SHUFFLED, TEXT_ONLY, TEXTS_SHUFFLED
 
 ROLE_WARNINGS = {
@@ -43,7 +43,15 @@ def score_table(figures: Evaluation, source: str) -> str:
             f"  {value:20}{format_interval(part.scores['accuracy'])}{part.rows:>9,} rows"
             for value, part in slices.items()
         ]
-    texts = input_use_text(figures), advantage_text(figures), calibration_text(figures.calibration), trust_text(figures)
+    if cases := figures.by_case:
+        lines += ["", f"by {cases.column}: {cases.cases:,} answers, each the mean of the probabilities of its rows"]
+        for system, scores in cases.scores.items():
+            line = f"  {system:20}{format_interval(scores.get(first))}    {format_interval(scores.get('macro_f1'))}"
+            lines.append(line)
+    texts = [input_use_text(figures), advantage_text(figures)]
+    if cases and cases.advantage:
+        texts.append(f"By {cases.column}: {advantage_text(figures, cases)}")
+    texts += [calibration_text(figures.calibration), trust_text(figures)]
     for sentences in texts:
         if sentences:
             lines += ["", *textwrap.wrap(sentences, WIDTH)]
@@ -99,13 +107,18 @@ def input_use_text(figures: Evaluation) -> str:
     return " ".join(sentences)
 
 
-def advantage_text(figures: Evaluation) -> str:
-    """Whether the model is better than the best linear classifier, in sentences; empty without one."""
-    found = figures.advantage
+def advantage_text(figures: Evaluation, cases: CaseFigures | None = None) -> str:
+    """Whether the model is better than the best linear classifier, in sentences; empty without one.
+
+    Args:
+        cases: figures of the cases, in place of those of the rows.
+    """
+    of = figures if cases is None else cases
+    found = of.advantage
     if found is None or not found.gained:
         return ""
     best = min(found.gained, key=lambda name: found.gained[name].value)
-    gain, score = found.gained[best], figures.scores[best][found.metric].value
+    gain, score = found.gained[best], of.scores[best][found.metric].value
     sees = {
         LINEAR_TEXT: "the words of the text",
         LINEAR_IMAGE: f"the image ({found.images})",

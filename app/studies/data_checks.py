@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from app.studies.duplicates import near_duplicates, thumbnail
 from data import LabelFormat, PreparedData, Rows
+from data.groups import group_names
 from data.messages import excerpt, name_rows
-from data.prepare import group_names, split_pairs
+from data.prepare import split_pairs
 
 SHOWN = 5
 """Number of examples that a finding names. It counts all of them."""

@@ -23,9 +23,9 @@ from app.training.feature_cache import update_with_weights
 from app.training.trainer import build
 from data import PreparedData, Rows, prepare_data
 from data.errors import UserError
+from data.groups import group_names
 from data.hashing import sha256
 from data.messages import quote
-from data.prepare import group_names
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import VGG16, image_is_pretrained, text_is_pretrained
 from models.custom_encoder import split_name

@@ -188,9 +188,8 @@ def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[s
     """The scale of the learning rate of each part; the default is lower for pretrained weights."""
     text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
-    probe = 0.0 if options.linear_start and not model.init else 1.0
     given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
-    return {"text_encoder": text, "image_encoder": image, "probe": probe} | given
+    return {"text_encoder": text, "image_encoder": image} | given
 
 
 def check_options(options: TrainSettings, model: ModelSettings) -> None:
