@@ -1,10 +1,10 @@
-"""The commands that look at data and compare ways to train: ``doctor``, ``kfold`` and ``ablate``."""
+"""The commands that look at data and compare ways to train: ``doctor``, ``kfold``, ``ablate`` and ``shots``."""
 
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsonargparse.typing import NonNegativeInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
 from app.command_line.commands import positional
 from app.settings_parser import parse_settings
@@ -66,6 +66,31 @@ class Ablate:
     """Folder of the runs; by default runs/ablation_<config>."""
 
 
+@dataclass
+class Shots:
+    """Few-shot curves: accuracy by the number of training rows of each class, from random and pretrained weights.
+
+    Options of train.py for all runs may be added, such as --recipe probe; python train.py --help lists them.
+
+    python -m app shots configs/mine.yaml --shots [1,5,20]
+    python -m app shots configs/mine.yaml --init runs/other_data
+    """
+
+    config: str = positional()
+    """A configuration (.yaml) that all runs share."""
+    shots: list[PositiveInt] = field(default_factory=lambda: [1, 2, 5, 10, 20])
+    """Numbers of training rows of each class."""
+    init: str = ""
+    """Also start from this trained classifier: a run folder, a model folder or a Hub id."""
+    variant: list[str] = field(default_factory=list)
+    """What training starts from, as "name: options of train.py"; repeat --variant+ for each. By default random weights
+    (scratch) and those of the configuration (pretrained)."""
+    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds of training and of the rows that are drawn."""
+    output: str = ""
+    """Folder of the runs; by default runs/shots_<config>."""
+
+
 def run_doctor(options: Doctor, training: list[str]) -> None:
     """Print what is found, and the command to train with."""
     from app.studies.doctor import MARKS, examine  # slow to import, like the other studies
@@ -103,3 +128,17 @@ def run_ablate(options: Ablate, training: list[str]) -> None:
     folder = user_path(options.output) if options.output else Path("runs") / f"ablation_{config.stem}"
     print("\n" + ablate(config, variants, options.seeds, folder, training))
     print(f"\nwritten to {folder / 'ablation.md'}")
+
+
+def run_shots(options: Shots, training: list[str]) -> None:
+    """Train on few rows of each class and print the table."""
+    from app.studies.ablate import Variant, parse_variant
+    from app.studies.shots import STARTS, few_shots
+
+    config = user_path(options.config)
+    variants = [parse_variant(text) for text in options.variant] or list(STARTS)
+    if options.init:
+        variants.append(Variant(f"from {Path(options.init).name}", [], init=options.init))
+    folder = user_path(options.output) if options.output else Path("runs") / f"shots_{config.stem}"
+    print("\n" + few_shots(config, variants, options.shots, options.seeds, folder, training))
+    print(f"\nwritten to {folder}: shots.md, shots.json, shots.png, and a folder for each run")

@@ -138,6 +138,29 @@ def draw_confusion(confusion: Confusion) -> str:
         return svg(figure, "confusion")
 
 
+def draw_shots(curves: dict[str, dict[int, list[float]]], path: Path) -> None:
+    """Held-out accuracy by number of training rows of each class, with its standard deviation, as a PNG file.
+
+    Args:
+        curves: name of a curve → number of rows → accuracies with different seeds.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    numbers = sorted({number for curve in curves.values() for number in curve})
+    for name, curve in curves.items():
+        x = sorted(curve)
+        means = [100 * float(np.mean(curve[number])) for number in x]
+        spread = [100 * float(np.std(curve[number], ddof=1)) if len(curve[number]) > 1 else 0 for number in x]
+        axes.errorbar(x, means, yerr=spread, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", ylim=(0, 101), xlabel="training rows of each class", ylabel="held-out accuracy, %")
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def draw_curves(records: list[dict], path: Path) -> None:
     """Loss and learning rate by step, validation accuracy by epoch, from the records of a training, as a PNG file."""
     steps = [r for r in records if "loss" in r]

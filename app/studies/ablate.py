@@ -7,24 +7,31 @@ continues an interrupted ablation.
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
+from app.training.run_folder import RunDir
+from app.training.start_from import FREE
 from data.errors import UserError
 from models.fusion import FUSIONS
+from models.settings import ModelSettings
 
 
 @dataclass
 class Variant:
-    """A variant: its name, its options, and by seed the held-out accuracy, the validation accuracy and the minutes."""
+    """A variant: its name, its options, and by seed the held-out accuracy, the validation accuracy and the minutes.
+
+    With ``init``, a trained classifier, the architecture is the one found there, whatever the configuration says.
+    """
 
     name: str
     options: list[str]
     accuracy: dict[int, float] = field(default_factory=dict)
     validation: dict[int, float] = field(default_factory=dict)
     minutes: dict[int, float] = field(default_factory=dict)
+    init: str = ""
 
     @property
     def folder(self) -> str:
@@ -66,17 +73,12 @@ def ablate(
         UserError: two variants with the same name, no configuration, or a failed run.
         SystemExit: a signal stopped a run; the same command resumes it.
     """
-    if not config.is_file():
-        raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
-    if len({variant.folder for variant in variants}) < len(variants):
-        raise UserError(f"Variants need different names, got {', '.join(variant.name for variant in variants)}.")
+    check_variants(config, variants)
     table = ""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for variant in variants:
-            command = [str(config), *options, *variant.options, "--train.seed", str(seed)]
-            command += ["--run_dir", str(folder / f"{variant.folder}_{seed}")]
-            run = finished_run(parse_settings(command), f"{variant.name}, seed {seed}")
+            run = train_variant(config, options, variant, seed, folder / f"{variant.folder}_{seed}")
             result = run.result()
             assert result is not None
             variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
@@ -85,6 +87,28 @@ def ablate(
             command_line = shlex.join(["python", "train.py", str(config), *options])
             (folder / "ablation.md").write_text(f"`{command_line}` and the options named\n\n{table}\n", "utf-8")
     return table
+
+
+def check_variants(config: Path, variants: Sequence[Variant]) -> None:
+    """Check that the configuration exists and that variants have names of their own.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if not config.is_file():
+        raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
+    if len({variant.folder for variant in variants}) < len(variants):
+        raise UserError(f"Variants need different names, got {', '.join(variant.name for variant in variants)}.")
+
+
+def train_variant(config: Path, options: Sequence[str], variant: Variant, seed: int, run_dir: Path) -> RunDir:
+    """Train a variant unless its run is finished; an interrupted run is resumed."""
+    command = [str(config), *options, *variant.options, "--train.seed", str(seed), "--run_dir", str(run_dir)]
+    settings = parse_settings(command)
+    if variant.init:
+        kept = {name: getattr(settings.model, name) for name in FREE}
+        settings = replace(settings, model=ModelSettings(**kept | {"init": variant.init}))
+    return finished_run(settings, f"{variant.name}, seed {seed}")
 
 
 def validation_accuracy(records: Sequence[dict]) -> float:
