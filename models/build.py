@@ -62,7 +62,7 @@ def build_model(
         model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
     statistics = load_image_encoder(model.image_encoder, settings)
     max_length = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
-    return model, build_processor(tokenizer, settings.image_size, max_length, **statistics)
+    return model, build_processor(tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit)
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
+from models.letterbox import letterbox
+
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 IMAGES = "images must be one or several decoded PIL images (see data.decode_image)"
@@ -31,10 +33,13 @@ class ImageTextProcessor(ProcessorMixin):
         image_processor: resizes to the model's square and normalizes with ImageNet's mean and standard deviation, or
             with those of the pretrained image encoder.
         tokenizer: truncates texts at its ``model_max_length``.
+        fit: how pictures that are not square become square: ``squeeze``, or ``letterbox``, which pads them with the
+            mean colour.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+    def __init__(self, image_processor=None, tokenizer=None, fit: str = "squeeze", **kwargs):
         super().__init__(image_processor, tokenizer)
+        self.fit = fit
 
     def __call__(
         self,
@@ -67,11 +72,15 @@ class ImageTextProcessor(ProcessorMixin):
             raise ValueError("Give images, text or both; got neither.")
         data = {}
         if images is not None:
-            rgb = [to_rgb(image) for image in as_list(images, Image.Image, IMAGES)]
+            rgb = [self.fit_image(to_rgb(image)) for image in as_list(images, Image.Image, IMAGES)]
             data["pixel_values"] = self.image_processor(rgb, **options["images_kwargs"])["pixel_values"]
         if text is not None:
             data |= self.tokenize(as_list(text, str, TEXTS), **options["text_kwargs"])
         return BatchFeature(data)
+
+    def fit_image(self, image: Image.Image) -> Image.Image:
+        """An RGB picture as it is resized to the model's square: padded, if ``fit`` is ``letterbox``."""
+        return letterbox(image, self.image_processor.image_mean) if self.fit == "letterbox" else image
 
     def options(self, kwargs: Mapping) -> dict[str, dict]:
         """Split keyword arguments into those of the tokenizer and those of the image processor.
@@ -183,6 +192,7 @@ def build_processor(
     max_text_length: int,
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
+    fit: str = "squeeze",
 ) -> ImageTextProcessor:
     """Build the processor of a new classifier.
 
@@ -191,9 +201,10 @@ def build_processor(
         image_size: height and width in pixels.
         max_text_length: maximum length of a text in tokens.
         image_mean, image_std: mean and standard deviation per channel, for pixels in [0, 1].
+        fit: see `ImageTextProcessor`.
     """
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length)
-    return ImageTextProcessor(build_image_processor(image_size, image_mean, image_std), tokenizer)
+    return ImageTextProcessor(build_image_processor(image_size, image_mean, image_std), tokenizer, fit)
 
 
 def build_image_processor(

@@ -36,6 +36,9 @@ class EncoderSettings:
     """Maximum vocabulary size of a tokenizer trained on the training texts."""
     max_text_length: PositiveInt = 64
     """Maximum length of a text in tokens; longer texts are truncated."""
+    fit: Literal["squeeze", "letterbox"] = "squeeze"
+    """How images that are not square become square: squeeze (resized without keeping their proportions) or letterbox
+    (padded with the mean colour)."""
     image_encoder: str = "vgg16"
     """Image encoder: vgg16, a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder (the
     model/ folder of a run provides its image encoder), or a backbone type of transformers with random weights (resnet,

@@ -129,6 +129,7 @@ def explain(
         UserError: a method that the model cannot be explained with.
         ValueError: neither image nor text, or a model in training mode.
     """
+    image = None if image is None else processor.fit_image(image)
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
     batch = processor([image] if image else None, [text] if text else None).to(device)

@@ -174,9 +174,9 @@ class Predictor:
         return found
 
     def pictures(self) -> Pictures:
-        """An empty collection of pictures that decodes as in training, within the limits of the predictor."""
-        reading = {"max_pixels": self.max_pixels, "value_range": self.model.config.value_range}
-        return Pictures(partial(decode_image, **reading), self.fetch_urls)
+        """An empty collection of pictures that decodes and fits as in training, within the limits of the predictor."""
+        decode = partial(decode_image, max_pixels=self.max_pixels, value_range=self.model.config.value_range)
+        return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls)
 
     def prepare_one(self, image: ImageInput, text: str | None, number: int, pictures: Pictures) -> Example:
         """Check one pair and decode its image.

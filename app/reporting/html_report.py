@@ -206,7 +206,7 @@ def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by
         correctness,
         correctness_text(correctness, rows.labels[index]),
         bool(confidence(probabilities[None], form.type, thresholds)[0] >= model.config.threshold),
-        None if picture is None else to_data_uri(enlarged(picture, SIDE)),
+        None if picture is None else to_data_uri(enlarged(explained.processor.fit_image(picture), SIDE)),
         None if picture is None else to_data_uri(model_input(explained.processor, picture)),
         None if explanation is None else show_evidence(explanation, by_word),
     )

@@ -53,7 +53,7 @@ class FeatureCache:
         Raises:
             UserError: the disk is too small, or half precision cannot represent a feature.
         """
-        store = self.open("image", encoder.blocks(0, level), self.processor.image_processor, level, collate.value_range)
+        store = self.open("image", encoder.blocks(0, level), *self.about_images(level, collate))
         missing = [missing_images(rows, store) for rows in splits]
         batches = (batch for rows in missing for batch in self.image_batches(encoder, rows, collate, level))
         self.fill(store, encoder, batches, sum(map(len, missing)), "image")
@@ -67,7 +67,7 @@ class FeatureCache:
         Raises:
             UserError: as `images`.
         """
-        about = (encoder.blocks(0, LAST), self.processor.image_processor, LAST, collate.value_range)
+        about = (encoder.blocks(0, LAST), *self.about_images(LAST, collate))
         maps, means = self.open("image", *about), self.open("image_mean", *about)
         missing = [missing_images(rows, means) for rows in splits]
         stored = {key: maps[key] for rows in missing for key in rows.image_keys if key and key in maps}
@@ -83,6 +83,11 @@ class FeatureCache:
         )
         self.fill(means, encoder, batches, sum(map(len, left)), "image")
         return means
+
+    def about_images(self, level: int, collate: InputCollate) -> tuple:
+        """What determines the features of images besides the encoder."""
+        fit = () if self.processor.fit == "squeeze" else (self.processor.fit,)
+        return self.processor.image_processor, level, collate.value_range, *fit
 
     def image_batches(
         self, encoder: ImageEncoder, rows: Rows, collate: InputCollate, level: int

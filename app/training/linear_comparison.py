@@ -124,7 +124,7 @@ def initial_encoder(
         first, processor = load_model(settings.model.init)
         return first.image_encoder, processor
     encoder, image_processor = build_initial_image_encoder(settings.model)
-    return encoder, ImageTextProcessor(image_processor, processor.tokenizer)
+    return encoder, ImageTextProcessor(image_processor, processor.tokenizer, processor.fit)
 
 
 def stored_features(rows: Rows, store: FeatureStore) -> np.ndarray:

@@ -36,8 +36,9 @@ def adopt_architecture(settings: Settings) -> Settings:
     config = ImageTextConfig.from_pretrained(folder)
     if config.context_hidden_size:
         raise UserError(f"--model.init {init} is a classifier of context features; training needs a text encoder.")
-    length = ImageTextProcessor.from_pretrained(folder).tokenizer.model_max_length
-    there = {f.name: getattr(config, f.name) for f in fields(Architecture)} | {"max_text_length": length}
+    processor = ImageTextProcessor.from_pretrained(folder)
+    reading = {"max_text_length": processor.tokenizer.model_max_length, "fit": processor.fit}
+    there = {f.name: getattr(config, f.name) for f in fields(Architecture)} | reading
     there["levels"] = list(there["levels"])
     default = ModelSettings()
     for name in (f.name for f in fields(ModelSettings)):
