@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from data.dicom import is_dicom, num_pixels, open_dicom
 from data.errors import UserError
 from data.messages import excerpt
 from data.value_range import ValueRange, kind_of, measure, to_eight_bit
@@ -28,15 +29,16 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
+    "DICOM": (".dcm", ".dicom"),
 }
-"""Supported formats by Pillow's name, with their file name endings."""
+"""Supported formats by Pillow's name, with their file name endings. DICOM is read by pydicom."""
 IMAGE_ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
 BRANDS = {
     "AVIF": {b"avif", b"avis"},
     "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"},
 }
 """Compatible brands in the ``ftyp`` box. AVIF comes first, because AVIF files may also list the general ``mif1``."""
-PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif"}
+PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydicom"}
 """Packages for formats that Pillow cannot always read by itself."""
 MAX_PIXELS = 100_000_000
 MAX_PATH = 4096
@@ -133,6 +135,9 @@ def to_upright_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """Decode the first frame. The content decides the format; the size is checked before decoding."""
+    if is_dicom(data):
+        with explain_missing_package("DICOM"):
+            return open_dicom(data, max_pixels)
     image = read_header(data)
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
@@ -150,8 +155,12 @@ def read_header(data: bytes) -> Image.Image:
 def count_pixels(image: str | Path | bytes) -> int:
     """Number of pixels according to the header; 0 if it cannot be read."""
     try:
-        with explain_decoder_errors(), read_header(read_image(image)) as opened:
-            return opened.width * opened.height
+        with explain_decoder_errors():
+            data = read_image(image)
+            if is_dicom(data):
+                return num_pixels(data)
+            with read_header(data) as opened:
+                return opened.width * opened.height
     except BadImageError:
         return 0
 
@@ -167,15 +176,23 @@ def formats_of(data: bytes) -> list[str]:
     brands = {data[i : i + 4] for i in range(8, min(int.from_bytes(data[:4], "big"), 256), 4) if i != 12}
     named = next((name for name in BRANDS if data[4:8] == b"ftyp" and brands & BRANDS[name]), None)
     if named is None:
-        return [name for name in FORMATS if name not in BRANDS]
-    try:
+        return [name for name in FORMATS if name not in PACKAGES]
+    with explain_missing_package(named):
         if named == "HEIF" and named not in Image.OPEN:
             importlib.import_module("pillow_heif").register_heif_opener()
         if named == "AVIF" and not features.check("avif"):
             importlib.import_module("pillow_avif")  # registers itself
-    except ImportError as error:
-        raise BadImageError(f"an image in the format {named}, which needs: pip install {PACKAGES[named]}") from error
     return [named]
+
+
+@contextmanager
+def explain_missing_package(image_format: str) -> Iterator[None]:
+    """Say which package a format needs, if it is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        needs = f"an image in the format {image_format}, which needs: pip install {PACKAGES[image_format]}"
+        raise BadImageError(needs) from error
 
 
 @contextmanager

@@ -35,9 +35,9 @@ def kind_of(image: Image.Image) -> str | None:
 
 
 def measure(image: Image.Image) -> tuple[int, float, float, bool]:
-    """`VALUE_STATS` of an image; lowest and highest are NaN if no value is finite."""
+    """`VALUE_STATS` of an image; lowest and highest are NaN if no value is finite. One with a window needs no range."""
     kind = kind_of(image)
-    if kind is None:
+    if kind is None or "window" in image.info:
         return EIGHT_BIT
     pixels = np.asarray(image)
     finite = np.isfinite(pixels) & (np.abs(pixels) <= LIMIT) if kind == "float" else np.ones(1, dtype=bool)
@@ -92,12 +92,15 @@ def check_range(setting: Sequence[float] | str) -> ValueRange:
 def to_eight_bit(image: Image.Image, value_range: ValueRange) -> Image.Image:
     """Map an image of one of `KINDS` linearly to 8-bit grey.
 
-    The range becomes 0 to 255. Values outside it are clipped, NaN becomes black. Without a range, `range_of` chooses
-    one from the image's own values.
+    The range becomes 0 to 255. Values outside it are clipped, NaN becomes black. An image with a window of its own
+    (`data.dicom`) is mapped by it, unless the user chose a range. Without either, `range_of` chooses one from the
+    image's own values.
     """
     kind = kind_of(image)
     assert kind is not None
     chosen = value_range.get(kind) if isinstance(value_range, Mapping) else value_range
+    if "window" in image.info and (value_range is None or isinstance(value_range, Mapping)):
+        chosen = image.info["window"]
     if chosen is None:
         _, *extremes, _ = measure(image)
         chosen = (0, 1) if np.isnan(extremes[0]) else range_of(kind, *extremes)
@@ -109,6 +112,8 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange) -> Image.Image:
     grey -= low
     grey *= 255 / (high - low) if high > low else 0
     grey = grey.round(out=grey).astype(np.uint8)
+    if image.info.get("is_inverted"):
+        grey = 255 - grey
     if isinstance(hidden := image.info.get("transparency"), int):
         grey[pixels == hidden] = 255  # transparent pixels are shown on white
     return Image.fromarray(grey)
