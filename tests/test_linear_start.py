@@ -24,7 +24,7 @@ from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.settings_parser import parse_settings
 from app.training.checkpoint import Progress
-from app.training.linear_start import coefficients, mean_features, probe_inputs, start_linear
+from app.training.linear_start import STRENGTHS, coefficients, mean_features, probe_inputs, start_linear
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
 from data import prepare_data
@@ -58,10 +58,12 @@ def test_before_the_first_step_the_answers_are_those_of_logistic_regression(shap
     _, data, training = started(shapes_folder, tmp_path)
     splits = [data.splits["train"], data.splits["validation"]]
     x, held_out = (features_of(training, rows) for rows in splits)
-    center, scale = x.mean(axis=0), (x.std(axis=0) + 1e-6) * np.sqrt(training.model.probe.image.in_features)
+    width = training.model.probe.image.in_features
+    center, scale = x.mean(axis=0), (x.std(axis=0) + 1e-6) * np.sqrt(width)
+    scale[width:] *= 2
     x, held_out = ((part - center) / scale for part in (x, held_out))
     targets = [Targets.of(rows.labels, training.collate.label2id, training.collate.label_format) for rows in splits]
-    fitted = fit_linear(x, held_out, *targets, len(data.label_names), "loss")
+    fitted = fit_linear(x, held_out, *targets, len(data.label_names), "loss", False, STRENGTHS)
     expected = np.zeros((len(held_out), len(data.label_names)))
     expected[:, fitted.classes_] = fitted.predict_proba(held_out)
     np.testing.assert_allclose(answers(training, splits[1])[BOTH], expected, atol=2e-3)

@@ -136,7 +136,14 @@ def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: 
 
 @config_context(enable_metadata_routing=True)
 def fit_linear(
-    train, validation, train_targets: Targets, targets: Targets, classes: int, metric: str, is_balanced: bool = False
+    train,
+    validation,
+    train_targets: Targets,
+    targets: Targets,
+    classes: int,
+    metric: str,
+    is_balanced: bool = False,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> LinearModel | int:
     """Logistic regression with the regularization that is best on the validation rows.
 
@@ -145,6 +152,7 @@ def fit_linear(
         train_targets, targets: labels of the training and of the validation rows.
         metric: figure of the validation rows, see `figure_of`.
         is_balanced: weigh classes by their inverse frequency.
+        strengths: inverse regularization strengths to choose from.
 
     Returns:
         the classifier, for ``multi`` one of each class against the others; or the class of all rows if there is one.
@@ -173,9 +181,9 @@ def fit_linear(
     trial = affordable_rows(train[known], classes, TRIAL_PRODUCTS, TRIAL_ROWS)
     trial = known[trial] if is_multi or len(np.unique(y[known[trial]])) > 1 else known
     figures = [
-        figure_of(all_classes(fit(strength, trial), validation, classes), targets, metric) for strength in STRENGTHS
+        figure_of(all_classes(fit(strength, trial), validation, classes), targets, metric) for strength in strengths
     ]
-    chosen = STRENGTHS[int(np.argmax(figures))]
+    chosen = strengths[int(np.argmax(figures))]
     return fit(chosen, known[affordable_rows(train[known], classes, MAX_PRODUCTS)])
 
 

@@ -21,6 +21,10 @@ from models.linear_probe import LinearProbe
 
 MAX_ROWS = 20_000
 """Training rows that the regression learns from; of more, a random part."""
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+"""Inverse regularization strengths; the validation rows choose one."""
+TEXT_SCALE = 0.5
+"""Scale of the features of the text beside those of the image: texts of few cases are easily learned by heart."""
 RARE = 5.0
 """Logit by which a class without training rows is below the least likely class."""
 
@@ -56,11 +60,13 @@ def start_linear(
     start_missing(model, *means[0])
     features = [probe_inputs(model.probe, *fill_missing(part, means[0])) for part in means]
     center, scale = features[0].mean(axis=0), features[0].std(axis=0) + 1e-6
-    scale *= math.sqrt(model.probe.image.in_features)  # rows of about unit length
+    width = model.probe.image.in_features
+    scale *= math.sqrt(width)  # rows of about unit length
+    scale[width:] /= TEXT_SCALE
     scaled = [((part - center) / scale).astype(np.float32) for part in features]
     vocabulary, num_labels = (collate.label2id, collate.label_format), len(collate.label2id)
     targets = [Targets.of(rows.labels, *vocabulary, rows.weights) for rows in (train, validation)]
-    fitted = fit_linear(scaled[0], scaled[1], targets[0], targets[1], num_labels, "loss", is_balanced)
+    fitted = fit_linear(scaled[0], scaled[1], targets[0], targets[1], num_labels, "loss", is_balanced, STRENGTHS)
     weight, bias = coefficients(fitted, num_labels, features[0].shape[1])
     weight = weight / scale
     set_probe(model.probe, weight, bias - weight @ center)
