@@ -8,16 +8,24 @@ from models.onnx_classifier import OnnxModel
 
 
 def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
-    """One line for each part: encoders, fusion, number of labels, number of parameters."""
+    """One line for each part: encoders, fusion, classifier, number of labels, number of parameters."""
     config = model.config
     has_attention = config.fusion not in ("concat", "none")
     return {
         "image encoder": f"{describe_image_encoder(config)} at {config.image_size} × {config.image_size} px",
         "text encoder": describe_text_encoder(config),
         "fusion": f"{config.fusion}, attention {config.attention}" if has_attention else config.fusion,
+        "classifier": describe_classifier(config),
         "labels": f"{config.num_labels:,}",
         "parameters": f"{model.num_parameters() / 1e6:.1f} million",
     }
+
+
+def describe_classifier(config: ImageTextConfig) -> str:
+    if config.classifier != "pooled":
+        return config.classifier
+    kept = "" if config.classifier_scale == 1 else f", at {config.classifier_scale:.0%} of its logits"
+    return f"pooled{kept}, beside a linear probe of the encoders"
 
 
 def describe_image_encoder(config: ImageTextConfig) -> str:

@@ -28,6 +28,7 @@ from app.training.linear_start import STRENGTHS, coefficients, mean_features, pr
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
 from data import prepare_data
+from models.description import describe_model
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
 START = ["--train.linear_start", "true", "--train.mixed_precision", "no"]
@@ -145,7 +146,10 @@ def test_the_start_is_epoch_0_and_is_kept_if_training_makes_nothing_better(shape
     epochs = {record["epoch"]: record["best"] for record in records if "validation_accuracy" in record}
     assert epochs == {0: True, 1: False, 2: False}
     training = started(shapes_folder, tmp_path / "again")[-1]
-    torch.testing.assert_close(load_model(run_dir)[0].probe.image.weight, training.model.probe.image.weight)
+    model = load_model(run_dir)[0]
+    torch.testing.assert_close(model.probe.image.weight, training.model.probe.image.weight)
+    assert describe_model(model)["classifier"] == "pooled, at 0% of its logits, beside a linear probe of the encoders"
+    assert "attention adds nothing to a linear classifier" in (run_dir / "summary.txt").read_text()
 
 
 def test_a_run_that_starts_linear_is_resumed_exactly(shapes_folder, tmp_path):

@@ -26,6 +26,13 @@ CONTENTS = (
     "model/, evaluation/{split}/ (report.html, metrics.json, predictions.parquet{pictures}), curves.png, metrics.jsonl"
 )
 
+NOTHING = 0.01
+"""Scale of the classifier below which `NOTHING_ADDED` is said."""
+NOTHING_ADDED = (
+    "On the validation rows, attention adds nothing to a linear classifier of the encoders' features: the model answers\n"
+    "with that classifier (--train.linear_start)."
+)
+
 
 def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, started: float) -> None:
     """Calibrate the best model, score it on the held-out rows, and write summary and model card.
@@ -56,6 +63,8 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     accuracy = figures.scores[BOTH]["accuracy"].value
     card = model_card(run.path.name, model, settings, data, split, figures)
     card.save(run.model / "README.md")
+    if model.config.classifier_scale < NOTHING:
+        summary += f"\n\n{NOTHING_ADDED}"
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
