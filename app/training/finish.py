@@ -29,8 +29,8 @@ CONTENTS = (
 NOTHING = 0.01
 """Scale of the classifier below which `NOTHING_ADDED` is said."""
 NOTHING_ADDED = (
-    "On the validation rows, attention adds nothing to a linear classifier of the encoders' features: the model answers\n"
-    "with that classifier (--train.linear_start)."
+    "On the validation rows, attention adds nothing to a linear classifier of the encoders' features: the model\n"
+    "answers with that classifier (--train.linear_start)."
 )
 
 
