@@ -34,6 +34,7 @@ from app.training.provenance import changed_rows
 from data import (
     TEXT_SLICES,
     DataSettings,
+    LabelFormat,
     NoLabelsError,
     Rows,
     load_rows,
@@ -183,7 +184,7 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
     names = ("normalize_labels", "allow_missing", "label_type", "label_separator")
     trained = replace(run.data, **(config.columns or {}), **{name: getattr(config, name) for name in names})
     given = {name: value for name, value in asked.given().items() if name not in ("group", "pool", "slice_by")}
-    data = replace(trained, **given, pool=None, slice_by=[])
+    data = replace(trained, **given, slice_by=[])
     slice_by = trained.slice_by if asked.slice_by is None else asked.slice_by
     pool = trained.pool if asked.pool is None else asked.pool or None
     resampled = replace(data, group=asked.group or data.group, pool=pool, slice_by=slice_by)
@@ -197,6 +198,7 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
         rows = replace(rows, table_weights=rows.table_weights if data.weight else None)
         return rows, with_columns(resampled, rows, options)
     data = find_data(Path(options.model), data, image_root if asked.test else [split, *image_root])
+    data = replace(data, pool=None)
     source = data.test if asked.test else getattr(data, split)
     if source is None:
         raise UserError(
@@ -268,7 +270,7 @@ def with_columns(settings: DataSettings, rows: Rows, options: Score) -> DataSett
         print(f"{rows.source} has no column {pool}: there are no figures by case")
         pool = None
     if pool:
-        case_numbers(rows, pool)  # so that an error comes before the work
+        case_numbers(rows, pool, LabelFormat.of(settings))  # so that an error comes before the work
     return replace(settings, pool=pool, slice_by=present)
 
 

@@ -179,7 +179,6 @@ LATER = {
     "train.gate_warmup",
     "train.early_stopping",
     "train.target_risk",
-    "data.pool",
     "data.slice_by",
 }
 """Settings that may change when a run is resumed, if all its steps so far would have been the same."""

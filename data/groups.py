@@ -6,6 +6,7 @@ import numpy as np
 
 from data.cells import cell_text
 from data.errors import UserError
+from data.label_format import LabelFormat
 from data.messages import quote
 from data.rows import Rows
 from data.splits import connect_groups
@@ -14,9 +15,15 @@ SHOWN = 3
 """Number of cases that a message names."""
 
 
-def row_groups(rows: Rows, group: str | None) -> np.ndarray:
-    """Group number of each row: rows with the same image, or the same value of the group column, are in one group."""
-    return connect_groups(rows.image_keys, *([group_names(rows, group)] if group else []))
+def row_groups(rows: Rows, group: str | None, pool: str | None = None) -> np.ndarray:
+    """Group number of each row: rows with the same image, the same value of the group column, or of one case.
+
+    Args:
+        pool: column of the cases, ignored if the rows lack it.
+    """
+    columns = [group] if group else []
+    columns += [pool] if pool and pool in rows.table.column_names else []
+    return connect_groups(rows.image_keys, *(group_names(rows, column) for column in columns))
 
 
 def group_names(rows: Rows, group: str) -> list[str | None]:
@@ -24,12 +31,12 @@ def group_names(rows: Rows, group: str) -> list[str | None]:
     return [(cell_text(value) or "").strip() or None for value in rows.column(group)]
 
 
-def describe_groups(group: str | None) -> str:
+def describe_groups(group: str | None, pool: str | None = None) -> str:
     """What `row_groups` groups by, in words."""
-    return f"image and {group}" if group else "image"
+    return " and ".join(dict.fromkeys(name for name in ("image", group, pool) if name))
 
 
-def case_numbers(rows: Rows, column: str) -> np.ndarray:
+def case_numbers(rows: Rows, column: str, form: LabelFormat) -> np.ndarray:
     """The case of each row ``(n,)``, numbered in the order of their first rows; an empty cell is a case of its own.
 
     Raises:
@@ -42,13 +49,13 @@ def case_numbers(rows: Rows, column: str) -> np.ndarray:
     different = {
         name: f"{quote(name)} has {quote(labels[name])} and {quote(label)}"
         for name, label in zip(names, rows.labels, strict=True)
-        if name is not None and labels.setdefault(name, label) != label
+        if name is not None and sorted(form.names(labels.setdefault(name, label))) != sorted(form.names(label))
     }
     if different:
         listed = "; ".join(list(different.values())[:SHOWN])
         raise UserError(
             f"The rows of a case share one answer, but {len(different)} of the cases in column {column} of "
-            f"{rows.source} have rows with different labels: {listed}. Leave out --data.pool, or name a column whose "
-            "rows have one label."
+            f"{rows.source} have rows with different labels: {listed}. Leave out --data.pool (--data.pool '' if the "
+            "run has it), or name a column whose rows have one label."
         )
     return found

@@ -66,7 +66,6 @@ def check_columns(columns: list[str], source: str, split: str, settings: DataSet
     if settings.weight and split == "train":
         wanted["weight"] = [settings.weight]
     if split == scored_split(settings):
-        wanted["pool"] = [settings.pool] if settings.pool else []
         wanted["slice_by"] = [name for name in settings.slice_by if name not in TEXT_SLICES]
     require_columns(columns, wanted, source)
     optional = {"group": [settings.group or ""], "weight": [settings.weight or ""], "slice_by": settings.slice_by}

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from data.errors import UserError
-from data.groups import case_numbers, describe_groups, row_groups
+from data.groups import describe_groups, row_groups
 from data.image_check import ImageInfo, verify_images
 from data.label_format import LabelFormat
 from data.labels import build_vocabulary
@@ -71,8 +71,6 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     splits = {split: replace(rows, value_range=value_range) for split, rows in checked.rows.items()}
     form = LabelFormat.of(settings)
     label_names = build_vocabulary(form.count(splits["train"].labels), settings.top_k_labels)
-    if settings.pool:
-        case_numbers(splits["test" if "test" in splits else "validation"], settings.pool)
     splits["train"] = drop_unknown_labels(splits["train"], label_names, form, notes)
     if settings.shots:
         splits["train"], note = draw_shots(splits["train"], form, settings.shots, seed)
@@ -105,14 +103,14 @@ def hold_out_fold(checked: CheckedSplits, settings: DataSettings) -> str:
     if settings.test is not None or settings.streaming:
         raise UserError("data.folds takes test rows from the training rows: leave out data.test and data.streaming.")
     rows = checked.rows["train"]
-    groups = row_groups(rows, settings.group)
+    groups = row_groups(rows, settings.group, settings.pool)
     checked.divide_train(
         split_fold(stratification_labels(rows, settings), groups, settings.folds, settings.fold, seed=0), "test"
     )
     share = len(checked.rows["test"]) / len(rows)
     return (
         f"test is fold {settings.fold} of {settings.folds} of train: {share:.1%} of the rows, grouped by "
-        f"{describe_groups(settings.group)}, stratified by label"
+        f"{describe_groups(settings.group, settings.pool)}, stratified by label"
     )
 
 
@@ -127,13 +125,11 @@ def hold_out_validation(checked: CheckedSplits, settings: DataSettings, seed: in
             "A stream cannot be split: with data.streaming, give validation rows with --data.validation FILE."
         )
     rows = checked.rows["train"]
-    labels, groups = stratification_labels(rows, settings), row_groups(rows, settings.group)
+    labels, groups = stratification_labels(rows, settings), row_groups(rows, settings.group, settings.pool)
     checked.divide_train(split_validation(labels, groups, settings.validation_fraction, seed), "validation")
     share = len(checked.rows["validation"]) / len(rows)
-    return (
-        f"validation was split from train: {share:.1%} of the rows, grouped by {describe_groups(settings.group)}, "
-        "stratified by label"
-    )
+    grouped = describe_groups(settings.group, settings.pool)
+    return f"validation was split from train: {share:.1%} of the rows, grouped by {grouped}, stratified by label"
 
 
 def stratification_labels(rows: Rows, settings: DataSettings) -> list[str]:

@@ -55,7 +55,7 @@ def accuracies(data, form, metric="accuracy") -> dict[str, float]:
     label2id = {name: number for number, name in enumerate(data.label_names)}
     splits = tuple(data.splits[name] for name in ("train", "validation", "test"))
     targets = Targets.of(splits[2].labels, label2id, form)
-    found = linear_baselines(splits, thumbnails, label2id, form, metric)
+    found = linear_baselines(splits, thumbnails, label2id, form, metric)[0]
     return {name: targets.mean(targets.correctness(p)) for name, p in found.items()}
 
 
@@ -90,7 +90,7 @@ def test_the_validation_rows_choose_the_regularization(rows_of, monkeypatch):
 
     def figure(strengths) -> float:
         monkeypatch.setattr(baselines, "STRENGTHS", strengths)
-        found = linear_baselines(splits, None, label2id, LabelFormat("single"), "accuracy")[LINEAR_TEXT]
+        found = linear_baselines(splits, None, label2id, LabelFormat("single"), "accuracy")[0][LINEAR_TEXT]
         return targets.mean(targets.correctness(found))
 
     weak, strong = figure((1e-9,)), figure((10.0,))
@@ -113,7 +113,7 @@ def test_rows_without_texts_have_no_linear_classifier_of_texts(rows_of):
 def test_a_single_class_is_always_the_answer(rows_of):
     data = rows_of(lambda color, time: color)
     red = data.splits["train"].select([i for i, label in enumerate(data.splits["train"].labels) if label == "red"])
-    found = linear_baselines((red, red, red), thumbnails, {"red": 0, "blue": 1}, LabelFormat("single"), "accuracy")
+    found = linear_baselines((red, red, red), thumbnails, {"red": 0, "blue": 1}, LabelFormat("single"), "accuracy")[0]
     assert all((probabilities == [1, 0]).all() for probabilities in found.values())
 
 

@@ -13,7 +13,7 @@ from app.evaluation.baselines import LINEAR_TEXT, Linear
 from app.evaluation.cases import pool_linear, pool_predictions
 from app.evaluation.predict import BOTH, Predictions
 from app.evaluation.targets import Targets
-from data import DataSettings
+from data import DataSettings, LabelFormat, prepare_data
 from data.errors import UserError
 from data.groups import case_numbers
 from data.loading import load_rows
@@ -49,7 +49,7 @@ def test_rows_without_a_case_are_cases_of_their_own(shapes_folder, tmp_path):
     table.loc[[0, 1], "case"] = None
     table.to_csv(tmp_path / "test.csv", index=False)
     rows = load_rows(str(tmp_path / "test.csv"), "test", DataSettings())
-    numbers = case_numbers(rows, "case")
+    numbers = case_numbers(rows, "case", LabelFormat())
     assert sorted(set(numbers)) == list(range(max(numbers) + 1))
     assert (numbers == numbers[0]).sum() == (numbers == numbers[1]).sum() == 1
     expected = table["case"].nunique() + 2
@@ -65,7 +65,34 @@ def test_a_case_whose_rows_have_different_labels_stops_before_the_training(shape
         train.main(arguments(shapes_folder, tmp_path / "run", *options))
     assert not (tmp_path / "run/metrics.jsonl").exists()
     with pytest.raises(UserError, match=r"1 of the cases in column case .* 'something else' and"):
-        case_numbers(load_rows(str(tmp_path / "test.csv"), "test", DataSettings()), "case")
+        case_numbers(load_rows(str(tmp_path / "test.csv"), "test", DataSettings()), "case", LabelFormat())
+
+
+def test_the_answers_of_annotators_may_be_in_another_order(shapes_folder, tmp_path):
+    table = pd.read_csv(shapes_folder / "test.csv")[:2].assign(case="a", label=["yes|no|yes", "no|yes|yes"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    settings = DataSettings(label_type="annotators", image_root=str(shapes_folder))
+    rows = load_rows(str(tmp_path / "t.csv"), "test", settings)
+    assert case_numbers(rows, "case", LabelFormat("annotators")).tolist() == [0, 0]
+
+
+def test_the_rows_of_a_case_stay_on_one_side_of_the_cut(shapes_folder, tmp_path):
+    table = table_of_cases(shapes_folder, tmp_path, "train").drop_duplicates("image")
+    table = table.assign(case=[f"case {number // 4}" for number in range(len(table))])
+    table["label"] = ["yes" if number // 4 % 2 else "no" for number in range(len(table))]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    settings = DataSettings(train=str(tmp_path / "t.csv"), pool="case", validation_fraction=0.3)
+    splits = prepare_data(settings, 0).splits
+    cases = [set(splits[split].column("case")) for split in ("train", "validation")]
+    assert cases[1]
+    assert not cases[0] & cases[1]
+
+
+def test_linear_classifiers_of_several_labels_are_pooled_before_their_thresholds_apply():
+    probabilities = np.array([[0.3], [0.01]], dtype=np.float32)
+    linear = Linear({LINEAR_TEXT: probabilities}, "", {LINEAR_TEXT: [0.1]})
+    pooled = pool_linear(linear, np.array([0, 0]), None)
+    assert pooled.centered()[LINEAR_TEXT][0, 0] > 0.5, "the mean, 0.155, is above the threshold"
 
 
 def test_training_and_evaluation_give_figures_by_case(shapes_folder, tmp_path, capsys):

@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from data import decode_image
@@ -87,6 +88,39 @@ def test_colours_are_kept():
     picture = np.zeros((2, 3, 3), dtype=np.uint8)
     picture[0, 0] = (255, 128, 0)
     assert np.asarray(decode_image(dicom(picture))).tolist() == picture.tolist()
+
+
+def test_colours_of_16_bits_keep_their_order():
+    data = dicom(np.zeros((1, 2, 3)), BitsAllocated=16, BitsStored=16, HighBit=15)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.PixelData = np.array([[[0, 256, 57300], [65535, 300, 1]]], dtype=np.uint16).tobytes()
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    assert np.asarray(decode_image(file.getvalue())).tolist() == [[[0, 1, 223], [255, 1, 0]]]
+
+
+def test_a_palette_gives_the_colours_of_its_entries():
+    palette = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for color, entries in (("Red", [0, 255]), ("Green", [0, 128]), ("Blue", [255, 0])):
+        palette[f"{color}PaletteColorLookupTableDescriptor"] = [2, 0, 8]
+        palette[f"{color}PaletteColorLookupTableData"] = bytes(entries)
+    found = np.asarray(decode_image(dicom(np.array([[0, 1]]), **palette)))
+    assert found.tolist() == [[[0, 0, 255], [255, 128, 0]]]
+
+
+def test_an_enhanced_file_has_the_values_and_the_window_of_its_first_frame():
+    rescale, window, groups = Dataset(), Dataset(), Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept = 1, -1024
+    window.WindowCenter, window.WindowWidth = 40, 401
+    groups.PixelValueTransformationSequence, groups.FrameVOILUTSequence = Sequence([rescale]), Sequence([window])
+    data = dicom(np.array([[0, 1024 + 39]]), SharedFunctionalGroupsSequence=Sequence([groups]))
+    assert grey(data).tolist() == [[0, 127]]
+
+
+def test_empty_elements_are_ignored():
+    data = dicom(np.array([[5, 9]]), RescaleSlope=None, RescaleIntercept=None, WindowCenter=None, WindowWidth=None)
+    _, stats = decode_and_measure(data)
+    assert stats[1:3] == (5, 9)
 
 
 def test_of_several_frames_the_first_is_read():

@@ -8,8 +8,9 @@ import yaml
 from tiny import TINY, shared_encoder
 
 from app.__main__ import main
+from app.settings_parser import parse_settings
 from app.studies.ablate import Variant
-from app.studies.shots import few_shots, table_of
+from app.studies.shots import STARTS, few_shots, table_of
 from app.training.run import run_training
 from data.errors import UserError
 
@@ -35,6 +36,7 @@ def test_every_start_and_number_is_trained_once_with_the_rows_of_its_seed(config
     monkeypatch.setattr("app.training.new_process.train_in_new_process", run_training)
     folder = tmp_path / "runs"
     command = ["shots", str(config), "--shots", "[2,1]", "--seeds", "[3]", "--output", str(folder), *SMALL]
+    command += ["--variant", "['scratch: --train.scales.image_encoder 1', pretrained]"]
     main(command)
     found = json.loads((folder / "shots.json").read_text())["accuracy"]
     assert {name: sorted(curve) for name, curve in found.items()} == {"scratch": ["1", "2"], "pretrained": ["1", "2"]}
@@ -50,6 +52,17 @@ def test_every_start_and_number_is_trained_once_with_the_rows_of_its_seed(config
     printed = capsys.readouterr().out
     assert printed.count("== ") == 2, "only the runs that start from the run"
     assert "| from pretrained_2_shots_3 |" in printed
+
+
+def test_random_weights_are_those_of_vgg16_and_are_trained(config, capsys):
+    with pytest.raises(SystemExit):
+        main(["shots", str(config)])
+    assert "Name what to compare" in capsys.readouterr().err
+    frozen = ["--recipe", "lora", "--train.frozen_blocks", "3", "--train.scales.image_encoder", "0"]
+    settings = parse_settings([*frozen, *STARTS[0].options])
+    assert (settings.model.text_encoder, settings.model.image_weights) == ("scratch", "none")
+    assert (settings.train.lora_rank, settings.train.frozen_blocks) == (0, 0)
+    assert settings.train.scales.image_encoder > 0
 
 
 def test_numbers_below_one_and_equal_names_are_refused(config, tmp_path):

@@ -74,7 +74,7 @@ def test_linear_classifiers_use_row_weights(table, tmp_path, label_type):
     form = DataSettings(train=source, label_type=label_type, text="question", weight="trust")
     rows = load_rows(source, "train", form)
     splits = (rows, rows, rows)
-    found = linear_baselines(splits, None, {"a": 0, "b": 1}, LabelFormat.of(form), "accuracy")[LINEAR_TEXT]
+    found = linear_baselines(splits, None, {"a": 0, "b": 1}, LabelFormat.of(form), "accuracy")[0][LINEAR_TEXT]
     assert found[0, 1] > 0.7 > found[0, 0]
 
 

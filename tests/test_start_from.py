@@ -50,6 +50,16 @@ def test_with_the_same_labels_the_answers_are_those_of_the_run(run_dir):
     assert (model.config.temperature, model.config.threshold) == (1, 0)
 
 
+def test_what_calibration_kept_of_the_classifier_is_kept(run_dir, tmp_path):
+    before = Predictor.from_pretrained(run_dir)
+    before.model.config.classifier_scale = 0.25
+    before.model.save_pretrained(tmp_path)
+    before.processor.save_pretrained(tmp_path)
+    model, _ = build_from(settings_from(tmp_path), before.labels)
+    torch.testing.assert_close(model.classifier.output.weight, before.model.classifier.output.weight / 4)
+    assert model.config.classifier_scale == 1
+
+
 def test_shared_classes_keep_their_rows_in_any_order_and_others_start_anew(run_dir, capsys):
     before = Predictor.from_pretrained(run_dir)
     names = ["new", *reversed(before.labels[:5])]

@@ -137,6 +137,13 @@ def run_shots(options: Shots, training: list[str]) -> None:
 
     config = user_path(options.config)
     variants = [parse_variant(text) for text in options.variant] or list(STARTS)
+    model = parse_settings([str(config), *training]).model if config.is_file() else None
+    if model and not options.variant and model.image_encoder != "vgg16":
+        raise UserError(
+            f"The default variants start VGG16 from random weights, and {config} has the image encoder "
+            f'{model.image_encoder}. Name what to compare, for example --variant+ "pretrained:" --variant+ '
+            '"scratch: --model.text_encoder scratch --model.image_encoder resnet".'
+        )
     if options.init:
         variants.append(Variant(f"from {Path(options.init).name}", [], init=options.init))
     folder = user_path(options.output) if options.output else Path("runs") / f"shots_{config.stem}"

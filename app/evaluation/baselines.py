@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ from app.evaluation.label_thresholds import fit_label_thresholds
 from app.evaluation.metrics import METRICS
 from app.evaluation.targets import Targets
 from data import LabelFormat, Rows
-from models.decisions import center
+from models.decisions import Thresholds, center
 
 LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, image", "linear, both")
 """Names of the linear classifiers by what they are given."""
@@ -47,10 +47,16 @@ class Linear:
     Attributes:
         probabilities: one of `LINEAR` → ``(n, C)``.
         images: what the classifiers see of an image, in words.
+        thresholds: one of `LINEAR` → thresholds, for several labels a row.
     """
 
     probabilities: dict[str, np.ndarray]
     images: str
+    thresholds: dict[str, Thresholds] = field(default_factory=dict)
+
+    def centered(self) -> dict[str, np.ndarray]:
+        """Probabilities whose thresholds are all 0.5, as metrics expect them."""
+        return {name: center(found, self.thresholds.get(name)) for name, found in self.probabilities.items()}
 
 
 def constant_baseline(answer: Sequence[int], rows: int, classes: int) -> np.ndarray:
@@ -66,7 +72,7 @@ def linear_baselines(
     label2id: dict[str, int],
     form: LabelFormat,
     metric: str,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, Thresholds]]:
     """Probabilities ``(n, C)`` of the last rows by logistic regression on text, on images, and on both.
 
     A text is its words and pairs of words, weighted by TF-IDF. Regularization is chosen by the second rows. Training
@@ -78,7 +84,8 @@ def linear_baselines(
         metric: name of the figure that the validation rows choose by, one of `app.evaluation.metrics.METRICS`.
 
     Returns:
-        the name of a baseline, one of `LINEAR` → probabilities; without those whose input no training row has.
+        the name of a baseline, one of `LINEAR` → probabilities, and → thresholds for several labels a row; without
+        those whose input no training row has.
     """
     targets = [Targets.of(rows.labels, label2id, form, rows.weights) for rows in splits]
     inputs: dict[str, Matrices] = {}
@@ -89,7 +96,10 @@ def linear_baselines(
     if len(inputs) == 2:
         inputs[LINEAR_BOTH] = [join(*parts) for parts in zip(inputs[LINEAR_TEXT], inputs[LINEAR_IMAGE], strict=True)]
     classes = len(label2id)
-    return {name: best_probabilities(features, targets, classes, metric) for name, features in inputs.items()}
+    found = {name: best_probabilities(features, targets, classes, metric) for name, features in inputs.items()}
+    return {name: probabilities for name, (probabilities, _) in found.items()}, {
+        name: thresholds for name, (_, thresholds) in found.items()
+    }
 
 
 def word_features(splits: Sequence[Rows], classes: int) -> Matrices:
@@ -117,21 +127,22 @@ def join(words, images: np.ndarray):
     return np.hstack([words, images])
 
 
-def best_probabilities(features: Matrices, targets: Sequence[Targets], classes: int, metric: str) -> np.ndarray:
-    """Probabilities of the last rows, with the regularization that is best on the validation rows.
+def best_probabilities(
+    features: Matrices, targets: Sequence[Targets], classes: int, metric: str
+) -> tuple[np.ndarray, Thresholds]:
+    """Probabilities of the last rows, with the regularization that is best on the validation rows, and thresholds.
 
-    For several labels a row the thresholds are chosen by these rows too, and are at 0.5 in the result. The accuracy,
-    that of whole sets, keeps 0.5.
+    The validation rows choose the thresholds of several labels, except for the accuracy, which is that of whole sets.
     """
     train, validation, held_out = features
     model = fit_linear(train, validation, targets[0], targets[1], classes, metric)
     if isinstance(model, int):
-        return constant_baseline([model], held_out.shape[0], classes)
+        return constant_baseline([model], held_out.shape[0], classes), None
     found = all_classes(model, held_out, classes)
     if targets[0].label_type != "multi" or metric == "accuracy":
-        return found
-    by_class = fit_label_thresholds(all_classes(model, validation, classes), targets[1].classes(), targets[1].weights)
-    return center(found, by_class)
+        return found, None
+    chosen_by = all_classes(model, validation, classes)
+    return found, fit_label_thresholds(chosen_by, targets[1].classes(), targets[1].weights)
 
 
 @config_context(enable_metadata_routing=True)
@@ -144,6 +155,7 @@ def fit_linear(
     metric: str,
     is_balanced: bool = False,
     strengths: Sequence[float] = STRENGTHS,
+    products: int = MAX_PRODUCTS,
 ) -> LinearModel | int:
     """Logistic regression with the regularization that is best on the validation rows.
 
@@ -153,6 +165,7 @@ def fit_linear(
         metric: figure of the validation rows, see `figure_of`.
         is_balanced: weigh classes by their inverse frequency.
         strengths: inverse regularization strengths to choose from.
+        products: see `MAX_PRODUCTS`.
 
     Returns:
         the classifier, for ``multi`` one of each class against the others; or the class of all rows if there is one.
@@ -184,7 +197,7 @@ def fit_linear(
         figure_of(all_classes(fit(strength, trial), validation, classes), targets, metric) for strength in strengths
     ]
     chosen = strengths[int(np.argmax(figures))]
-    return fit(chosen, known[affordable_rows(train[known], classes, MAX_PRODUCTS)])
+    return fit(chosen, known[affordable_rows(train[known], classes, products)])
 
 
 def affordable_rows(features, classes: int, products: int, least: int = 1) -> np.ndarray:
@@ -212,6 +225,7 @@ def figure_of(probabilities: np.ndarray, targets: Targets, metric: str) -> float
     """
     if metric == "loss":
         losses = targets.cross_entropy(probabilities)
-        return -float(np.nanmean(losses)) if not np.isnan(losses).all() else 0.0
+        known = ~np.isnan(losses)
+        return -targets.select(known).mean(losses[known]) if known.any() else 0.0
     value = np.nan if metric == "accuracy" else METRICS[metric](targets.classes(), probabilities, targets.weights)
     return float(targets.mean(targets.correctness(probabilities)) if np.isnan(value) else value)

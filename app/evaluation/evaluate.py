@@ -18,6 +18,7 @@ from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
 from data import DataSettings, LabelFormat, Rows
 from data.groups import case_numbers, describe_groups, row_groups
+from data.splits import connect_groups
 from models import ImageTextConfig, ImageTextProcessor
 
 MAJORITY = "majority answer"
@@ -51,7 +52,7 @@ def evaluate(
     resampler = Resampler(groups)
     probabilities = predictions.probabilities[BOTH]
     majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
-    systems = predictions.probabilities | (linear.probabilities if linear else {}) | {MAJORITY: majority}
+    systems = predictions.probabilities | (linear.centered() if linear else {}) | {MAJORITY: majority}
     metric = judging_metric(config)
     cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
@@ -109,12 +110,13 @@ def case_figures(
 ) -> CaseFigures:
     """Figures of the cases that ``settings.pool`` names."""
     assert settings.pool
-    cases, metric = case_numbers(rows, settings.pool), judging_metric(config)
+    cases, metric = case_numbers(rows, settings.pool, LabelFormat.of(config)), judging_metric(config)
     pooled = pool_predictions(predictions, cases).centered()
     pooled_linear = None if linear is None else pool_linear(linear, cases, predictions.targets.weights)
-    resampler = Resampler(groups_of(rows, settings.group)[0][first_rows(cases)])
+    groups = connect_groups(groups_of(rows, settings.group)[0].astype(str).tolist(), cases.astype(str).tolist())
+    resampler = Resampler(groups[first_rows(cases)])
     majority = constant_baseline(config.majority_answer, len(pooled.targets), config.num_labels)
-    systems = pooled.probabilities | (pooled_linear.probabilities if pooled_linear else {}) | {MAJORITY: majority}
+    systems = pooled.probabilities | (pooled_linear.centered() if pooled_linear else {}) | {MAJORITY: majority}
     return CaseFigures(
         column=settings.pool,
         cases=len(pooled.targets),
@@ -185,7 +187,7 @@ def input_use(predictions: Predictions, resampler: Resampler, metric: str = "acc
 def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, metric: str) -> Advantage:
     """What a metric gains over linear classifiers on the same rows; if these do not define it, the accuracy."""
     metric = defined_or_accuracy(predictions, metric)
-    return Advantage(differences(predictions, linear.probabilities, resampler, metric), linear.images, metric)
+    return Advantage(differences(predictions, linear.centered(), resampler, metric), linear.images, metric)
 
 
 def defined_or_accuracy(predictions: Predictions, metric: str) -> str:

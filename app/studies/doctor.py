@@ -85,7 +85,7 @@ def check_baselines(settings: Settings, data: PreparedData, form: LabelFormat) -
         linear = None
     if linear is not None:
         given = {LINEAR_TEXT: "the words", LINEAR_IMAGE: f"the image ({linear.images})", LINEAR_BOTH: "both"}
-        found = [f"{given[name]} {accuracy_of(p, targets)}" for name, p in linear.probabilities.items()]
+        found = [f"{given[name]} {accuracy_of(p, targets)}" for name, p in linear.centered().items()]
         parts.append(f"logistic regression on {', on '.join(found)}")
     if not any(train.texts.present()):
         parts.append("no row of train has a text")

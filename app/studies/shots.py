@@ -15,7 +15,8 @@ from data.errors import UserError
 
 RANDOM = ["--model.text_encoder", "scratch", "--model.image_weights", "none"]
 RANDOM += ["--train.scales.image_encoder", "0.3", "--train.scales.text_encoder", "1"]
-"""Random weights, which are trained even if the other runs freeze theirs."""
+RANDOM += ["--train.frozen_blocks", "0", "--train.lora_rank", "0"]
+"""Random weights of VGG16 and of a small BERT, which are trained even if the other runs freeze theirs."""
 STARTS = [Variant("scratch", RANDOM), Variant("pretrained", [])]
 """Variants that are compared by default: random weights, and the weights of the configuration."""
 

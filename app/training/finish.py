@@ -94,6 +94,8 @@ def calibrate(
         config.classifier_scale = 0.0
         start = predict(model, rows, collate, accelerator, *sizes)
         config.classifier_scale, mixed = fit_share(start.probabilities[BOTH], found.probabilities[BOTH], found.targets)
+        if form.type == "multi":  # a sigmoid of 1 does not tell the logit
+            mixed = predict(model, rows, collate, accelerator, *sizes).probabilities[BOTH]
         found = replace(found, probabilities={BOTH: mixed})
     probabilities, label_type = found.probabilities[BOTH], found.targets.label_type
     model.config.temperature = fit_temperature(probabilities, found.targets)

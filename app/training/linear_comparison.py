@@ -59,8 +59,10 @@ def compare_linear(
     if not accelerator.is_main_process:
         return None
     config = model.config
-    found = linear_baselines(used, features, config.label2id, LabelFormat.of(config), judging_metric(config))
-    return Linear(found, seen)
+    found, thresholds = linear_baselines(
+        used, features, config.label2id, LabelFormat.of(config), judging_metric(config)
+    )
+    return Linear(found, seen, thresholds)
 
 
 def compare_run_linear(
@@ -76,7 +78,7 @@ def compare_run_linear(
         return None
     settings = replace(settings, run_dir=str(run_dir))
     try:
-        data = find_data(run_dir, replace(settings.data, test=None, pool=None), ["train", "validation", "image_root"])
+        data = find_data(run_dir, replace(settings.data, test=None), ["train", "validation", "image_root"])
         splits = prepare_data(data, settings.train.seed).splits
         for split in ("train", "validation"):
             if changes := changed_rows(run_dir, split, splits[split], data.group, []):

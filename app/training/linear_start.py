@@ -19,8 +19,8 @@ from models import ImageTextClassifier
 from models.fusion import init_to_zero
 from models.linear_probe import LinearProbe
 
-MAX_ROWS = 20_000
-"""Training rows that the regression learns from; of more, a random part."""
+MAX_ROWS, MAX_PRODUCTS = 20_000, 20_000_000_000
+"""Training rows that the regression learns from, and their products with features and classes; of more, a part."""
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Inverse regularization strengths; the validation rows choose one."""
 TEXT_SCALE = 0.5
@@ -54,20 +54,24 @@ def start_linear(
     """
     assert model.probe is not None
     train, validation = splits
-    if len(train) > MAX_ROWS:
-        train = train.select(np.sort(np.random.default_rng(0).choice(len(train), MAX_ROWS, replace=False)).tolist())
+    num_labels = len(collate.label2id)
+    width = model.probe.image.in_features
+    num_features = width + (0 if model.probe.text is None else model.probe.text.in_features)
+    limit = max(1, min(MAX_ROWS, MAX_PRODUCTS // (num_features * num_labels)))
+    if len(train) > limit:
+        train = train.select(np.sort(np.random.default_rng(0).choice(len(train), limit, replace=False)).tolist())
     means = [mean_features(model, rows, collate, accelerator, batch_size, num_workers) for rows in (train, validation)]
     start_missing(model, *means[0])
     features = [probe_inputs(model.probe, *fill_missing(part, means[0])) for part in means]
     center, scale = features[0].mean(axis=0), features[0].std(axis=0) + 1e-6
-    width = model.probe.image.in_features
     scale *= math.sqrt(width)  # rows of about unit length
     scale[width:] /= TEXT_SCALE
     scaled = [((part - center) / scale).astype(np.float32) for part in features]
-    vocabulary, num_labels = (collate.label2id, collate.label_format), len(collate.label2id)
+    vocabulary = (collate.label2id, collate.label_format)
     targets = [Targets.of(rows.labels, *vocabulary, rows.weights) for rows in (train, validation)]
-    fitted = fit_linear(scaled[0], scaled[1], targets[0], targets[1], num_labels, "loss", is_balanced, STRENGTHS)
-    weight, bias = coefficients(fitted, num_labels, features[0].shape[1])
+    choice = {"metric": "loss", "is_balanced": is_balanced, "strengths": STRENGTHS, "products": 10 * MAX_PRODUCTS}
+    fitted = fit_linear(*scaled, *targets, num_labels, **choice)
+    weight, bias = coefficients(fitted, num_labels, num_features)
     weight = weight / scale
     set_probe(model.probe, weight, bias - weight @ center)
     init_to_zero(model.classifier.output)

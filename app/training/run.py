@@ -21,7 +21,8 @@ from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
 from app.training.start_from import adopt_architecture
 from app.training.trainer import Training, build, images_per_batch
-from data import LabelFormat, PreparedData, prepare_data
+from data import LabelFormat, PreparedData, prepare_data, require_columns
+from data.groups import case_numbers
 from models.build import fetch_pretrained
 
 
@@ -96,6 +97,10 @@ def open_run(settings: Settings, data: PreparedData, accelerator: Accelerator, r
     """
     set_seed(settings.train.seed)
     check_best_by(settings.train, data, LabelFormat.of(settings.data))
+    if settings.data.pool:
+        scored = data.splits["test" if "test" in data.splits else "validation"]
+        require_columns(scored.table.column_names, {"pool": [settings.data.pool]}, scored.source)
+        case_numbers(scored, settings.data.pool, LabelFormat.of(settings.data))
     model, processor = build(settings, data)
     provenance = Provenance.of(settings, data, model, processor)
     training = Training.set_up(settings, data, model, processor, accelerator)

@@ -82,6 +82,8 @@ def build_from(
         setattr(config, name, value)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
+    for part in ("weight", "bias"):
+        state[f"classifier.output.{part}"] = state[f"classifier.output.{part}"] * source.config.classifier_scale
     shared = [name for name in label_names if name in before]
     for name in (f"{layer}.{part}" for layer in OUTPUT_LAYERS for part in ("weight", "bias")):
         if name not in own:
