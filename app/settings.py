@@ -44,7 +44,7 @@ class LearningRateScales:
     classifier: NonNegativeFloat = 1.0
     """The classifier."""
     probe: NonNegativeFloat = 1.0
-    """The linear probe of the classifier pooled."""
+    """The linear probe of a linear start."""
 
 
 @dataclass
@@ -110,9 +110,10 @@ class TrainSettings:
     average precision (mean over the labels), because whole sets of labels are seldom exactly right."""
     early_stopping: NonNegativeInt = 0
     """Stop after this many epochs without a better figure of best_by; 0 disables early stopping."""
-    linear_start: bool = True
+    linear_start: Literal["auto"] | bool = "auto"
     """Start the classifier pooled as logistic regression on the mean features of image and text, to which training adds
-    (linear probing, then fine-tuning; Kumar et al. 2022). The start counts as epoch 0."""
+    (linear probing, then fine-tuning; Kumar et al. 2022). The start counts as epoch 0. auto: if both encoders are
+    frozen and there are fewer than 5,000 training rows; with more, attention learns better without it."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto is bf16 if the device computes it natively, otherwise float32."""
     target_risk: ClosedUnitInterval = 0.05

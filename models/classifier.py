@@ -19,7 +19,7 @@ from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
-from models.vgg import LAST, VGG16Encoder
+from models.vgg import LAST, WIDTH, VGG16Encoder
 
 
 class ImageTextClassifier(SavedModel):
@@ -73,7 +73,7 @@ class ImageTextClassifier(SavedModel):
         self.levels = self.fusions.levels
         self.classifier = build_classifier(config, self.image_encoder.width(LAST))
         self.probe: LinearProbe | None = None
-        if config.classifier == "pooled":
+        if config.linear_probe:
             text_dim = None if config.fusion == "none" else hidden_size
             self.probe = LinearProbe(self.image_encoder.width(self.levels[0]), text_dim, config.num_labels)
         self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
@@ -116,7 +116,7 @@ class ImageTextClassifier(SavedModel):
         fused, attentions, gates, work = self.fusions(
             maps, contexts, image_index, text_index, self.image_encoder, output_attentions
         )
-        logits, joint = self.classifier(fused, output_attentions)
+        logits, joint = self.classifier(fused, contexts.flatten(2).mean(dim=2)[text_index], output_attentions)
         if self.probe is not None:
             scale = 1.0 if self.training else self.config.classifier_scale
             logits = scale * logits + self.probe(maps, tokens, mask, image_index, text_index)
@@ -226,7 +226,7 @@ def build_classifier(config: ImageTextConfig, dim: int) -> PositionClassifier | 
     sizes = dim, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
     if config.classifier == "mixture":
         return PositionClassifier(*sizes, config.label_type == "multi")
-    return PooledClassifier(*sizes)
+    return PooledClassifier(*sizes, None if config.fusion == "none" else WIDTH)
 
 
 def build_image_encoder(config: ImageTextConfig) -> ImageEncoder:

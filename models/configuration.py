@@ -22,6 +22,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         image_config: configuration of a transformers backbone, of any type; ``None`` is VGG16.
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.
+        linear_probe: whether a `models.linear_probe.LinearProbe` adds to the logits of the classifier.
         classifier_scale: factor of the classifier's logits beside those of the linear probe in evaluation mode, fitted
             on the validation rows after training, in [0, 1].
         threshold: predictions with a lower probability are unsure; chosen on the validation rows.
@@ -55,6 +56,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     classifier: Literal["pooled", "mixture"] = "mixture"
     gate_threshold: float = 0.5
     temperature: float = 1.0
+    linear_probe: bool = False
     classifier_scale: float = 1.0
     threshold: float = 0.0
     label_thresholds: list[float] | None = None

@@ -22,10 +22,10 @@ def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
 
 
 def describe_classifier(config: ImageTextConfig) -> str:
-    if config.classifier != "pooled":
+    if not config.linear_probe:
         return config.classifier
     kept = "" if config.classifier_scale == 1 else f", at {config.classifier_scale:.0%} of its logits"
-    return f"pooled{kept}, beside a linear probe of the encoders"
+    return f"{config.classifier}{kept}, beside a linear probe of the encoders"
 
 
 def describe_image_encoder(config: ImageTextConfig) -> str:

@@ -29,6 +29,7 @@ class PositionClassifier(nn.Module):
 
     Shape:
         - features: ``(B, D, h, w)``
+        - context: ignored; the fused map holds it
         - returns: logits ``(B, C)``, whose softmax (sigmoid with ``multi_label``) gives the probabilities; and the
           joint log-probabilities of class and position ``(B, C, h, w)``, whose softmax over the positions is the share
           of each position in the probability of a class; ``None`` without ``output_joint``. Both are float32.
@@ -43,7 +44,9 @@ class PositionClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_labels)
 
-    def forward(self, features: Tensor, output_joint: bool = True) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, features: Tensor, context: Tensor | None = None, output_joint: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         height, width = features.shape[2:]
         positions = self.norm(features.flatten(2).transpose(1, 2))
         hidden = F.relu(self.hidden(positions + position_encoding(height, width, positions)))

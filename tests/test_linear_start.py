@@ -24,7 +24,15 @@ from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.settings_parser import parse_settings
 from app.training.checkpoint import Progress
-from app.training.linear_start import STRENGTHS, coefficients, mean_features, probe_inputs, start_linear
+from app.training.linear_start import (
+    FEW_ROWS,
+    STRENGTHS,
+    coefficients,
+    mean_features,
+    probe_inputs,
+    start_linear,
+    starts_linear,
+)
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
 from data import prepare_data
@@ -165,6 +173,26 @@ def test_a_run_that_starts_linear_is_resumed_exactly(shapes_folder, tmp_path):
     ]
     assert epochs == [0, 1, 2]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen", "rows", "starts"),
+    [
+        ([], True, 10, True),
+        ([], False, 10, False),
+        ([], True, FEW_ROWS, False),
+        (["--train.linear_start", "true"], False, FEW_ROWS, True),
+        (["--train.linear_start", "true", "--model.init", "runs/x"], True, 10, False),
+        (["--train.linear_start", "true", "--model.classifier", "mixture"], True, 10, False),
+        (["--train.linear_start", "false"], True, 10, False),
+    ],
+)
+def test_auto_starts_linear_with_frozen_encoders_and_few_rows(options, frozen, rows, starts):
+    settings = parse_settings(["--data.train", "x.csv", *options])
+    some = type("Some", (), {"is_stream": False, "__len__": lambda self: rows})()
+    assert starts_linear(settings, some, frozen) == starts
+    some.is_stream = True
+    assert not starts_linear(settings, some, frozen)
 
 
 @pytest.mark.parametrize("more", [["--train.linear_start", "false"], ["--model.classifier", "mixture"]])

@@ -50,7 +50,7 @@ def test_an_incomplete_saved_classifier_is_refused(fault, load, saved):
 
 def test_only_a_requested_new_head_starts_untrained(saved):
     with pytest.raises(
-        ValueError, match=r"classifier\.output\.bias is \(2,\) instead of \(5,\).*ignore_mismatched_sizes"
+        ValueError, match=r"classifier\.direct_image\.bias is \(2,\) instead of \(5,\).*ignore_mismatched_sizes"
     ):
         ImageTextClassifier.from_pretrained(saved, num_labels=5)
     assert ImageTextClassifier.from_pretrained(saved, num_labels=5, ignore_mismatched_sizes=True).config.num_labels == 5

@@ -9,7 +9,7 @@ from app.settings import TrainSettings
 from app.training.optimizer import build_optimizer, parameter_groups
 from app.training.schedule import build_schedule
 
-ONE = {"image_encoder": 1.0, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0}
+ONE = {"image_encoder": 1.0, "text_encoder": 1.0, "fusion": 1.0, "classifier": 1.0, "probe": 1.0}
 
 
 def test_every_parameter_is_in_exactly_one_group(model):

@@ -39,14 +39,14 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
 def test_out_of_memory_before_the_first_step_keeps_the_lock_of_the_run_folder(shapes_folder, tmp_path, monkeypatch):
     prepare, found = app.training.run.Training.to_device, []
 
-    def too_large(self, settings, data, accelerator):
+    def too_large(self, settings, data, accelerator, is_new=False):
         other, now = RunDir(run.path), settings.train.batch_size
         with pytest.raises(Timeout):
             other.lock.acquire(timeout=0)
         found.append((now, load_settings(run.config).train.batch_size, (run.path / "old").exists()))
         if now > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        prepare(self, settings, data, accelerator)
+        prepare(self, settings, data, accelerator, is_new)
 
     run = RunDir(tmp_path / "run")
     run.path.mkdir()

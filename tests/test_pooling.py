@@ -80,54 +80,37 @@ def test_a_step_with_many_classes_holds_the_scores_of_one_chunk(monkeypatch):
     assert most < 2 * 49 * 500
 
 
-def pooled() -> PooledClassifier:
-    classifier = PooledClassifier(8, 16, 3, dropout=0.0)
-    torch.nn.init.normal_(classifier.gate.weight, std=0.5)
+def pooled(**options) -> PooledClassifier:
+    classifier = PooledClassifier(8, 16, 3, dropout=0.0, **{"context_dim": 6} | options)
+    for layer in (classifier.gate, classifier.direct_image, classifier.direct_context):
+        if layer is not None:
+            torch.nn.init.normal_(layer.weight, std=0.5)
     return classifier
 
 
 def test_the_pooled_classifier_starts_with_the_mean_of_the_positions():
-    classifier = PooledClassifier(8, 16, 3, dropout=0.0).eval()
+    classifier = PooledClassifier(8, 16, 3, dropout=0.0, context_dim=6).eval()
     features = torch.randn(2, 8, 4, 4)
     positions = classifier.norm(features.flatten(2).transpose(1, 2))
     hidden = F.relu(classifier.hidden(positions + position_encoding(4, 4, positions)))
-    logits, _ = classifier(features)
+    logits, _ = classifier(features, torch.randn(2, 6))
     torch.testing.assert_close(logits, classifier.output(2 * hidden.mean(dim=1)))
 
 
-def test_the_probe_is_linear_in_the_normalized_means_of_map_and_tokens():
-    probe, maps, tokens = LinearProbe(8, 6, 3), torch.randn(2, 8, 4, 4), torch.randn(3, 5, 6)
-    for layer in (probe.image, probe.text):
-        torch.nn.init.normal_(layer.weight)
-    mask = torch.arange(5)[None] < torch.tensor([[5], [3], [1]])
-    image_index, text_index = torch.tensor([0, 1, 1]), torch.tensor([2, 1, 0])
-    found = probe(maps, tokens, mask, image_index, text_index)
-    images = F.layer_norm(maps.mean(dim=(2, 3)), (8,))
-    texts = F.layer_norm(torch.stack([tokens[0].mean(0), tokens[1, :3].mean(0), tokens[2, 0]]), (6,))
-    expected = images[image_index] @ probe.image.weight.T + probe.image.bias + texts[text_index] @ probe.text.weight.T
-    torch.testing.assert_close(found, expected)
-
-
-def test_a_new_probe_adds_nothing():
-    probe = LinearProbe(8, None, 3)
-    index = torch.zeros(1, dtype=torch.long)
-    assert not probe(torch.randn(1, 8, 2, 2), torch.randn(1, 1, 6), torch.ones(1, 1).bool(), index, index).any()
-
-
-def test_the_model_adds_the_probe_to_the_logits_of_the_fused_map(config, batch):
-    model = ImageTextClassifier(ImageTextConfig.from_dict(config.to_dict() | {"classifier": "pooled"})).eval()
-    before = model(**batch).logits
-    torch.nn.init.constant_(model.probe.image.bias, 2.0)
-    torch.testing.assert_close(model(**batch).logits, before + 2.0)
-    torch.nn.init.normal_(model.probe.text.weight)
-    changed = model(**batch).logits - before
-    assert changed.std(dim=0).max() > 0.1, "by the text of each row"
+def test_the_direct_terms_are_linear_in_the_means_of_image_and_context():
+    classifier, features = pooled().eval(), torch.randn(2, 8, 4, 4)
+    torch.nn.init.zeros_(classifier.output.weight)
+    contexts = torch.randn(2, 6)
+    logits, _ = classifier(features, contexts)
+    mean = classifier.norm(features.flatten(2).transpose(1, 2)).mean(dim=1)
+    expected = classifier.direct_image(mean) + classifier.direct_context(classifier.norm_context(contexts))
+    torch.testing.assert_close(logits, expected + classifier.output.bias)
 
 
 def test_the_shares_of_positions_add_up_to_the_evidence_of_the_pooled_features():
     classifier, features = pooled().eval(), torch.randn(2, 8, 4, 5)
     torch.nn.init.uniform_(classifier.output.weight, 0, 1)  # so that all evidence is positive
-    _, joint = classifier(features)
+    _, joint = classifier(features, torch.randn(2, 6))
     assert joint.shape == (2, 3, 4, 5)
     positions = classifier.norm(features.flatten(2).transpose(1, 2))
     hidden = F.relu(classifier.hidden(positions + position_encoding(4, 5, positions)))
@@ -138,13 +121,13 @@ def test_the_shares_of_positions_add_up_to_the_evidence_of_the_pooled_features()
 
 def test_every_parameter_of_the_pooled_classifier_gets_a_gradient():
     classifier = pooled()
-    classifier(torch.randn(2, 8, 3, 3))[0].square().sum().backward()
+    classifier(torch.randn(2, 8, 3, 3), torch.randn(2, 6))[0].square().sum().backward()
     silent = [name for name, p in classifier.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-6]
     assert set(silent) <= {"gate.bias"}
 
 
 def test_a_step_of_the_pooled_classifier_holds_no_scores_of_positions_and_classes():
-    classifier, most = PooledClassifier(8, 16, 500, dropout=0.0), 0
+    classifier, most = PooledClassifier(8, 16, 500, dropout=0.0, context_dim=6), 0
 
     def see(tensor):
         nonlocal most
@@ -152,7 +135,7 @@ def test_a_step_of_the_pooled_classifier_holds_no_scores_of_positions_and_classe
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
-        classifier(torch.randn(20, 8, 7, 7), output_joint=False)
+        classifier(torch.randn(20, 8, 7, 7), torch.randn(20, 6), output_joint=False)
     assert most < 49 * 500
 
 
@@ -181,3 +164,33 @@ def test_auto_is_pooled_for_a_pretrained_image_encoder_and_a_mixture_from_scratc
     model, _ = build_model(settings, ["no", "yes"], ["is it?"])
     assert model.config.classifier == kind
     assert settings.classifier == "auto"
+
+
+def test_the_probe_is_linear_in_the_normalized_means_of_map_and_tokens():
+    probe, maps, tokens = LinearProbe(8, 6, 3), torch.randn(2, 8, 4, 4), torch.randn(3, 5, 6)
+    for layer in (probe.image, probe.text):
+        torch.nn.init.normal_(layer.weight)
+    mask = torch.arange(5)[None] < torch.tensor([[5], [3], [1]])
+    image_index, text_index = torch.tensor([0, 1, 1]), torch.tensor([2, 1, 0])
+    found = probe(maps, tokens, mask, image_index, text_index)
+    images = F.layer_norm(maps.mean(dim=(2, 3)), (8,))
+    texts = F.layer_norm(torch.stack([tokens[0].mean(0), tokens[1, :3].mean(0), tokens[2, 0]]), (6,))
+    expected = images[image_index] @ probe.image.weight.T + probe.image.bias + texts[text_index] @ probe.text.weight.T
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_new_probe_adds_nothing():
+    probe = LinearProbe(8, None, 3)
+    index = torch.zeros(1, dtype=torch.long)
+    assert not probe(torch.randn(1, 8, 2, 2), torch.randn(1, 1, 6), torch.ones(1, 1).bool(), index, index).any()
+
+
+def test_the_model_adds_the_probe_to_the_logits_of_the_fused_map(config, batch):
+    values = config.to_dict() | {"classifier": "pooled", "linear_probe": True}
+    model = ImageTextClassifier(ImageTextConfig.from_dict(values)).eval()
+    before = model(**batch).logits
+    torch.nn.init.constant_(model.probe.image.bias, 2.0)
+    torch.testing.assert_close(model(**batch).logits, before + 2.0)
+    torch.nn.init.normal_(model.probe.text.weight)
+    changed = model(**batch).logits - before
+    assert changed.std(dim=0).max() > 0.1, "by the text of each row"

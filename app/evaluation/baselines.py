@@ -154,8 +154,8 @@ def fit_linear(
     classes: int,
     metric: str,
     is_balanced: bool = False,
-    strengths: Sequence[float] = STRENGTHS,
-    products: int = MAX_PRODUCTS,
+    strengths: Sequence[float] | None = None,
+    products: int | None = None,
 ) -> LinearModel | int:
     """Logistic regression with the regularization that is best on the validation rows.
 
@@ -164,12 +164,13 @@ def fit_linear(
         train_targets, targets: labels of the training and of the validation rows.
         metric: figure of the validation rows, see `figure_of`.
         is_balanced: weigh classes by their inverse frequency.
-        strengths: inverse regularization strengths to choose from.
-        products: see `MAX_PRODUCTS`.
+        strengths: inverse regularization strengths to choose from, by default `STRENGTHS`.
+        products: by default `MAX_PRODUCTS`.
 
     Returns:
         the classifier, for ``multi`` one of each class against the others; or the class of all rows if there is one.
     """
+    strengths, products = strengths or STRENGTHS, products or MAX_PRODUCTS
     y, weights = train_targets.classes(), train_targets.weights
     is_multi = train_targets.label_type == "multi"
     known = np.arange(train.shape[0]) if is_multi else np.flatnonzero(y >= 0)

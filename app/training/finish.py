@@ -18,6 +18,7 @@ from app.settings import Settings, TrainSettings
 from app.training.linear_comparison import compare_linear
 from app.training.run_folder import RunDir
 from app.training.run_summary import next_commands
+from app.training.trainer import is_linear_start
 from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import center, confidence
@@ -45,7 +46,8 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     rows = data.splits[split]
     model = model.to(accelerator.device)
     folder, options = run.path / "evaluation" / split, settings.train
-    calibrate(model, processor, data.splits["validation"], accelerator, settings.data, options)
+    started_linear = is_linear_start(settings, data.splits["train"])
+    calibrate(model, processor, data.splits["validation"], accelerator, settings.data, options, started_linear)
     if accelerator.is_main_process:
         run.save_model(model, processor)
     linear = None
@@ -79,6 +81,7 @@ def calibrate(
     accelerator: Accelerator,
     data: DataSettings,
     options: TrainSettings,
+    started_linear: bool = False,
 ) -> None:
     """Fit the scale of the classifier, the temperature, and the thresholds of labels and of confidence.
 
@@ -90,7 +93,7 @@ def calibrate(
     collate = Collate(InputCollate(processor, data.max_pixels, value_range), config.label2id, form)
     sizes = (options.batch_size, data.num_workers)
     found = predict(model, rows, collate, accelerator, *sizes)
-    if model.probe is not None and options.linear_start:
+    if started_linear:
         config.classifier_scale = 0.0
         start = predict(model, rows, collate, accelerator, *sizes)
         config.classifier_scale, mixed = fit_share(start.probabilities[BOTH], found.probabilities[BOTH], found.targets)

@@ -14,10 +14,13 @@ from tqdm.auto import tqdm
 
 from app.evaluation.baselines import LinearModel, fit_linear
 from app.evaluation.targets import Targets
+from app.settings import Settings
 from data import Collate, ImageBatchSampler, Rows, make_loader
 from models import ImageTextClassifier
+from models.build import architecture
 from models.fusion import init_to_zero
 from models.linear_probe import LinearProbe
+from models.pooled_classifier import PooledClassifier
 
 MAX_ROWS, MAX_PRODUCTS = 20_000, 20_000_000_000
 """Training rows that the regression learns from, and their products with features and classes; of more, a part."""
@@ -25,8 +28,23 @@ STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Inverse regularization strengths; the validation rows choose one."""
 TEXT_SCALE = 0.5
 """Scale of the features of the text beside those of the image: texts of few cases are easily learned by heart."""
+FEW_ROWS = 5_000
+"""Training rows below which ``auto`` starts linear."""
 RARE = 5.0
 """Logit by which a class without training rows is below the least likely class."""
+
+
+def starts_linear(settings: Settings, rows: Rows, is_frozen: bool) -> bool:
+    """Whether a training starts linear: not if it starts from a run, reads a stream, or has the classifier mixture.
+
+    Args:
+        rows: training rows.
+        is_frozen: whether both encoders are frozen.
+    """
+    if settings.model.init or rows.is_stream or architecture(settings.model)["classifier"] != "pooled":
+        return False
+    wanted = settings.train.linear_start
+    return is_frozen and len(rows) < FEW_ROWS if wanted == "auto" else wanted
 
 
 def start_linear(
@@ -74,7 +92,8 @@ def start_linear(
     weight, bias = coefficients(fitted, num_labels, num_features)
     weight = weight / scale
     set_probe(model.probe, weight, bias - weight @ center)
-    init_to_zero(model.classifier.output)
+    assert isinstance(model.classifier, PooledClassifier)
+    init_to_zero(model.classifier.output)  # the direct terms are zero
     inputs = "image" if model.probe.text is None else "image and text"
     return f"starting from logistic regression on the mean features of {inputs}, fitted on {len(train):,} rows"
 

@@ -17,7 +17,8 @@ from models.settings import Architecture, ModelSettings
 FREE = {"init", "fusion_dropout", "classifier_dropout", "modality_dropout"}
 """Settings of the model that have no weights and may differ from the classifier that a training starts from."""
 
-OUTPUT_LAYERS = ("classifier.output", "probe.image", "probe.text")
+CLASSIFIER = ("classifier.output", "classifier.direct_image", "classifier.direct_context")
+OUTPUT_LAYERS = (*CLASSIFIER, "probe.image", "probe.text")
 """Layers of the classifiers with a row for each class."""
 
 
@@ -82,8 +83,9 @@ def build_from(
         setattr(config, name, value)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
-    for part in ("weight", "bias"):
-        state[f"classifier.output.{part}"] = state[f"classifier.output.{part}"] * source.config.classifier_scale
+    for name in (f"{layer}.{part}" for layer in CLASSIFIER for part in ("weight", "bias")):
+        if name in state:
+            state[name] = state[name] * source.config.classifier_scale
     shared = [name for name in label_names if name in before]
     for name in (f"{layer}.{part}" for layer in OUTPUT_LAYERS for part in ("weight", "bias")):
         if name not in own:

@@ -18,7 +18,7 @@ from app.training.checkpoint import Progress
 from app.training.feature_cache import FOLDER, FeatureCache
 from app.training.gradient_checkpointing import checkpoint_gradients
 from app.training.gradient_watch import GradientWatch
-from app.training.linear_start import start_linear
+from app.training.linear_start import start_linear, starts_linear
 from app.training.loss import RowLoss, balancing_weights, build_loss
 from app.training.optimizer import build_optimizer, parameter_groups
 from app.training.schedule import build_schedule, first_gated_epoch
@@ -114,7 +114,7 @@ class Training:
         """
         if settings.train.cache_features and not data.splits["train"].is_stream:
             self.use_cached_features(settings, data, accelerator)
-        if is_new and self.starts_linear(settings, data):
+        if is_new and is_linear_start(settings, data.splits["train"]):
             splits = (data.splits["train"], data.splits["validation"])
             sizes = (settings.train.batch_size, settings.data.num_workers)
             is_balanced = settings.train.class_weights == "balanced"
@@ -124,11 +124,6 @@ class Training:
             self.started_linear = True
         self.loss_function = self.loss_function.to(accelerator.device)
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
-
-    def starts_linear(self, settings: Settings, data: PreparedData) -> bool:
-        """Whether the linear probe starts as logistic regression: not if it comes from a run, and not for a stream."""
-        is_possible = self.model.probe is not None and not data.splits["train"].is_stream
-        return settings.train.linear_start and is_possible and not settings.model.init
 
     def use_cached_features(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
         """Let batches hold the features of frozen encoders in place of images or texts."""
@@ -181,7 +176,14 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     }
     if settings.model.init:
         return build_from(settings.model, data.label_names, **reading)
+    reading["linear_probe"] = is_linear_start(settings, rows)
     return build_model(settings.model, data.label_names, rows.texts.present(), **reading)
+
+
+def is_linear_start(settings: Settings, rows: Rows) -> bool:
+    """Whether this training starts as logistic regression, see `app.training.linear_start`."""
+    scales = learning_rate_scales(settings.train, settings.model)
+    return starts_linear(settings, rows, scales["image_encoder"] == scales["text_encoder"] == 0)
 
 
 def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[str, float]:
