@@ -216,7 +216,11 @@ def test_rows_without_an_image_or_a_text_do_not_change_the_regression_to_nan(sha
     options = ["--data.train", str(tmp_path / "t.csv"), "--data.image_root", str(shapes_folder)]
     _, data, training = started(shapes_folder, tmp_path, *options, "--data.allow_missing", "true")
     assert training.model.probe.image.weight.isfinite().all()
-    assert np.isfinite(answers(training, data.splits["train"])[BOTH]).all()
+    rows = data.splits["train"]
+    assert np.isfinite(answers(training, rows)[BOTH]).all()
+    images, texts = mean_features(training.model, rows, training.collate, Accelerator(cpu=True), 8, 0)
+    assert np.isnan(images).any(axis=1).tolist() == [key is None for key in rows.image_keys]
+    assert np.isnan(texts).any(axis=1).tolist() == [text is None for text in rows.texts]
 
 
 def test_of_many_rows_a_part_is_enough(shapes_folder, tmp_path, monkeypatch):
