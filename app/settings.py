@@ -113,7 +113,7 @@ class TrainSettings:
     linear_start: Literal["auto"] | bool = "auto"
     """Start the classifier pooled as logistic regression on the mean features of image and text, to which training adds
     (linear probing, then fine-tuning; Kumar et al. 2022). The start counts as epoch 0. auto: if both encoders are
-    frozen and there are fewer than 5,000 training rows; with more, attention learns better without it."""
+    frozen and there are fewer than 5,000 training rows."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto is bf16 if the device computes it natively, otherwise float32."""
     target_risk: ClosedUnitInterval = 0.05

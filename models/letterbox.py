@@ -20,7 +20,7 @@ def letterbox(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     if max(image.size) > MAX_SIDE:
         scale = MAX_SIDE / max(image.size)
         width, height = (max(1, round(length * scale)) for length in image.size)
-        image = image.resize((width, height), Image.Resampling.BOX if scale < 0.1 else Image.Resampling.BILINEAR)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     side = max(image.size)
     red, green, blue = (round(255 * value) for value in mean)
     square = Image.new("RGB", (side, side), (red, green, blue))

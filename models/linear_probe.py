@@ -38,22 +38,18 @@ class LinearProbe(nn.Module):
             nn.init.zeros_(self.text.weight)
 
     def forward(self, maps: Tensor, tokens: Tensor, mask: Tensor, image_index: Tensor, text_index: Tensor) -> Tensor:
-        images, texts = self.inputs(maps, tokens, mask)
         with full_precision(maps.device.type):
-            logits = self.image(images)[image_index]
-            if self.text is not None and texts is not None:
-                logits = logits + self.text(texts)[text_index]
+            images, texts = self.means(maps, tokens, mask)
+            logits = self.image(self.norm_image(images))[image_index]
+            if self.norm_text is not None and self.text is not None:
+                logits = logits + self.text(self.norm_text(texts))[text_index]
         return logits.float()
 
-    def inputs(self, maps: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalized mean of each map ``(I, D)`` and of the real tokens of each text ``(T, text_dim)``."""
+    def means(self, maps: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of each map ``(I, D)`` and of the real tokens of each text ``(T, width)``."""
         dtype = self.image.weight.dtype
-        with full_precision(maps.device.type):
-            images = self.norm_image(maps.to(dtype).mean(dim=(2, 3)))
-            if self.norm_text is None:
-                return images, None
-            real = mask[..., None].to(dtype)
-            return images, self.norm_text((tokens.to(dtype) * real).sum(dim=1) / real.sum(dim=1))
+        real = mask[..., None].to(dtype)
+        return maps.to(dtype).mean(dim=(2, 3)), (tokens.to(dtype) * real).sum(dim=1) / real.sum(dim=1)
 
 
 def full_precision(device: str) -> AbstractContextManager:

@@ -83,9 +83,9 @@ class Architecture:
     num_heads: PositiveInt = 8
     """Number of attention heads. It must divide the number of channels of the image map (512 for VGG16)."""
     classifier: Literal["auto", "pooled", "mixture"] = "auto"
-    """How the fused map is classified: pooled (its positions are pooled, then classified, beside a linear probe),
-    mixture (each position is classified, and the results are mixed by learned weights), or auto (pooled if the image
-    encoder is pretrained, mixture if it starts from random weights; docs/results.md)."""
+    """How the fused map is classified: pooled (its positions are pooled, then classified), mixture (each position is
+    classified, and the results are mixed by learned weights), or auto (pooled if the image encoder is pretrained,
+    mixture if it starts from random weights; docs/results.md)."""
     classifier_hidden_size: PositiveInt = 512
     """Size of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

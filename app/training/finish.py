@@ -28,7 +28,7 @@ CONTENTS = (
 )
 
 NOTHING = 0.01
-"""Scale of the classifier below which `NOTHING_ADDED` is said."""
+"""If the classifier is scaled by less than this, the summary contains `NOTHING_ADDED`."""
 NOTHING_ADDED = (
     "On the validation rows, attention adds nothing to a linear classifier of the encoders' features: the model\n"
     "answers with that classifier (--train.linear_start)."

@@ -120,10 +120,9 @@ def mean_features(
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
             model(**batch)
-        maps, tokens, mask, image_index, text_index = given.pop()
-        real = mask[..., None].float()
-        texts = (tokens.float() * real).sum(dim=1) / real.sum(dim=1)
-        images = maps.float().mean(dim=(2, 3))[image_index].masked_fill(batch["image_index"][:, None] < 0, torch.nan)
+        *features, image_index, text_index = given.pop()
+        images, texts = model.probe.means(*features)
+        images = images[image_index].masked_fill(batch["image_index"][:, None] < 0, torch.nan)
         texts = texts[text_index].masked_fill(batch["text_index"][:, None] < 0, torch.nan)
         found += list(zip(indices, images.cpu().numpy(), texts.cpu().numpy(), strict=True))
     model.train()
