@@ -7,7 +7,8 @@ import pytest
 
 from app.evaluation import bootstrap, metric_draws, metrics
 from app.evaluation.bootstrap import Resampler
-from app.evaluation.figures import ClassFigures, Interval, Scores
+from app.evaluation.figures import ClassFigures
+from app.evaluation.interval import Interval, Scores
 
 
 def mean_interval(values, groups, resamples: int = 1000, least: float = 0.0, weights=None) -> Interval:

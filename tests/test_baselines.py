@@ -15,7 +15,8 @@ import app.evaluation.baselines as baselines
 import eval as evaluation
 import train
 from app.evaluation.baselines import LINEAR, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
-from app.evaluation.figures import Advantage, Interval
+from app.evaluation.figures import Advantage
+from app.evaluation.interval import Interval
 from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.reporting.text import advantage_text

@@ -15,7 +15,8 @@ from torch import nn
 import eval as evaluation
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.deletion import FRACTIONS, SHOWN, curves_of_row, deletion_figures, num_checked, rank
-from app.evaluation.figures import Deletion, Interval
+from app.evaluation.figures import Deletion
+from app.evaluation.interval import Interval
 from app.evaluation.metrics import compute_metrics
 from app.evaluation.predict import IMAGES_SHUFFLED
 from app.reporting.text import trust_text

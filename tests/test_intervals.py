@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores import approx, class_table, mean_interval, random_case, score
 
-from app.evaluation.figures import Interval
+from app.evaluation.interval import Interval
 
 
 @pytest.mark.parametrize(

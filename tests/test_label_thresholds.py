@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from app.evaluation.bootstrap import Resampler
 from app.evaluation.calibration import apply_temperature, calibration_figures
-from app.evaluation.figures import ReliabilityBin
+from app.evaluation.calibration_figures import ReliabilityBin
 from app.evaluation.label_thresholds import MIN_POSITIVES, fit_label_thresholds
 from app.evaluation.targets import Targets
 from models.decisions import CUT, answered, center, confidence, give_answers

@@ -13,7 +13,9 @@ from tiny import TINY
 
 import eval as evaluation
 import train
-from app.evaluation.figures import Calibration, CalibrationErrors, Confusion, Interval, ReliabilityBins, RiskCurve
+from app.evaluation.calibration_figures import Calibration, CalibrationErrors, ReliabilityBins, RiskCurve
+from app.evaluation.figures import Confusion
+from app.evaluation.interval import Interval
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR
 from app.reporting.charts import draw_confusion
 from app.reporting.text import calibration_text, correctness_text

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from app.evaluation.figures import Interval
+from app.evaluation.interval import Interval
 
 MIN_GROUPS = 5
 """With fewer groups the draws do not estimate the spread, and the interval is the whole range."""

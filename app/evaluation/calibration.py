@@ -9,7 +9,13 @@ from scipy.special import expit, logit, softmax
 from scipy.stats import beta
 
 from app.evaluation.bootstrap import Resampler, effective_groups, mean_interval
-from app.evaluation.figures import Calibration, CalibrationErrors, ReliabilityBin, ReliabilityBins, RiskCurve
+from app.evaluation.calibration_figures import (
+    Calibration,
+    CalibrationErrors,
+    ReliabilityBin,
+    ReliabilityBins,
+    RiskCurve,
+)
 from app.evaluation.targets import Targets
 from models.decisions import Thresholds, center
 from models.decisions import confidence as confidence_of

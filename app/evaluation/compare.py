@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.stats import permutation_test
 
 from app.evaluation.bootstrap import Resampler, mean_interval
-from app.evaluation.figures import Interval
+from app.evaluation.interval import Interval
 from data import Rows
 from data.errors import UserError
 from data.splits import connect_groups

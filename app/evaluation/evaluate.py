@@ -9,8 +9,9 @@ from app.evaluation.baselines import Linear, constant_baseline
 from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
 from app.evaluation.cases import first_rows, pool_linear, pool_predictions
-from app.evaluation.figures import Advantage, CaseFigures, Confusion, Evaluation, InputUse, Role, Scores, SliceFigures
+from app.evaluation.figures import Advantage, CaseFigures, Confusion, Evaluation, InputUse, Role, SliceFigures
 from app.evaluation.input_coverage import input_coverage
+from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws
 from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
 from app.evaluation.predict import BOTH, MODALITIES, Predictions
@@ -51,11 +52,9 @@ def evaluate(
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
     probabilities = predictions.probabilities[BOTH]
-    majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
-    systems = predictions.probabilities | (linear.centered() if linear else {}) | {MAJORITY: majority}
-    metric = judging_metric(config)
-    cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
+    scores, inputs, gained = compare_systems(predictions, linear, config, resampler)
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
+    cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
     return Evaluation(
         source=rows.source,
         role=role,
@@ -68,12 +67,9 @@ def evaluate(
         unknown_labels={
             name: number for name, number in form.count(rows.labels).most_common() if name not in config.label2id
         },
-        scores={
-            system: scores_of(p, targets, resampler, None if system == BOTH else brief(metric))
-            for system, p in systems.items()
-        },
-        inputs=input_use(predictions, resampler, metric),
-        advantage=None if linear is None else advantage(predictions, linear, resampler, metric),
+        scores=scores,
+        inputs=inputs,
+        advantage=gained,
         classes={
             config.id2label[c]: replace(figures, threshold=cut)
             for c, (figures, cut) in enumerate(zip(table, cuts, strict=True))
@@ -100,9 +96,23 @@ def evaluate(
     )
 
 
-def brief(metric: str) -> tuple[str, ...]:
-    """The metrics of baselines, and of cases."""
-    return tuple(dict.fromkeys((*BRIEF, metric)))
+def compare_systems(
+    predictions: Predictions, linear: Linear | None, config: ImageTextConfig, resampler: Resampler
+) -> tuple[dict[str, Scores], InputUse, Advantage | None]:
+    """All scores of the model, the main ones of its inputs alone and of the baselines, and how much it is better.
+
+    Args:
+        predictions: centered.
+    """
+    targets, metric = predictions.targets, judging_metric(config)
+    majority = constant_baseline(config.majority_answer, len(targets), config.num_labels)
+    systems = predictions.probabilities | (linear.centered() if linear else {}) | {MAJORITY: majority}
+    names = tuple(dict.fromkeys((*BRIEF, metric)))
+    scores = {
+        system: scores_of(p, targets, resampler, None if system == BOTH else names) for system, p in systems.items()
+    }
+    gained = None if linear is None else advantage(predictions, linear, resampler, metric)
+    return scores, input_use(predictions, resampler, metric), gained
 
 
 def case_figures(
@@ -110,20 +120,12 @@ def case_figures(
 ) -> CaseFigures:
     """Figures of the cases that ``settings.pool`` names."""
     assert settings.pool
-    cases, metric = case_numbers(rows, settings.pool, LabelFormat.of(config)), judging_metric(config)
+    cases = case_numbers(rows, settings.pool, LabelFormat.of(config))
     pooled = pool_predictions(predictions, cases).centered()
     pooled_linear = None if linear is None else pool_linear(linear, cases, predictions.targets.weights)
     groups = connect_groups(groups_of(rows, settings.group)[0].astype(str).tolist(), cases.astype(str).tolist())
     resampler = Resampler(groups[first_rows(cases)])
-    majority = constant_baseline(config.majority_answer, len(pooled.targets), config.num_labels)
-    systems = pooled.probabilities | (pooled_linear.centered() if pooled_linear else {}) | {MAJORITY: majority}
-    return CaseFigures(
-        column=settings.pool,
-        cases=len(pooled.targets),
-        scores={name: scores_of(p, pooled.targets, resampler, brief(metric)) for name, p in systems.items()},
-        inputs=input_use(pooled, resampler, metric),
-        advantage=None if pooled_linear is None else advantage(pooled, pooled_linear, resampler, metric),
-    )
+    return CaseFigures(settings.pool, len(pooled.targets), *compare_systems(pooled, pooled_linear, config, resampler))
 
 
 def groups_of(rows: Rows, group: str | None) -> tuple[np.ndarray, str]:

@@ -5,28 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from app.evaluation.calibration_figures import Calibration
+from app.evaluation.interval import Interval, Scores
 from data.value_range_report import ValueRangeReport
 
 Role = Literal["test", "validation", "train"]
 """Use of the rows in training: none, choice of epoch, temperature and threshold, or learning."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % confidence interval.
-
-    Attributes:
-        value: the figure on the rows at hand.
-        low, high: ends of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-Scores = dict[str, Interval]
-"""Metric → value with interval. Metrics that the rows do not define are absent."""
 
 
 @dataclass
@@ -99,79 +83,6 @@ class Advantage:
     gained: Scores
     images: str
     metric: str = "accuracy"
-
-
-@dataclass
-class ReliabilityBin:
-    """Answers of similar confidence.
-
-    Attributes:
-        weight: sum of the rows' weights.
-        confidence, accuracy: weighted means in [0, 1].
-    """
-
-    rows: int
-    weight: float
-    confidence: float
-    accuracy: float
-
-
-@dataclass
-class ReliabilityBins:
-    """Bins without rows are absent.
-
-    Attributes:
-        before, after: with temperature 1, and with the model's temperature.
-    """
-
-    before: list[ReliabilityBin]
-    after: list[ReliabilityBin]
-
-
-@dataclass
-class CalibrationErrors:
-    """Expected calibration errors; ``None`` without rows.
-
-    Attributes:
-        before, after: with temperature 1, and with the model's temperature.
-        known: with the model's temperature, on rows that can be answered correctly.
-    """
-
-    before: float | None
-    after: float | None
-    known: float | None
-
-
-@dataclass
-class RiskCurve:
-    """Risk-coverage curve: the rows are answered in the order of confidence.
-
-    Attributes:
-        coverage: shares of the rows that are answered, rising.
-        risk: share of wrong answers among them.
-    """
-
-    coverage: list[float]
-    risk: list[float]
-
-
-@dataclass
-class Calibration:
-    """Effect of the model's temperature and threshold on rows that they were not fitted on.
-
-    Attributes:
-        threshold: confidence that a sure answer has at least; above 1 if no answer is sure.
-        coverage: share of rows with a sure answer.
-        risk: share of wrong answers among the sure ones; ``None`` if there are none.
-    """
-
-    temperature: float
-    threshold: float
-    ece: CalibrationErrors
-    bins: ReliabilityBins
-    curve: RiskCurve
-    coverage: Interval
-    risk: Interval | None
 
 
 @dataclass

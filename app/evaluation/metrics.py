@@ -20,7 +20,8 @@ from sklearn.metrics import (
 )
 
 from app.evaluation.bootstrap import Resampler, bootstrap_interval, effective_groups
-from app.evaluation.figures import ClassFigures, Scores
+from app.evaluation.figures import ClassFigures
+from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws, has_class, in_top_k, known_classes, predicted_classes
 
 

@@ -13,7 +13,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from app.evaluation.figures import Calibration, Confusion, ReliabilityBins, Scores
+from app.evaluation.calibration_figures import Calibration, ReliabilityBins
+from app.evaluation.figures import Confusion
+from app.evaluation.interval import Scores
 from app.explanation.fonts import font_families
 
 INK = "#123456"

@@ -13,7 +13,8 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from app.evaluation.figures import Evaluation, Interval
+from app.evaluation.figures import Evaluation
+from app.evaluation.interval import Interval
 from app.evaluation.predict import BOTH, Predictions
 from app.explanation.attribution import Explanation
 from app.explanation.drawing import enlarged

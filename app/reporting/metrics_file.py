@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.evaluation.figures import Evaluation, Interval, Scores
+from app.evaluation.figures import Evaluation
+from app.evaluation.interval import Interval, Scores
 from app.reporting.text import advantage_text, input_use_text, trust_text
 
 

@@ -3,8 +3,10 @@
 import textwrap
 
 from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
+from app.evaluation.calibration_figures import Calibration
 from app.evaluation.compare import Comparison
-from app.evaluation.figures import Calibration, CaseFigures, Evaluation, Interval
+from app.evaluation.figures import CaseFigures, Evaluation
+from app.evaluation.interval import Interval
 from app.evaluation.predict import IMAGE_ONLY, IMAGES_SHUFFLED, TEXT_ONLY, TEXTS_SHUFFLED
 
 ROLE_WARNINGS = {

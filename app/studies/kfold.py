@@ -15,7 +15,7 @@ import pandas as pd
 from app.evaluation.bootstrap import Resampler
 from app.evaluation.compare import load_predictions
 from app.evaluation.evaluate import BRIEF, scores_of
-from app.evaluation.figures import Scores
+from app.evaluation.interval import Scores
 from app.evaluation.targets import Targets
 from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
