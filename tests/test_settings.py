@@ -32,6 +32,18 @@ def test_saved_settings_can_be_loaded_as_a_configuration(tmp_path):
     assert parse_settings([str(tmp_path / "config.yaml")]) == settings
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "before"),
+    [("train", "batch_rows", 0), ("train", "linear_start", False), ("model", "classifier", "mixture")],
+)
+def test_settings_that_an_earlier_version_did_not_have_are_as_it_trained(section, name, before, tmp_path):
+    save_settings(parse_settings([]), tmp_path / "config.yaml")
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert values[section].pop(name) != before
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert getattr(getattr(load_settings(tmp_path / "config.yaml"), section), name) == before
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=[c.stem for c in CONFIGS])
 def test_shipped_configurations_are_valid_and_say_how_to_run_them(config):
     parse_settings([str(config)])
