@@ -43,6 +43,45 @@ def test_faulty_rows_have_errors_and_the_others_have_answers(predictor, shapes_f
 
 
 @pytest.fixture
+def cases(shapes_folder, tmp_path):
+    """A table of three cases, one of them with a broken image, and a row without a case."""
+    images = sorted((shapes_folder / "images/test").iterdir())
+    (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:60])
+    files = [str(images[0]), str(images[1]), str(tmp_path / "broken.png"), str(images[2]), str(images[3]), "none.png"]
+    table = pd.DataFrame({"image": files, "text": "what shape is red?", "case": ["b", "a", "b", "b", None, "c"]})
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    return tmp_path / "cases.csv"
+
+
+def test_a_case_is_answered_by_the_mean_probabilities_of_its_rows(run_dir, cases, predictor, tmp_path, capsys):
+    output = tmp_path / "answers.parquet"
+    app(["predict", str(run_dir), "--data.test", str(cases), "--data.pool", "case", "--output", str(output)])
+    found = pd.read_parquet(output)
+    assert found["case"].fillna("none").tolist() == ["b", "a", "none", "c"]
+    assert found["row"].tolist() == [0, 1, 4, 5], "the first row of each"
+    assert found["rows"].tolist() == [3, 1, 1, 1]
+    assert found["answered"].tolist() == [2, 1, 1, 0]
+    rows = pd.read_csv(cases)
+    read = [predictor.prepare_one(rows["image"][row], rows["text"][row], 0, predictor.pictures()) for row in (0, 3)]
+    mean = predictor.probabilities(read).mean(axis=0)
+    assert found["prediction"][0] == predictor.labels[mean.argmax()]
+    assert found["probability_1"][0] == pytest.approx(mean.max(), abs=1e-3)
+    assert found["error"][0].startswith("row 2: ")
+    assert pd.isna(found["prediction"][3])
+    told = capsys.readouterr()
+    assert "4 of 6 rows answered, as 4 cases, 2 not" in told.out
+    assert "row 2: " in told.err
+    assert "row 5: " in told.err
+
+
+def test_a_folder_and_a_table_without_the_column_have_no_cases(predictor, shapes_folder, cases):
+    with pytest.raises(UserError, match="no column 'case' of cases"):
+        open_rows(predictor, shapes_folder / "images/test", pool="case")
+    with pytest.raises(UserError, match=r"no column 'cas'.*Did you mean 'case'\?.*--data\.pool COLUMN"):
+        open_rows(predictor, cases, pool="cas")
+
+
+@pytest.fixture
 def owned(shapes_folder, tmp_path):
     """A table whose images lie outside its folder: above it, behind a link, and by an absolute path."""
     images = sorted((shapes_folder / "images/test").iterdir())[:3]

@@ -13,7 +13,7 @@ from app.command_line.commands import positional
 from app.command_line.reading import Reading, reading_options
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
 from app.explanation.evidence import Method
-from app.inference.batch_predict import Answers, answer_rows, write_answers
+from app.inference.batch_predict import Answers, answer_cases, answer_rows, write_answers
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
 from app.inference.table_rows import SourceRows, open_rows
@@ -34,6 +34,9 @@ class AnsweredRows(Reading):
 
     test: str = ""
     """Rows to answer: a table, a folder of images with --text for all of them, or any other source of train.py."""
+    pool: str = ""
+    """Column whose rows share one answer, such as the case: each case is answered once, by the mean of the
+    probabilities of its rows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +49,7 @@ class Predict:
 
     python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
     python -m app predict runs/quickstart --data.test rows.csv --output answers.parquet
+    python -m app predict runs/mine --data.test rows.csv --data.pool case --output answers.csv
     """
 
     model: str = positional()
@@ -128,6 +132,7 @@ def check_question(options: Predict) -> Path:
     """
     if not options.data.test:
         given = [option for option in reading_options(options.data) if option != "--data.max_pixels"]
+        given += ["--data.pool"] if options.data.pool else []
         if options.output != Predict.output:
             given.insert(0, "--output")
         if given:
@@ -150,7 +155,9 @@ def check_image(image: str, instead: str) -> None:
         raise UserError(f"--image {image} is a folder, not an image file; {instead}.")
 
 
-def open_source(predictor: Predictor, source: str, data: Reading, text: str | None = None) -> SourceRows:
+def open_source(
+    predictor: Predictor, source: str, data: Reading, text: str | None = None, pool: str | None = None
+) -> SourceRows:
     """Open a source with the columns that the options name; print which columns of the training it lacks.
 
     Raises:
@@ -159,7 +166,9 @@ def open_source(predictor: Predictor, source: str, data: Reading, text: str | No
     columns = {name: column for name in ("image", "text") if (column := getattr(data, name))}
     confined = bool(data.confine_images)
     try:
-        rows = open_rows(predictor, source, text, data.image_root or None, columns=columns, confined=confined)
+        rows = open_rows(
+            predictor, source, text, data.image_root or None, columns=columns, confined=confined, pool=pool
+        )
     except AbsentColumnsError as error:
         raise UserError(f"{error} Name them with --data.image COLUMN and --data.text COLUMN.") from error
     for setting, names in rows.absent.items():
@@ -170,13 +179,16 @@ def open_source(predictor: Predictor, source: str, data: Reading, text: str | No
 
 def predict_rows(predictor: Predictor, options: Predict, output: Path) -> None:
     """Answer the rows of a source, write the answers and print how many there are; exit with code 1 without any."""
-    rows = open_source(predictor, options.data.test, options.data, options.text or None)
+    pool = options.data.pool or None
+    rows = open_source(predictor, options.data.test, options.data, options.text or None, pool)
+    answer = answer_cases if pool else answer_rows
     with tqdm(desc="answering", total=rows.number, unit="row") as bar:
-        answers = answer_rows(predictor, rows, options.top_k, progress=lambda done: bar.update(done - bar.n))
+        answers = answer(predictor, rows, options.top_k, progress=lambda done: bar.update(done - bar.n))
     write_answers(answers.table, output)
     print_reasons(answers)
-    total, failed = len(answers.table), sum(map(len, answers.reasons.values()))
-    print(f"{total - failed:,} of {total:,} rows answered, {failed:,} not; wrote {output}")
+    total, failed = rows.number, sum(map(len, answers.reasons.values()))
+    of_cases = f", as {len(answers.table):,} cases" if pool else ""
+    print(f"{total - failed:,} of {total:,} rows answered{of_cases}, {failed:,} not; wrote {output}")
     if failed == total:
         sys.exit(1)
     if rows.has_labels:
@@ -188,7 +200,7 @@ def print_reasons(answers: Answers) -> None:
     ranked = sorted(answers.reasons.values(), key=len, reverse=True)
     for rows in ranked[:SHOWN]:
         such = "" if len(rows) == 1 else f"{len(rows):,} rows, such as "
-        print(f"not answered: {such}row {rows[0]}: {answers.table['error'][rows[0]]}", file=sys.stderr)
+        print(f"not answered: {such}row {rows[0]}: {answers.errors[rows[0]]}", file=sys.stderr)
     if rest := sum(map(len, ranked[SHOWN:])):
         print(f"not answered: {rest:,} rows for other reasons; see the column error", file=sys.stderr)
 
@@ -199,6 +211,8 @@ def scoring_command(options: Predict) -> str:
     if "--data.image_root" not in reading and run.is_file() and load_settings(run).data.image_root is not None:
         # Without it, paths would be relative to the folder of the run's own images.
         reading["--data.image_root"] = str(Path(options.data.test).parent)
+    if options.data.pool:
+        reading["--data.pool"] = options.data.pool
     trust = ["--trust_custom_encoder", "true"] if options.trust_custom_encoder else []
     command = ["python", "eval.py", options.model, "--data.test", options.data.test, *chain(*reading.items()), *trust]
     return shlex.join(command)

@@ -1,15 +1,16 @@
 """Answer many pairs: a table, a folder of images or a zip archive in, a table of answers out, with errors by row."""
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from app.inference.predictor import Prediction, Predictor
+from app.inference.predictor import Predictor
 from app.inference.table_rows import SourceRow, SourceRows, open_rows
 from data import Example
 from data.cells import is_clean
@@ -22,13 +23,15 @@ class Answers:
     """Answers to the rows of a source.
 
     Attributes:
-        table: one line per row, as `answer_table` describes it.
+        table: one line per row or per case, as `answer_table` and `answer_cases` describe it.
         reasons: why rows are not answered → their numbers. Names of images are left out, so that rows with the same
             fault are counted together.
+        errors: number of a row that is not answered → its error.
     """
 
     table: pd.DataFrame
     reasons: dict[str, list[int]]
+    errors: dict[int, str]
 
 
 def answer_table(
@@ -80,23 +83,77 @@ def answer_rows(
     progress: Callable[[int], object] | None = None,
 ) -> Answers:
     """Answer rows as `answer_table` does; a row that cannot be answered has its error."""
-    waiting, found, reasons = iter(rows.rows), [], defaultdict(list)
+    found, reasons, errors = [], defaultdict(list), dict[int, str]()
+    for row, answer in ask_rows(predictor, rows, batch_size, progress):
+        if isinstance(answer, UserError):
+            reasons[name_fault(answer, row)].append(row.row)
+            errors[row.row] = printable(str(answer))
+            found.append(row_cells(row) | {"error": errors[row.row]})
+        else:
+            found.append(row_cells(row) | answer_cells(predictor, answer, top_k))
+    names = ["row", "image", "text", "prediction", "probability", "sure", "error"]
+    return Answers(pd.DataFrame(found, columns=names + names_of_best(predictor, top_k)), dict(reasons), errors)
+
+
+def answer_cases(
+    predictor: Predictor,
+    rows: SourceRows,
+    top_k: int = 3,
+    batch_size: int = 32,
+    progress: Callable[[int], object] | None = None,
+) -> Answers:
+    """Answer each case once, by the mean of the probabilities of its rows.
+
+    A row without a case is a case of its own. Rows that cannot be answered are left out of their case.
+
+    Returns:
+        one line per case, in the order of their first rows: ``case`` (``None`` without one), ``row`` (number of its
+        first row), ``rows`` (how many), ``answered`` (how many of them), the columns of the answer as `answer_table`
+        has them, and ``error``, that of its first row that cannot be answered.
+    """
+    cases: dict[str | int, dict[str, object]] = {}
+    rows_of, answered = Counter[str | int](), Counter[str | int]()
+    sums, reasons, errors = dict[str | int, np.ndarray](), defaultdict(list), dict[int, str]()
+    for row, answer in ask_rows(predictor, rows, batch_size, progress):
+        key = row.row if row.case is None else row.case
+        name = None if row.case is None else printable(row.case)
+        cells = cases.setdefault(key, {"case": name, "row": row.row})
+        rows_of[key] += 1
+        if isinstance(answer, UserError):
+            reasons[name_fault(answer, row)].append(row.row)
+            errors[row.row] = printable(str(answer))
+            cells.setdefault("error", f"row {row.row}: {errors[row.row]}")
+        else:
+            answered[key] += 1
+            sums[key] = sums.get(key, 0.0) + answer.astype(np.float64)
+    for key, cells in cases.items():
+        cells |= {"rows": rows_of[key], "answered": answered[key]}
+        if key in sums:
+            cells |= answer_cells(predictor, (sums[key] / answered[key]).astype(np.float32), top_k)
+    names = ["case", "row", "rows", "answered", "prediction", "probability", "sure", "error"]
+    table = pd.DataFrame(list(cases.values()), columns=names + names_of_best(predictor, top_k))
+    return Answers(table, dict(reasons), errors)
+
+
+def ask_rows(
+    predictor: Predictor, rows: SourceRows, batch_size: int, progress: Callable[[int], object] | None
+) -> Iterator[tuple[SourceRow, np.ndarray | UserError]]:
+    """Each row with its class probabilities ``(C,)``, or the error for which it cannot be answered."""
+    waiting, done = iter(rows.rows), 0
     while block := list(islice(waiting, batch_size)):
         prepared = predictor.prepare((row.image, row.text) for row in block)
-        examples = [example for example in prepared if isinstance(example, Example)]
-        answers = iter(predictor.predict_examples(examples, top_k))
+        found = iter(predictor.probabilities([example for example in prepared if isinstance(example, Example)]))
         for row, example in zip(block, prepared, strict=True):
-            if isinstance(example, UserError):
-                reasons[name_fault(example, row)].append(row.row)
-                found.append(row_cells(row) | {"error": printable(str(example))})
-            else:
-                found.append(row_cells(row) | answer_cells(predictor, next(answers)))
+            yield row, example if isinstance(example, UserError) else next(found)
+        done += len(block)
         if progress is not None:
-            progress(len(found))
-    names = ["row", "image", "text", "prediction", "probability", "sure", "error"]
-    for place in range(1, min(top_k, len(predictor.labels)) + 1):
-        names += [f"label_{place}", f"probability_{place}"]
-    return Answers(pd.DataFrame(found, columns=names), dict(reasons))
+            progress(done)
+
+
+def names_of_best(predictor: Predictor, top_k: int) -> list[str]:
+    """The columns of the most probable labels."""
+    places = range(1, min(top_k, len(predictor.labels)) + 1)
+    return [name for place in places for name in (f"label_{place}", f"probability_{place}")]
 
 
 def row_cells(row: SourceRow) -> dict[str, object]:
@@ -105,8 +162,9 @@ def row_cells(row: SourceRow) -> dict[str, object]:
     return {"row": row.row, "image": name, "text": text}
 
 
-def answer_cells(predictor: Predictor, answer: Prediction) -> dict[str, object]:
-    """The cells of an answer."""
+def answer_cells(predictor: Predictor, probabilities: np.ndarray, top_k: int) -> dict[str, object]:
+    """The cells of an answer with class probabilities ``(C,)``."""
+    answer = predictor.to_predictions(probabilities[None], top_k)[0]
     cells: dict[str, object] = {
         "prediction": predictor.label_format.join(answer.labels),
         "probability": answer.confidence,
@@ -133,7 +191,7 @@ def printable(text: str) -> str:
 
 
 def write_answers(table: pd.DataFrame, path: Path) -> None:
-    """Write what `answer_table` returns as ``.csv`` or ``.parquet``, with the same content.
+    """Write what `answer_table` or `answer_cases` returns as ``.csv`` or ``.parquet``, with the same content.
 
     Raises:
         UserError: the file cannot be written.
@@ -142,7 +200,7 @@ def write_answers(table: pd.DataFrame, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             table.to_csv(path, index=False)
         else:
-            types = {"row": pa.int64(), "sure": pa.bool_()}
+            types = {"row": pa.int64(), "rows": pa.int64(), "answered": pa.int64(), "sure": pa.bool_()}
             types |= {name: pa.float64() for name in table.columns if name.startswith("probability")}
             schema = pa.schema([(name, types.get(name, pa.string())) for name in table.columns])
             table.to_parquet(path, index=False, schema=schema)  # an empty column has its type, too

@@ -13,6 +13,7 @@ from data import require_columns
 from data.cells import is_blank
 from data.column_names import refuse_repeated
 from data.errors import UserError
+from data.groups import group_name
 from data.image_cells import resolve_image
 from data.images import IMAGE_ENDINGS
 from data.sources import load_source
@@ -31,12 +32,14 @@ class SourceRow:
         name: the path of its image as the source has it; ``None`` without one.
         image: a file, encoded bytes, ``None`` for no image, or the error of an image that cannot be used.
         text: ``None`` for no text.
+        case: what its rows share one answer with, if a column of cases was named; ``None`` for none.
     """
 
     row: int
     name: str | None
     image: str | bytes | UserError | None
     text: str | None
+    case: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,17 @@ def open_rows(
     cache_dir: str | Path | None = None,
     columns: dict[str, str] | None = None,
     confined: bool = True,
+    pool: str | None = None,
 ) -> SourceRows:
-    """Open a source; see `app.inference.batch_predict.answer_table` for the arguments and errors."""
+    """Open a source; see `app.inference.batch_predict.answer_table` for the arguments and errors.
+
+    Args:
+        pool: column of cases.
+    """
     path = Path(source)
     if path.is_dir() and not any(file for name in SAVED for file in path.glob(name)):
+        if pool:
+            raise UserError(f"{source} is a folder of images: it has no column {pool!r} of cases.")
         return folder_rows(path, text)
     table, folder = load_source(str(source), "test", cache_dir=cache_dir)
     if not len(table):
@@ -76,7 +86,7 @@ def open_rows(
     if max_rows is not None and len(table) > max_rows:
         raise UserError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
     root = Path(image_root) if image_root else folder
-    return table_rows(table, str(source), predictor.model.config.columns, columns or {}, text, root, confined)
+    return table_rows(table, str(source), predictor.model.config.columns, columns or {}, text, root, confined, pool)
 
 
 def folder_rows(folder: Path, text: str | None) -> SourceRows:
@@ -108,6 +118,7 @@ def table_rows(
     text: str | None,
     image_root: Path | None,
     confined: bool,
+    pool: str | None = None,
 ) -> SourceRows:
     """The rows of a table; an image that cannot be used is an error of its row.
 
@@ -116,6 +127,7 @@ def table_rows(
         trained: columns of the training, ``image``, ``text`` and ``label``.
         chosen: columns in their place, which must be there.
         text: of every row, if the table has no texts.
+        pool: column of cases.
 
     Raises:
         UserError: columns that are absent or repeated, or texts in the table and in ``text``.
@@ -124,7 +136,8 @@ def table_rows(
     wanted = wanted_columns(columns)
     for setting, of in wanted.items():
         refuse_repeated(names, setting, of, source)
-    require_columns(names, {setting: wanted[setting] for setting in chosen}, source)
+    needed = {setting: wanted[setting] for setting in chosen} | ({"pool": [pool]} if pool else {})
+    require_columns(names, needed, source)
     image_column, text_column = find_columns(columns, names, source)
     if text is not None and text_column:
         raise UserError(f"{source} has texts of its own, in {text_column!r}: leave out --text.")
@@ -132,7 +145,7 @@ def table_rows(
     if text is not None:
         absent.pop("text")
     return SourceRows(
-        read_rows(table, image_column, text_column, text, image_root, confined),
+        read_rows(table, image_column, text_column, text, image_root, confined, pool),
         len(table),
         {setting: missing for setting, missing in absent.items() if missing},
         has_labels(table, columns.get("label", "label")),
@@ -146,6 +159,7 @@ def read_rows(
     text: str | None,
     image_root: Path | None,
     confined: bool,
+    pool: str | None,
 ) -> Iterator[SourceRow]:
     """The rows of a table, one at a time; the arguments are those of `table_rows`."""
     for number, row in enumerate(table):
@@ -158,7 +172,8 @@ def read_rows(
         except UserError as error:
             image = error
         name = cell.get("path") if isinstance(cell, dict) else cell
-        yield SourceRow(number, name if isinstance(name, str) and name else None, image, asked)
+        case = group_name(row[pool]) if pool else None
+        yield SourceRow(number, name if isinstance(name, str) and name else None, image, asked, case)
 
 
 def has_labels(table: Dataset, column: str) -> bool:
