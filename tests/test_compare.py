@@ -15,7 +15,7 @@ import train
 from app.__main__ import main as app
 from app.evaluation.compare import compare, load_predictions, sign_flip_test
 from app.evaluation.targets import Targets
-from app.studies.kfold import kfold, pooled, together
+from app.studies.kfold import compare_systems, kfold, pooled, systems_text, together
 from app.training.run import run_training
 from data import LabelFormat
 
@@ -124,6 +124,32 @@ def test_folds_with_row_weights_are_averaged_by_weight_and_not_mixed_with_folds_
         kfold(tmp_path / "c.yaml", 2, tmp_path)
 
 
+def test_the_folds_together_are_compared_with_other_systems_on_the_same_rows():
+    """By hand: the model is right in all 40 rows, a linear classifier in the 20 of every other group."""
+    groups = np.repeat(np.arange(20), 2)
+    rows = table(np.ones(40, dtype=bool), groups).assign(
+        **{"correct (linear, both)": groups % 2, "correct (text only)": 1}
+    )
+    rows["correct (linear, image)"] = [None, *[1] * 39]  # a fold of an earlier version lacks it
+    found = compare_systems(rows)
+    assert list(found) == ["linear, both", "text only"]
+    value, gain = found["linear, both"]
+    assert (value, gain.value) == (0.5, 0.5)
+    assert 0 < gain.low < 0.5 < gain.high
+    assert found["text only"][1].value == 0
+    told = "\n".join(systems_text(found))
+    assert "linear, both     50.0%  50.0 points" in told
+    assert "The model is better than the best linear classifier (linear, both)." in told
+    weighted = compare_systems(rows.assign(weight=np.where(groups % 2, 3.0, 1.0)))
+    assert weighted["linear, both"][0] == pytest.approx(0.75)
+    same = systems_text(compare_systems(rows.assign(**{"correct (linear, both)": 1})))
+    assert (
+        same[-1]
+        == "The rows do not show that the model is better or worse than the best linear classifier (linear, both)."
+    )
+    assert systems_text({}) == []
+
+
 def test_groups_of_different_folds_are_different_groups(tmp_path):
     """Each fold numbers its groups from 0: three folds of ten images are thirty groups."""
     images, right = np.arange(30), np.random.default_rng(0).random(30) < 0.5
@@ -145,7 +171,7 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, mon
     monkeypatch.setattr("app.training.new_process.train_in_new_process", run_training)
     (tmp_path / "c.yaml").write_text(f"data: {{train: {shapes_folder / 'train.csv'}}}\n")
     command = ["kfold", str(tmp_path / "c.yaml"), "--folds", "2", "--output", str(tmp_path / "out")]
-    command += [*TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1"]
+    command += [*TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1", "--train.baselines", "true"]
     app(command)
     rows = pd.read_parquet(tmp_path / "out/predictions.parquet")
     assert rows["row"].tolist() == list(range(NUM_TRAIN))
@@ -153,7 +179,12 @@ def test_the_folds_together_hold_every_row_out_once(shapes_folder, tmp_path, mon
     assert rows["group"].nunique() == rows["image_key"].nunique()
     figures = json.loads((tmp_path / "out/kfold.json").read_text())
     assert figures["scores"]["accuracy"]["value"] == pytest.approx(rows["correct"].mean())
-    assert f"2 folds, {NUM_TRAIN:,} rows, each held out once" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"2 folds, {NUM_TRAIN:,} rows, each held out once" in told
+    assert figures["others"]["linear, both"]["accuracy"] == pytest.approx(rows["correct (linear, both)"].mean())
+    gain = rows["correct"] - rows["correct (text only)"]
+    assert figures["others"]["text only"]["gain"]["value"] == pytest.approx(gain.mean())
+    assert "the best linear classifier (linear" in told
     before = (tmp_path / "out/fold_0/summary.txt").stat().st_mtime
     app(command)
     assert (tmp_path / "out/fold_0/summary.txt").stat().st_mtime == before, "what is done is not trained again"

@@ -21,6 +21,19 @@ CONTENT = ["image_key", "text", "label"]
 """Columns of predictions.parquet with the content of a row; images by the hash of their bytes."""
 IDENTITY = [*CONTENT, "weight"]
 """Columns that must be equal in two evaluations. The number of a row may differ."""
+CORRECT = "correct"
+"""Column of predictions.parquet with how correct the answer is, in [0, 1]."""
+
+
+def correct_column(system: str) -> str:
+    """The column with how correct another system is: the model with one input, or a linear classifier."""
+    return f"{CORRECT} ({system})"
+
+
+def other_systems(table: pd.DataFrame) -> list[str]:
+    """The systems other than the model that a table of predictions has."""
+    start, end = correct_column("|").split("|")
+    return [name.removeprefix(start).removesuffix(end) for name in table.columns if name.startswith(start)]
 
 
 @dataclass
@@ -88,7 +101,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
             f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
             "are the same and count the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
         )
-    correct = [table["correct"].to_numpy() for table in (first, second)]
+    correct = [table[CORRECT].to_numpy() for table in (first, second)]
     weights = first["weight"].to_numpy() / first["weight"].mean()
     gain = correct[1].astype(float) - correct[0]
     groups = connect_groups(*(table["group"].astype(str).tolist() for table in (first, second)))

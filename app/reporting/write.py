@@ -9,6 +9,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from app.evaluation.baselines import Linear
+from app.evaluation.compare import CORRECT, correct_column
 from app.evaluation.deletion import deletion_figures, num_checked
 from app.evaluation.evaluate import evaluate, groups_of
 from app.evaluation.figures import Deletion, Evaluation, Role
@@ -75,7 +76,7 @@ def evaluate_to(
     with accelerator.autocast():
         figures.deletion = check_maps(explained, groups, figures.images, examples, num_deletion)
         write_metrics(figures, folder / "metrics.json")
-        prediction_table(predictions, rows, groups, config).to_parquet(folder / "predictions.parquet")
+        prediction_table(predictions, rows, groups, config, linear).to_parquet(folder / "predictions.parquet")
         shown = chosen or evenly_spaced_rows(rows, num_pictures)
         if shown and not isinstance(plain, OnnxModel):
             draw_examples(folder / "where_it_looked.png", explained, predictions, shown)
@@ -119,10 +120,13 @@ def find_rows(rows: Rows, numbers: Sequence[int]) -> list[int]:
     return [places[number] for number in numbers]
 
 
-def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, config: ImageTextConfig) -> pd.DataFrame:
+def prediction_table(
+    predictions: Predictions, rows: Rows, groups: np.ndarray, config: ImageTextConfig, linear: Linear | None = None
+) -> pd.DataFrame:
     """One line for each row: its content, the answer, its probability and how correct it is.
 
-    Rows of one ``group`` are resampled together. The column ``weight`` exists if rows have weights.
+    Rows of one ``group`` are resampled together. Columns ``correct (linear, both)`` and so on have how correct the
+    model with one input and the linear classifiers are. The column ``weight`` exists if rows have weights.
     """
     probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
     chosen = give_answers(probabilities, form.type, config.label_thresholds)
@@ -135,8 +139,11 @@ def prediction_table(predictions: Predictions, rows: Rows, groups: np.ndarray, c
             "label": list(rows.labels),
             "prediction": [form.join(config.id2label[c] for c in np.flatnonzero(row).tolist()) for row in chosen],
             "probability": confidence(probabilities, form.type, config.label_thresholds),
-            "correct": predictions.correctness(),
+            CORRECT: predictions.correctness(),
             "probabilities": list(probabilities),
         }
     )
+    for name, found in (predictions.centered().probabilities | (linear.centered() if linear else {})).items():
+        if name != BOTH:
+            table[correct_column(name)] = predictions.targets.correctness(found)
     return table if rows.weights is None else table.assign(weight=rows.weights)

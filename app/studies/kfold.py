@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from app.evaluation.bootstrap import Resampler
-from app.evaluation.compare import load_predictions
+from app.evaluation.baselines import LINEAR
+from app.evaluation.bootstrap import Resampler, mean_interval
+from app.evaluation.compare import CORRECT, correct_column, load_predictions, other_systems
 from app.evaluation.evaluate import BRIEF, scores_of
-from app.evaluation.interval import Scores
+from app.evaluation.interval import Interval, Scores
 from app.evaluation.targets import Targets
+from app.reporting.text import points_with_interval
 from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
 from data import LabelFormat
@@ -34,7 +36,9 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
         options: more options of `train.py`.
 
     Returns:
-        A summary. The figures are in ``folder/kfold.json``, the answers in ``folder/predictions.parquet``.
+        A summary: the scores of all rows, and the differences from the model with one input and from linear
+        classifiers on the same rows. The figures are in ``folder/kfold.json``, the answers in
+        ``folder/predictions.parquet``.
 
     Raises:
         UserError: the configuration does not exist, or a run failed.
@@ -55,12 +59,13 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
         )
     rows = together(tables)
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
-    by_fold = [float(np.average(table["correct"], weights=table.get("weight"))) for table in tables]
+    by_fold = [float(np.average(table[CORRECT], weights=table.get("weight"))) for table in tables]
     figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, "rows": len(rows)}
-    scores = pooled(rows, form)
+    scores, others = pooled(rows, form), compare_systems(rows)
     content = figures | {"scores": {metric: asdict(interval) for metric, interval in scores.items()}}
+    content |= {"others": {name: {"accuracy": value, "gain": asdict(gain)} for name, (value, gain) in others.items()}}
     (folder / "kfold.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    return folds_text(by_fold, len(rows), scores)
+    return "\n".join([folds_text(by_fold, len(rows), scores), *systems_text(others)])
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -90,3 +95,35 @@ def folds_text(accuracies: list[float], rows: int, scores: Scores) -> str:
     by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
     deviation = 100 * statistics.stdev(accuracies)
     return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {deviation:.1f} points"])
+
+
+def compare_systems(rows: pd.DataFrame) -> dict[str, tuple[float, Interval]]:
+    """The accuracy of each other system on the rows, and the model's minus it, with intervals that resample groups.
+
+    Systems that an earlier version did not write for all folds are left out.
+    """
+    weights = rows["weight"].to_numpy() if "weight" in rows else None
+    resampler, found = Resampler(rows["group"].to_numpy(dtype=str)), {}
+    for name in other_systems(rows):
+        correct = rows[correct_column(name)].to_numpy(dtype=float)
+        if not np.isnan(correct).any():
+            gain = mean_interval(rows[CORRECT] - correct, resampler, least=-1, weights=weights)
+            found[name] = float(np.average(correct, weights=weights)), gain
+    return found
+
+
+def systems_text(others: dict[str, tuple[float, Interval]]) -> list[str]:
+    """The other systems beside the model, and whether it is better than the best linear classifier, in lines."""
+    if not others:
+        return []
+    width = max(map(len, others))
+    lines = ["", f"{'on the same rows':{width}}  accuracy  the model gains"]
+    lines += [f"{name:{width}}  {value:8.1%}  {points_with_interval(gain)}" for name, (value, gain) in others.items()]
+    if linear := [name for name in LINEAR if name in others]:
+        best = max(linear, key=lambda name: others[name][0])
+        gain = others[best][1]
+        verdict = "The rows do not show that the model is better or worse than"
+        if gain.low > 0 or gain.high < 0:
+            verdict = f"The model is {'better' if gain.low > 0 else 'worse'} than"
+        lines += ["", f"{verdict} the best linear classifier ({best})."]
+    return lines
