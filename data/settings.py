@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+from torch import nn
 
 from data.errors import UserError
 
@@ -141,10 +142,10 @@ class NamedContext(ContextSettings):
     def of(cls, name: str, given: str | ContextSettings) -> "NamedContext":
         """A context from the settings; see `DataSettings.contexts`."""
         settings = ContextSettings(given) if isinstance(given, str) else given  # type: ignore[arg-type]
-        if not NAME.fullmatch(name) or name in RESERVED:
+        if not NAME.fullmatch(name) or name in RESERVED or hasattr(nn.ModuleDict(), name):
             raise UserError(
                 f"A context cannot be called {name!r}: names have letters, digits and _, start with a letter, and are "
-                f"none of {', '.join(RESERVED)}."
+                f"none of {', '.join(RESERVED)}, nor attributes of torch.nn.ModuleDict, such as values or type."
             )
         if settings.kind not in get_args(ContextKind):
             raise UserError(

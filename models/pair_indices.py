@@ -16,7 +16,7 @@ def resolve_indices(
     """Complete the indices of B pairs: without an index, pair b consists of row b.
 
     Args:
-        others: indices of further contexts ``(B,)`` by name.
+        others: indices of further contexts by name, ``(B,)``, or ``(1,)`` for all pairs.
 
     Shape:
         - images: ``(I, …)``; texts: ``(T, …)``; at least one of the two
@@ -32,10 +32,9 @@ def resolve_indices(
         for name, tensor in given.items()
         if tensor is not None and (name.endswith("index") or given[f"{name[:-1]}_index"] is None)
     }
-    longest = max((len(index) for index in (others or {}).values()), default=1)
-    sizes |= {name: len(index) for name, index in (others or {}).items() if len(index) != 1 or not sizes}
-    if sizes and set(sizes) <= set(others or {}):  # contexts alone
-        sizes = {name: max(size, longest) for name, size in sizes.items()}
+    sizes |= {name: len(index) for name, index in (others or {}).items() if len(index) != 1}
+    if not sizes and others:  # contexts of one pair, without image and text
+        sizes = dict.fromkeys(others, 1)
     if not sizes:
         raise ValueError("Give pixel_values, input_ids or both; got neither.")
     num_pairs = next(iter(sizes.values()))

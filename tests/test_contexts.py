@@ -45,6 +45,7 @@ def test_contexts_are_named_on_the_command_line_and_kept_with_the_run():
         ({"prior": "picture"}, "of the kind 'picture'; kinds are text, image, features"),
         ({"image": "image"}, "cannot be called 'image'"),
         ({"a.b": "image"}, "cannot be called 'a.b'"),
+        ({"values": "image"}, "cannot be called 'values'"),
         ({"prior": ContextSettings("image", ["a", "b"])}, "has one column, got a, b"),
     ],
 )
@@ -252,6 +253,9 @@ def test_what_takes_an_image_and_a_text_refuses_other_contexts(run, tmp_path, ca
         app(["export", str(run), "--output", str(tmp_path / "onnx")])
     assert "ONNX models take an image and a text" in capsys.readouterr().err
     predictor = Predictor.from_pretrained(run)
+    for ask in (predictor, predictor.explain):
+        with pytest.raises(UserError, match="has the contexts text, prior, patient, which are read from a table"):
+            ask(None, "what?")
     with pytest.raises(UserError, match="The model has no context 'sound'; its contexts are prior, patient"):
         predictor.prepare_one(None, "x", 0, predictor.pictures(), {"sound": ContextCell("a", "a")})
 
@@ -286,8 +290,9 @@ def test_a_model_without_a_text_trains(folder, tmp_path):
     run = train.main(command(folder, tmp_path / "run", "--context.prior", "image"))
     figures = json.loads((run / "evaluation/test/metrics.json").read_text())
     assert list(figures["inputs"]["parts"]) == ["image", "prior"]
+    predictor = Predictor.from_pretrained(run)
     with pytest.raises(UserError, match="The model has no text"):
-        Predictor.from_pretrained(run)(None, "what?")
+        predictor.prepare_one(None, "what?", 0, predictor.pictures())
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,7 @@ class Predictor:
         """
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
+        self.check_asks_alone()
         is_only = isinstance(pairs, Sequence) and len(pairs) == 1
         found: list[Prediction] = []
         pictures, block = self.pictures(), list[Example]()
@@ -149,6 +150,18 @@ class Predictor:
                 found += self.predict_examples(block, top_k)
                 pictures, block = self.pictures(), []
         return found + self.predict_examples(block, top_k)
+
+    def check_asks_alone(self) -> None:
+        """Refuse to ask a model with other contexts than a text with an image and a text.
+
+        Raises:
+            UserError: such a model.
+        """
+        if contexts := self.model.config.other_contexts:
+            raise UserError(
+                f"The model has the contexts {', '.join(contexts)}, which are read from a table: python -m app predict "
+                "RUN --data.test rows.csv, or app.inference.batch_predict.answer_table(predictor, 'rows.csv')."
+            )
 
     def predict_examples(self, examples: Sequence[Example], top_k: int = 3) -> list[Prediction]:
         """Predictions for prepared pairs."""
@@ -285,6 +298,7 @@ class Predictor:
         Raises:
             UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
         """
+        self.check_asks_alone()
         example = self.prepare_one(image, text, 0, self.pictures())
         if answer is not None and answer not in self.labels:
             near = difflib.get_close_matches(answer, self.labels, n=1)

@@ -68,7 +68,7 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     if model.config.classifier_scale < NOTHING:
         summary += f"\n\n{NOTHING_ADDED}"
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
-    summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
+    summary += next_commands(run.path, rows, model.config)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     print(f"\n{summary}", flush=True)
