@@ -313,6 +313,12 @@ def test_a_faulty_context_is_named_by_row_and_column_before_training(folder, tmp
     assert told in capsys.readouterr().err
 
 
+def test_the_doctor_examines_data_with_contexts(folder, capsys):
+    options = [*TINY, "--model.image_encoder", shared_encoder(), *CONTEXTS]
+    app(["doctor", "--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv"), *options])
+    assert "warnings. Train with: python train.py --data.train" in capsys.readouterr().out
+
+
 def test_settings_keep_contexts_as_a_configuration_holds_them(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump({"data": {"context": {"prior": {"kind": "image", "columns": ["before"]}}}}))
