@@ -14,7 +14,7 @@ from app.evaluation.input_coverage import input_coverage
 from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws
 from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
-from app.evaluation.predict import IMAGE_AND_TEXT, Parts, Predictions, parts_of
+from app.evaluation.predict import BOTH, MODALITIES, Predictions
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
 from data import DataSettings, LabelFormat, Rows
@@ -29,9 +29,6 @@ BRIEF = ("accuracy", "macro_f1")
 MAX_CONFUSED = 30
 """Number of labels in the confusion matrix, the most frequent ones."""
 
-WHOLE = "whole"
-"""Key of the model with all inputs among draws."""
-
 
 def evaluate(
     predictions: Predictions,
@@ -45,7 +42,7 @@ def evaluate(
     """Figures with 95 % intervals by what the model was given, for the baselines, and by slices of the rows.
 
     Args:
-        predictions: for `modalities_of` the model.
+        predictions: for `MODALITIES`.
         settings: ``slice_by``, ``group`` and ``weight`` name columns of the rows.
         role: use of the rows in training.
         linear: answers of linear classifiers to compare with.
@@ -54,7 +51,7 @@ def evaluate(
     targets, form = predictions.targets, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
-    probabilities = predictions.whole
+    probabilities = predictions.probabilities[BOTH]
     scores, inputs, gained = compare_systems(predictions, linear, config, resampler)
     table = class_table(probabilities, targets.classes(), resampler, targets.weights)
     cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
@@ -87,7 +84,7 @@ def evaluate(
             for column in settings.slice_by
         },
         calibration=calibration_figures(
-            original.whole,
+            original.probabilities[BOTH],
             targets,
             resampler,
             config.temperature,
@@ -112,11 +109,10 @@ def compare_systems(
     systems = predictions.probabilities | (linear.centered() if linear else {}) | {MAJORITY: majority}
     names = tuple(dict.fromkeys((*BRIEF, metric)))
     scores = {
-        system: scores_of(p, targets, resampler, None if system == predictions.whole_name else names)
-        for system, p in systems.items()
+        system: scores_of(p, targets, resampler, None if system == BOTH else names) for system, p in systems.items()
     }
     gained = None if linear is None else advantage(predictions, linear, resampler, metric)
-    return scores, input_use(predictions, resampler, metric, parts_of(config)), gained
+    return scores, input_use(predictions, resampler, metric), gained
 
 
 def case_figures(
@@ -179,17 +175,15 @@ def judging_metric(config: ImageTextConfig) -> str:
     return default_metric(config.label_type) if config.best_by in ("", "loss") else config.best_by
 
 
-def input_use(
-    predictions: Predictions, resampler: Resampler, metric: str = "accuracy", parts: Parts = IMAGE_AND_TEXT
-) -> InputUse:
+def input_use(predictions: Predictions, resampler: Resampler, metric: str = "accuracy") -> InputUse:
     """What a metric loses without each input, or with that of another row, on the same rows.
 
     If the rows do not define the metric, it is the accuracy.
     """
     metric = defined_or_accuracy(predictions, metric)
-    others = {name: found for name, found in predictions.probabilities.items() if name != predictions.whole_name}
+    others = {name: found for name, found in predictions.probabilities.items() if name in MODALITIES[1:]}
     lost = differences(predictions, others, resampler, metric)
-    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric, parts)
+    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric)
 
 
 def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, metric: str) -> Advantage:
@@ -200,7 +194,7 @@ def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, me
 
 def defined_or_accuracy(predictions: Predictions, metric: str) -> str:
     """The metric if the rows define it, otherwise the accuracy."""
-    is_defined = metric == "accuracy" or not np.isnan(metric_of(predictions.whole, predictions, metric))
+    is_defined = metric == "accuracy" or not np.isnan(metric_of(predictions.probabilities[BOTH], predictions, metric))
     return metric if is_defined else "accuracy"
 
 
@@ -210,20 +204,18 @@ def differences(predictions: Predictions, others: dict[str, np.ndarray], resampl
     Args:
         others: name → probabilities ``(n, C)`` for the same rows.
     """
-    targets, whole = predictions.targets, predictions.whole
+    targets, whole = predictions.targets, predictions.probabilities[BOTH]
     if metric == "accuracy":
         correct = {name: targets.correctness(p) for name, p in others.items()}
         gains = {name: targets.correctness(whole) - found for name, found in correct.items()}
         return {name: mean_interval(g, resampler, least=-1, weights=targets.weights) for name, g in gains.items()}
     draws = {
-        name: Draws(p, targets.classes(), resampler, targets.weights) for name, p in (others | {WHOLE: whole}).items()
+        name: Draws(p, targets.classes(), resampler, targets.weights) for name, p in (others | {BOTH: whole}).items()
     }
     drawn = {name: found.metric(metric) for name, found in draws.items()}
-    value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[WHOLE], resampler)
+    value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[BOTH], resampler)
     return {
-        name: bootstrap_interval(
-            value - metric_of(p, predictions, metric), drawn[WHOLE] - drawn[name], groups, least=-1
-        )
+        name: bootstrap_interval(value - metric_of(p, predictions, metric), drawn[BOTH] - drawn[name], groups, least=-1)
         for name, p in others.items()
     }
 
