@@ -15,7 +15,7 @@ import train
 from app.__main__ import main as app
 from app.evaluation.compare import compare, load_predictions, sign_flip_test
 from app.evaluation.targets import Targets
-from app.studies.kfold import compare_systems, kfold, pooled, systems_text, together
+from app.studies.kfold import gains_over_others, kfold, pooled, systems_text, together
 from app.training.run import run_training
 from data import LabelFormat
 
@@ -131,7 +131,7 @@ def test_the_folds_together_are_compared_with_other_systems_on_the_same_rows():
         **{"correct (linear, both)": groups % 2, "correct (text only)": 1}
     )
     rows["correct (linear, image)"] = [None, *[1] * 39]  # a fold of an earlier version lacks it
-    found = compare_systems(rows)
+    found = gains_over_others(rows)
     assert list(found) == ["linear, both", "text only"]
     value, gain = found["linear, both"]
     assert (value, gain.value) == (0.5, 0.5)
@@ -140,9 +140,12 @@ def test_the_folds_together_are_compared_with_other_systems_on_the_same_rows():
     told = "\n".join(systems_text(found))
     assert "linear, both     50.0%  50.0 points" in told
     assert "The model is better than the best linear classifier (linear, both)." in told
-    weighted = compare_systems(rows.assign(weight=np.where(groups % 2, 3.0, 1.0)))
-    assert weighted["linear, both"][0] == pytest.approx(0.75)
-    same = systems_text(compare_systems(rows.assign(**{"correct (linear, both)": 1})))
+    weighted = gains_over_others(rows.assign(weight=np.where(groups % 2, 3.0, 1.0)))
+    value, gain = weighted["linear, both"]
+    assert (value, gain.value) == (pytest.approx(0.75), pytest.approx(0.25))
+    alone = gains_over_others(rows.assign(group=np.arange(40)))["linear, both"][1]
+    assert alone.high - alone.low < 0.8 * (found["linear, both"][1].high - found["linear, both"][1].low), "by group"
+    same = systems_text(gains_over_others(rows.assign(**{"correct (linear, both)": 1})))
     assert (
         same[-1]
         == "The rows do not show that the model is better or worse than the best linear classifier (linear, both)."

@@ -44,11 +44,12 @@ def test_faulty_rows_have_errors_and_the_others_have_answers(predictor, shapes_f
 
 @pytest.fixture
 def cases(shapes_folder, tmp_path):
-    """A table of three cases, one of them with a broken image, and a row without a case."""
+    """A table of three cases, one of them with a broken image, and two rows without a case."""
     images = sorted((shapes_folder / "images/test").iterdir())
     (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:60])
-    files = [str(images[0]), str(images[1]), str(tmp_path / "broken.png"), str(images[2]), str(images[3]), "none.png"]
-    table = pd.DataFrame({"image": files, "text": "what shape is red?", "case": ["b", "a", "b", "b", None, "c"]})
+    files = [images[0], images[1], tmp_path / "broken.png", *images[2:5], "none.png"]
+    of_rows = {"image": [str(file) for file in files], "case": ["b", "a", "b", "b", None, None, "c"]}
+    table = pd.DataFrame(of_rows | {"text": "what shape is red?"})
     table.to_csv(tmp_path / "cases.csv", index=False)
     return tmp_path / "cases.csv"
 
@@ -57,21 +58,26 @@ def test_a_case_is_answered_by_the_mean_probabilities_of_its_rows(run_dir, cases
     output = tmp_path / "answers.parquet"
     app(["predict", str(run_dir), "--data.test", str(cases), "--data.pool", "case", "--output", str(output)])
     found = pd.read_parquet(output)
-    assert found["case"].fillna("none").tolist() == ["b", "a", "none", "c"]
-    assert found["row"].tolist() == [0, 1, 4, 5], "the first row of each"
-    assert found["rows"].tolist() == [3, 1, 1, 1]
-    assert found["answered"].tolist() == [2, 1, 1, 0]
+    assert found["case"].fillna("none").tolist() == ["b", "a", "none", "none", "c"]
+    assert found["row"].tolist() == [0, 1, 4, 5, 6], "the first row of each"
+    assert found["rows"].tolist() == [3, 1, 1, 1, 1]
+    assert found["answered"].tolist() == [2, 1, 1, 1, 0]
     rows = pd.read_csv(cases)
     read = [predictor.prepare_one(rows["image"][row], rows["text"][row], 0, predictor.pictures()) for row in (0, 3)]
     mean = predictor.probabilities(read).mean(axis=0)
     assert found["prediction"][0] == predictor.labels[mean.argmax()]
     assert found["probability_1"][0] == pytest.approx(mean.max(), abs=1e-3)
     assert found["error"][0].startswith("row 2: ")
-    assert pd.isna(found["prediction"][3])
+    assert pd.isna(found["prediction"][4])
     told = capsys.readouterr()
-    assert "4 of 6 rows answered, as 4 cases, 2 not" in told.out
+    assert "5 of 7 rows answered, as 5 cases, 2 not" in told.out
+    assert "--data.pool" not in told.out, "rows without labels cannot be scored"
+    labelled = tmp_path / "labelled.csv"
+    rows.assign(label="red").drop(index=[2, 6]).to_csv(labelled, index=False)
+    app(["predict", str(run_dir), "--data.test", str(labelled), "--data.pool", "case", "--output", str(output)])
+    assert f"--data.test {labelled} --data.pool case" in capsys.readouterr().out
     assert "row 2: " in told.err
-    assert "row 5: " in told.err
+    assert "row 6: " in told.err
 
 
 def test_a_folder_and_a_table_without_the_column_have_no_cases(predictor, shapes_folder, cases):

@@ -9,7 +9,16 @@ from app.evaluation.baselines import Linear, constant_baseline
 from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
 from app.evaluation.cases import first_rows, pool_linear, pool_predictions
-from app.evaluation.figures import Advantage, CaseFigures, Confusion, Evaluation, InputUse, Role, SliceFigures
+from app.evaluation.figures import (
+    Advantage,
+    CaseFigures,
+    ClassFigures,
+    Confusion,
+    Evaluation,
+    InputUse,
+    Role,
+    SliceFigures,
+)
 from app.evaluation.input_coverage import input_coverage
 from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws
@@ -53,8 +62,6 @@ def evaluate(
     resampler = Resampler(groups)
     probabilities = predictions.probabilities[BOTH]
     scores, inputs, gained = compare_systems(predictions, linear, config, resampler)
-    table = class_table(probabilities, targets.classes(), resampler, targets.weights)
-    cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
     return Evaluation(
         source=rows.source,
         role=role,
@@ -70,11 +77,7 @@ def evaluate(
         scores=scores,
         inputs=inputs,
         advantage=gained,
-        classes={
-            config.id2label[c]: replace(figures, threshold=cut)
-            for c, (figures, cut) in enumerate(zip(table, cuts, strict=True))
-            if figures.rows
-        },
+        classes=named_classes(class_table(probabilities, targets.classes(), resampler, targets.weights), config),
         confusion=confusion_matrix(probabilities, targets, list(config.id2label.values())),
         slices={
             column: {
@@ -94,6 +97,16 @@ def evaluate(
         saw=input_coverage(processor, rows),
         by_case=case_figures(original, rows, config, settings, linear) if settings.pool else None,
     )
+
+
+def named_classes(table: Sequence[ClassFigures], config: ImageTextConfig) -> dict[str, ClassFigures]:
+    """The figures of the classes that rows have, by name, with the thresholds of several labels."""
+    cuts: Sequence[float | None] = config.label_thresholds or [None] * config.num_labels
+    return {
+        config.id2label[c]: replace(figures, threshold=cut)
+        for c, (figures, cut) in enumerate(zip(table, cuts, strict=True))
+        if figures.rows
+    }
 
 
 def compare_systems(

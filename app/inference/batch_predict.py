@@ -1,8 +1,8 @@
 """Answer many pairs: a table, a folder of images or a zip archive in, a table of answers out, with errors by row."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -83,16 +83,14 @@ def answer_rows(
     progress: Callable[[int], object] | None = None,
 ) -> Answers:
     """Answer rows as `answer_table` does; a row that cannot be answered has its error."""
-    found, reasons, errors = [], defaultdict(list), dict[int, str]()
+    found, faults = [], Faults()
     for row, answer in ask_rows(predictor, rows, batch_size, progress):
         if isinstance(answer, UserError):
-            reasons[name_fault(answer, row)].append(row.row)
-            errors[row.row] = printable(str(answer))
-            found.append(row_cells(row) | {"error": errors[row.row]})
+            found.append(row_cells(row) | {"error": faults.add(row, answer)})
         else:
             found.append(row_cells(row) | answer_cells(predictor, answer, top_k))
     names = ["row", "image", "text", "prediction", "probability", "sure", "error"]
-    return Answers(pd.DataFrame(found, columns=names + names_of_best(predictor, top_k)), dict(reasons), errors)
+    return Answers(pd.DataFrame(found, columns=names + names_of_best(predictor, top_k)), faults.reasons, faults.errors)
 
 
 def answer_cases(
@@ -113,16 +111,15 @@ def answer_cases(
     """
     cases: dict[str | int, dict[str, object]] = {}
     rows_of, answered = Counter[str | int](), Counter[str | int]()
-    sums, reasons, errors = dict[str | int, np.ndarray](), defaultdict(list), dict[int, str]()
+    sums, faults = dict[str | int, np.ndarray](), Faults()
     for row, answer in ask_rows(predictor, rows, batch_size, progress):
         key = row.row if row.case is None else row.case
         name = None if row.case is None else printable(row.case)
         cells = cases.setdefault(key, {"case": name, "row": row.row})
         rows_of[key] += 1
         if isinstance(answer, UserError):
-            reasons[name_fault(answer, row)].append(row.row)
-            errors[row.row] = printable(str(answer))
-            cells.setdefault("error", f"row {row.row}: {errors[row.row]}")
+            told = faults.add(row, answer)
+            cells.setdefault("error", f"row {row.row}: {told}")
         else:
             answered[key] += 1
             sums[key] = sums.get(key, 0.0) + answer.astype(np.float64)
@@ -132,7 +129,21 @@ def answer_cases(
             cells |= answer_cells(predictor, (sums[key] / answered[key]).astype(np.float32), top_k)
     names = ["case", "row", "rows", "answered", "prediction", "probability", "sure", "error"]
     table = pd.DataFrame(list(cases.values()), columns=names + names_of_best(predictor, top_k))
-    return Answers(table, dict(reasons), errors)
+    return Answers(table, faults.reasons, faults.errors)
+
+
+@dataclass
+class Faults:
+    """Rows that cannot be answered, as `Answers` has them."""
+
+    reasons: dict[str, list[int]] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, row: SourceRow, error: UserError) -> str:
+        """Record the error of a row, and return it as a text."""
+        self.reasons.setdefault(name_fault(error, row), []).append(row.row)
+        self.errors[row.row] = printable(str(error))
+        return self.errors[row.row]
 
 
 def ask_rows(

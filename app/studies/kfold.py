@@ -61,7 +61,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     rows.drop(columns="probabilities").to_parquet(folder / "predictions.parquet")
     by_fold = [float(np.average(table[CORRECT], weights=table.get("weight"))) for table in tables]
     figures = {"command": shlex.join(["train.py", str(config), *options]), "folds": by_fold, "rows": len(rows)}
-    scores, others = pooled(rows, form), compare_systems(rows)
+    scores, others = pooled(rows, form), gains_over_others(rows)
     content = figures | {"scores": {metric: asdict(interval) for metric, interval in scores.items()}}
     content |= {"others": {name: {"accuracy": value, "gain": asdict(gain)} for name, (value, gain) in others.items()}}
     (folder / "kfold.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -97,7 +97,7 @@ def folds_text(accuracies: list[float], rows: int, scores: Scores) -> str:
     return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {deviation:.1f} points"])
 
 
-def compare_systems(rows: pd.DataFrame) -> dict[str, tuple[float, Interval]]:
+def gains_over_others(rows: pd.DataFrame) -> dict[str, tuple[float, Interval]]:
     """The accuracy of each other system on the rows, and the model's minus it, with intervals that resample groups.
 
     Systems that an earlier version did not write for all folds are left out.
