@@ -42,8 +42,10 @@ from data import (
     require_columns,
     verify_images,
 )
+from data.context_check import check_features, verify_contexts
 from data.errors import UserError
 from data.groups import case_numbers
+from data.settings import ContextSettings, NamedContext
 from models import ImageTextClassifier, ImageTextConfig
 from models.onnx_classifier import OnnxModel
 
@@ -182,7 +184,8 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
     if asked.test and split != "test":
         raise UserError("--split names rows of the run's own data, --data.test other rows: give one of them.")
     names = ("normalize_labels", "allow_missing", "label_type", "label_separator")
-    trained = replace(run.data, **(config.columns or {}), **{name: getattr(config, name) for name in names})
+    same = {name: getattr(config, name) for name in names} | contexts_of(run, config)
+    trained = replace(run.data, **(config.columns or {}), **same)
     given = {name: value for name, value in asked.given().items() if name not in ("group", "pool", "slice_by")}
     data = replace(trained, **given, slice_by=[])
     slice_by = trained.slice_by if asked.slice_by is None else asked.slice_by
@@ -210,9 +213,20 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
             )
         )
     rows, _ = verify_images(load_rows(source, split, replace(data, streaming=False)), data)
+    rows = verify_contexts(rows, data)
+    check_features(rows, config.contexts or ())
     if not asked.test:
         check_own_rows(options, rows, data.group, is_cut=False)
     return rows, with_columns(resampled, rows, options)
+
+
+def contexts_of(run: Settings, config: ImageTextConfig) -> dict[str, dict]:
+    """The setting ``context`` of a model: that of its run, or what the model keeps of it."""
+    if run.data.context or not config.contexts:
+        return {"context": run.data.context}
+    texts = {"text": ContextSettings("text", [(config.columns or {}).get("text", "text")])} if config.has_text else {}
+    found = {spec["name"]: NamedContext.of_spec(spec) for spec in config.contexts}
+    return {"context": texts | {name: ContextSettings(c.kind, c.columns) for name, c in found.items()}}
 
 
 def check_cut(given: dict[str, Any], trained: DataSettings) -> None:

@@ -40,7 +40,7 @@ class LearningRateScales:
     text_encoder: NonNegativeFloat | None = None
     """The text encoder. Default: 1 from scratch or with LoRA, 0.1 if pretrained."""
     fusion: NonNegativeFloat = 1.0
-    """Context grid, cross-attention and the embeddings for missing inputs."""
+    """Context grids, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0
     """The classifier."""
     probe: NonNegativeFloat = 1.0

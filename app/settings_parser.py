@@ -102,11 +102,14 @@ def as_paths(argv: list[str]) -> Iterator[str]:
     """Arguments in the form that the parser needs.
 
     ``--option=PATH`` becomes two arguments, the home folder of the configuration is expanded, and a file whose name
-    YAML reads as no value, such as ``#1.csv`` or ``null``, becomes ``./#1.csv``.
+    YAML reads as no value, such as ``#1.csv`` or ``null``, becomes ``./#1.csv``. ``--context.NAME`` is short for
+    ``--data.context.NAME``.
     """
     options = {"--config", "--run_dir", *(f"--{name}" for name in PATHS)}
     option = ""
     for argument in argv:
+        if argument.startswith("--context."):
+            argument = f"--data.{argument.removeprefix('--')}"
         name, equals, value = argument.partition("=")
         if equals and name in options:
             yield name

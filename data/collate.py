@@ -1,8 +1,10 @@
 """Examples → batches of tensors. A batch holds each different image and each different text once."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from data.contexts import collate_features, unique
 from data.feature_store import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
 from data.label_format import SINGLE, LabelFormat
@@ -17,6 +20,9 @@ from data.rows import Example, Rows
 from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange
 from data.workers import end_workers_at_exit, ignore_stop_signals
+
+FAST = torch.channels_last
+"""Memory format of images in which VGG16 is faster, on CPU and GPU."""
 
 
 class Targets(NamedTuple):
@@ -38,7 +44,7 @@ class Targets(NamedTuple):
 class Batch(NamedTuple):
     """Inputs of the model, as keyword arguments of `ImageTextClassifier.forward`, and targets for the loss."""
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     targets: Targets
 
 
@@ -57,6 +63,8 @@ class InputCollate:
         value_range: how images of more than 8 bits are read, see `data.images.decode_image`.
         image_features, text_features: precomputed outputs of frozen encoders. They replace the images or the texts.
         features_level: block of the image encoder that ``image_features`` come from.
+        contexts: the entries of the model's ``contexts``.
+        context_maps: last maps of a frozen image encoder, which replace second pictures.
     """
 
     processor: Callable
@@ -65,8 +73,15 @@ class InputCollate:
     image_features: FeatureStore | None = None
     text_features: FeatureStore | None = None
     features_level: int | None = None
+    contexts: Sequence[Mapping[str, Any]] = ()
+    context_maps: FeatureStore | None = None
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    @classmethod
+    def of(cls, processor: Callable, config, max_pixels: int = MAX_PIXELS) -> InputCollate:
+        """The collation that a model's configuration asks for."""
+        return cls(processor, max_pixels, config.value_range, contexts=config.contexts or ())
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Inputs of B examples with I different images and T different texts.
 
         Shape:
@@ -75,9 +90,11 @@ class InputCollate:
             - image_features ``(I, D, h, w)`` in place of ``pixel_values``, and context_features ``(T, hidden, L)`` in
               place of ``input_ids``, if features are given
             - image_index, text_index: ``(B,)``, the image and the text of each example, -1 if missing
+        - contexts: name → tensors, as `ImageTextClassifier.forward` takes them; absent if the model has none
 
         Raises:
             BadImageError: an image cannot be decoded; the message names its row.
+            UserError: features that differ from those of the training; the message names the row.
         """
         images: dict[str, Example] = {}
         positions: dict[str, int] = {}
@@ -91,19 +108,39 @@ class InputCollate:
             image_index.append(-1 if example.image is None else positions[key])
             text_index.append(-1 if example.text is None else texts.setdefault(example.text, len(texts)))
         inputs = self.collate_images(images) | self.collate_texts(list(texts))
-        return inputs | {"image_index": torch.tensor(image_index), "text_index": torch.tensor(text_index)}
+        inputs |= {"image_index": torch.tensor(image_index), "text_index": torch.tensor(text_index)}
+        if self.contexts:
+            inputs["contexts"] = {spec["name"]: self.collate_context(spec, examples) for spec in self.contexts}
+        return inputs
+
+    def collate_context(self, spec: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tensors of one further context; only ``index`` if no example has it."""
+        cells, index = unique([example.contexts.get(spec["name"]) for example in examples])
+        found = {"index": torch.tensor(index)}
+        if not cells:
+            return found
+        rows = [examples[index.index(place)].row for place in range(len(cells))]
+        if spec["kind"] == "text":
+            return found | dict(self.processor(None, [cell.value for cell in cells]))
+        if spec["kind"] != "image":
+            return found | collate_features(spec, [cell.value for cell in cells], rows)
+        if self.context_maps is not None:
+            return found | {"features": torch.cat([self.context_maps[cell.key] for cell in cells])}
+        return found | self.pixels([Example(row, cell.value, None) for row, cell in zip(rows, cells, strict=True)])
 
     def collate_images(self, images: dict[str, Example]) -> dict:
         """Tensors of the different images, given as image key → one example with that image."""
         if not images:
             return {}
-        fast = torch.channels_last  # VGG16 is faster in this memory format, on CPU and GPU
-        if self.image_features is not None:
-            features = torch.cat([self.image_features[key] for key in images])
-            features = features.contiguous(memory_format=fast)
-            return {"image_features": features, "features_level": self.features_level}
-        decoded = [self.decode(example) for example in images.values()]
-        return {"pixel_values": self.processor(decoded, None)["pixel_values"].contiguous(memory_format=fast)}
+        if self.image_features is None:
+            return self.pixels(images.values())
+        features = torch.cat([self.image_features[key] for key in images]).contiguous(memory_format=FAST)
+        return {"image_features": features, "features_level": self.features_level}
+
+    def pixels(self, examples: Iterable[Example]) -> dict:
+        """Pixels of the different images."""
+        decoded = [self.decode(example) for example in examples]
+        return {"pixel_values": self.processor(decoded, None)["pixel_values"].contiguous(memory_format=FAST)}
 
     def collate_texts(self, texts: list[str]) -> dict:
         """Tensors of the different texts."""
@@ -158,6 +195,15 @@ class Collate:
         if self.label_format.type == "annotators":
             return values / values.sum(dim=1, keepdim=True).clamp(min=1e-9)
         return values
+
+
+def row_contexts(model: Any, processor: Callable, rows: Rows, index: int) -> dict[str, Any]:
+    """``contexts`` of one row, as `ImageTextClassifier.forward` takes them; empty if the model has none."""
+    collate = InputCollate.of(processor, model.config)
+    if not collate.contexts:
+        return {}
+    example = rows.example(index, None)
+    return {"contexts": {spec["name"]: collate.collate_context(spec, [example]) for spec in collate.contexts}}
 
 
 def make_loader(

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 from data.cells import as_number, is_clean
 from data.column_names import refuse_repeated, require_columns
+from data.contexts import context_columns
 from data.errors import UserError
 from data.label_format import LabelFormat
 from data.labels import NoLabelsError
@@ -38,6 +39,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         first = next(iter(table), None)
     if first is None:
         raise UserError(f"{source} has no rows.")
+    contexts = settings.further_contexts()
+    if contexts and settings.streaming:
+        raise UserError("A stream has an image and a text; contexts need random access: leave out --data.streaming.")
     check_columns(list(first), source, split, settings)
     texts, labels = read_texts_and_labels(table, source, settings)
     weight = settings.weight
@@ -54,6 +58,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         table_weights=weights,
         confined=settings.confine_images,
         value_range=value_range,
+        contexts=contexts,
     )
     return rows if weights is None else rows.select(np.flatnonzero(weights).tolist())
 
@@ -61,6 +66,9 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
 def check_columns(columns: list[str], source: str, split: str, settings: DataSettings) -> None:
     """Check that the columns named by the settings exist. ``group`` and ``weight`` are required only in train."""
     wanted = {"image": [settings.image], "text": text_columns(settings.text), "label": [settings.label]}
+    if not settings.has_text:
+        del wanted["text"]
+    wanted |= {f"context.{context.name}": list(context_columns([context])) for context in settings.further_contexts()}
     if settings.group and split == "train":
         wanted["group"] = [settings.group]
     if settings.weight and split == "train":
@@ -95,11 +103,12 @@ def read_texts_and_labels(
     class_names = feature.names if isinstance(feature, ClassLabel) else None
     form = LabelFormat.of(settings)
     faults = RowFaults()
-    cells = table.select_columns(list(dict.fromkeys([*text_columns(settings.text), settings.label])))
+    named = text_columns(settings.text) if settings.has_text else []
+    cells = table.select_columns(list(dict.fromkeys([*named, settings.label])))
     texts, labels = write_columns(
         (
             (
-                faults.check_text(number, make_text(row, settings.text)),
+                faults.check_text(number, make_text(row, settings.text)) if settings.has_text else None,
                 faults.check_label(number, form.parse(row[settings.label], class_names, settings.normalize_labels)),
             )
             for number, row in enumerate(cells)

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
+from data.context_check import check_features, fit_contexts, verify_contexts
 from data.errors import UserError
 from data.groups import describe_groups, row_groups
 from data.image_check import ImageInfo, verify_images
@@ -29,12 +31,14 @@ class PreparedData:
         label_names: the vocabulary, in the order of class indices.
         notes: lines about the data and how it was split; warnings start with "warning: ".
         unreadable: row numbers in each source that were left out, because their image cannot be read.
+        contexts: what the model is told about the contexts beside the text: the entries of its ``contexts``.
     """
 
     splits: dict[str, Rows]
     label_names: list[str]
     notes: list[str] = field(default_factory=list)
     unreadable: dict[str, list[int]] = field(default_factory=dict)
+    contexts: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -79,7 +83,11 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     notes += [describe_split(split, rows, checked.infos[split]) for split, rows in splits.items()]
     notes += describe_value_ranges(splits) + describe_weights(splits, settings.weight)
     notes += describe_labels(splits, label_names, form) + describe_overlap(splits, split_pairs(splits))
-    return PreparedData(splits, label_names, notes, unreadable)
+    contexts = fit_contexts(splits["train"])
+    for split in ("validation", "test"):
+        if split in splits:
+            check_features(splits[split], contexts)
+    return PreparedData(splits, label_names, notes, unreadable, contexts)
 
 
 def load_splits(settings: DataSettings) -> tuple[CheckedSplits, dict[str, list[int]]]:
@@ -89,9 +97,16 @@ def load_splits(settings: DataSettings) -> tuple[CheckedSplits, dict[str, list[i
         source = getattr(settings, split)
         if source is not None:
             rows = load_rows(source, split, settings)
-            checked.rows[split], checked.infos[split] = verify_images(rows, settings)
+            rows, infos = verify_images(rows, settings)
+            checked.rows[split], checked.infos[split] = keep_infos(verify_contexts(rows, settings), rows, infos)
             unreadable[split] = np.setdiff1d(rows.numbers, checked.rows[split].numbers).tolist()
     return checked, unreadable
+
+
+def keep_infos(kept: Rows, rows: Rows, infos: list[ImageInfo]) -> tuple[Rows, list[ImageInfo]]:
+    """The rows that were kept, and their `ImageInfo`."""
+    there = set(kept.numbers.tolist())
+    return kept, [info for number, info in zip(rows.numbers.tolist(), infos, strict=True) if number in there]
 
 
 def hold_out_fold(checked: CheckedSplits, settings: DataSettings) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch.utils.data
 from datasets import Dataset, IterableDataset
 from PIL import Image
 
+from data.contexts import ContextCell, read_cell
 from data.image_cells import StoredImage, resolve_image
 from data.images import BadImageError, decode_image
+from data.settings import NamedContext
 from data.string_column import StringColumn
 from data.value_range import ValueRange
 from data.value_range_report import ValueRangeReport, report_value_ranges
@@ -30,6 +32,7 @@ class Example:
         label: as written by `LabelFormat.parse`; ``None`` if there is nothing to train on or to score.
         image_key: equal for equal images.
         weight: of the row in the loss and in metrics.
+        contexts: name → the row's value for each further context; ``None`` if missing.
     """
 
     row: int
@@ -38,6 +41,7 @@ class Example:
     label: str | None = None
     image_key: str | None = None
     weight: float = 1.0
+    contexts: Mapping[str, ContextCell | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +63,9 @@ class Rows(torch.utils.data.Dataset[Example]):
         confined: only read image paths inside ``image_root``.
         value_stats: `data.value_range.VALUE_STATS` of each row's image ``(n,)``; ``None`` before ``verify_images``.
         value_range: how images of more than 8 bits are read.
+        contexts: the contexts beside the text.
+        context_keys: name of a context → one key for each row, equal for equal values; empty before
+            `data.context_check.verify_contexts`.
     """
 
     source: str
@@ -73,6 +80,8 @@ class Rows(torch.utils.data.Dataset[Example]):
     confined: bool = False
     value_stats: np.ndarray | None = None
     value_range: ValueRange = None
+    contexts: Sequence[NamedContext] = ()
+    context_keys: dict[str, StringColumn[str | None]] = field(default_factory=dict)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -118,7 +127,22 @@ class Rows(torch.utils.data.Dataset[Example]):
     def example(self, index: int, image: StoredImage) -> Example:
         number, label = int(self.numbers[index]), self.labels[index]
         weight = 1.0 if self.table_weights is None else float(self.table_weights[number])
-        return Example(number, image, self.texts[index], label, self.image_keys[index], weight)
+        return Example(
+            number, image, self.texts[index], label, self.image_keys[index], weight, self.context_cells(index)
+        )
+
+    def context_cells(self, index: int) -> dict[str, ContextCell | None]:
+        """The contexts of a row by name, with the keys that `data.context_check.verify_contexts` gave them."""
+        keys = {context.name: self.context_keys[context.name][index] for context in self.contexts}
+        if not any(keys.values()):
+            return dict.fromkeys(keys)
+        row = self.table[int(self.numbers[index])]
+        cells = {
+            c.name: read_cell(row, c, self.image_root, self.confined) if keys[c.name] else None for c in self.contexts
+        }
+        return {
+            name: None if cell is None else ContextCell(cell.value, str(keys[name])) for name, cell in cells.items()
+        }
 
     def decoded_image(self, index: int) -> Image.Image:
         """The decoded image of a row. `data.image_check.verify_images` has checked its number of pixels before."""
@@ -138,8 +162,14 @@ class Rows(torch.utils.data.Dataset[Example]):
             texts=self.texts.select(indices),
             labels=self.labels.select(indices),
             image_keys=self.image_keys.select(indices) if len(self.image_keys) else self.image_keys,
+            context_keys={name: keys.select(indices) for name, keys in self.context_keys.items()},
             value_stats=None if self.value_stats is None else self.value_stats[np.asarray(indices, dtype=np.int64)],
         )
+
+    def pictures_of(self, name: str) -> Rows:
+        """The same rows with the pictures of a context in place of their images."""
+        context = next(context for context in self.contexts if context.name == name)
+        return replace(self, image_column=context.columns[0], image_keys=self.context_keys[name], contexts=())
 
     def value_range_reports(self) -> list[ValueRangeReport]:
         """How images of more than 8 bits are read; an empty list if there are none."""

@@ -1,12 +1,31 @@
 """Settings of the data section of a configuration."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+from torch import nn
+
+from data.errors import UserError
 
 TEXT_SLICES = ("text_tokens", "text_cut")
 """Values of ``slice_by`` that are not columns: the text's number of tokens, and whether the model truncates it."""
+ContextKind = Literal["text", "image", "features"]
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+"""Names of contexts: parts of the model have them."""
+
+
+@dataclass
+class ContextSettings:
+    """A context: an input that the image attends to."""
+
+    kind: ContextKind
+    """text; image (a second picture); or features (columns of numbers or categories, such as age and sex; or a column
+    with vectors, sequences of vectors, or .npy files of them)."""
+    columns: list[str] = field(default_factory=list)
+    """Columns of the table; by default the one with the name of the context. A text may be a template."""
 
 
 @dataclass
@@ -25,6 +44,9 @@ class DataSettings:
     text: str = "text"
     """Column with the text, or a template of several columns, such as "{question} {report}". Write {{ and }} for braces
     in the text."""
+    context: dict[str, str | ContextSettings] = field(default_factory=dict)
+    """Named contexts in place of the one text, each a kind or its settings: --context.question text --context.prior
+    image --context.patient '{kind: features, columns: [age, sex]}'. See docs/context.md."""
     label: str = "label"
     """Column with the label: a string, a number or a boolean. See docs/tables.md."""
     label_type: Literal["single", "multi", "annotators"] = "single"
@@ -82,3 +104,67 @@ class DataSettings:
     """Number of rows in the shuffle buffer of a stream."""
     num_workers: NonNegativeInt = 2
     """Worker processes that decode images."""
+
+    def __post_init__(self) -> None:
+        contexts = self.contexts()
+        if texts := [context for context in contexts if context.kind == "text"]:
+            self.text = texts[0].columns[0]
+        elif contexts:
+            self.text = ""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether rows have a text."""
+        return bool(self.text)
+
+    def contexts(self) -> list["NamedContext"]:
+        """The named contexts in order.
+
+        Raises:
+            UserError: a name or a kind that is not allowed, or columns that do not fit the kind.
+        """
+        return [NamedContext.of(name, given) for name, given in self.context.items()]
+
+    def further_contexts(self) -> list["NamedContext"]:
+        """The contexts beside the text: all but the first of the kind text."""
+        contexts = self.contexts()
+        first = next((context for context in contexts if context.kind == "text"), None)
+        return [context for context in contexts if context is not first]
+
+
+@dataclass
+class NamedContext(ContextSettings):
+    """A context with its name."""
+
+    name: str = ""
+
+    @classmethod
+    def of(cls, name: str, given: str | ContextSettings) -> "NamedContext":
+        """A context from the settings; see `DataSettings.contexts`."""
+        settings = ContextSettings(given) if isinstance(given, str) else given  # type: ignore[arg-type]
+        if not NAME.fullmatch(name) or name in RESERVED or hasattr(nn.ModuleDict(), name):
+            raise UserError(
+                f"A context cannot be called {name!r}: names have letters, digits and _, start with a letter, and are "
+                f"none of {', '.join(RESERVED)}, nor attributes of torch.nn.ModuleDict, such as values or type."
+            )
+        if settings.kind not in get_args(ContextKind):
+            raise UserError(
+                f"The context {name} is of the kind {settings.kind!r}; kinds are {', '.join(get_args(ContextKind))}."
+            )
+        columns = list(settings.columns) or [name]
+        if settings.kind != "features" and len(columns) > 1:
+            instead = (
+                " Several columns of text are a template: '{question} {report}'." if settings.kind == "text" else ""
+            )
+            raise UserError(f"The context {name} has one column, got {', '.join(columns)}.{instead}")
+        return cls(settings.kind, columns, name)
+
+    @classmethod
+    def of_spec(cls, spec: Mapping[str, Any]) -> "NamedContext":
+        """The context of an entry of a model's ``contexts``."""
+        kind: ContextKind = "features" if spec["kind"] in ("vectors", "columns") else spec["kind"]
+        return cls(kind, list(spec["columns"]), name=spec["name"])
+
+
+RESERVED = ("image", "label", "all")
+"""Names that contexts cannot have."""

@@ -27,6 +27,8 @@ from models.text_encoder import (
 
 VGG16 = "vgg16"
 """Name of the one image encoder that is not a transformers backbone."""
+NO_TEXT = "no text"
+"""What the tokenizer of a model without a text is trained on; nothing uses it."""
 
 
 def build_model(
@@ -49,7 +51,8 @@ def build_model(
             "--model.image_weights applies to VGG16 only. Other image encoders are loaded with their weights: "
             "--model.image_encoder HUB_ID_OR_FOLDER."
         )
-    tokenizer, text = build_text(settings, texts)
+    has_text = reading.get("has_text", True)
+    tokenizer, text = build_text(settings, texts) if has_text else (train_tokenizer([NO_TEXT]), {})
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
@@ -57,11 +60,12 @@ def build_model(
     encoders = text | {"image_config": image_config(settings)}
     config = ImageTextConfig(**encoders, **architecture(settings), **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
-    assert model.text_encoder is not None
-    if text_is_pretrained(settings):
-        model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
+    max_length = settings.max_text_length
+    if model.text_encoder is not None:
+        if text_is_pretrained(settings):
+            model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
+        max_length = min(max_length, model.text_encoder.max_positions or max_length)
     statistics = load_image_encoder(model.image_encoder, settings)
-    max_length = min(settings.max_text_length, model.text_encoder.max_positions or settings.max_text_length)
     return model, build_processor(tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit)
 
 

@@ -9,11 +9,12 @@ from data.errors import UserError
 from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
+from models.contexts import Context
 from models.decisions import to_probabilities
 from models.levels import ImageEncoder, LevelFusions
 from models.linear_probe import LinearProbe
 from models.output import ImageTextOutput
-from models.pair_indices import drop_modality, mark_empty_texts, missing_to_last, resolve_indices
+from models.pair_indices import drop_inputs, mark_empty_texts, missing_to_last, resolve_indices
 from models.pooled_classifier import PooledClassifier
 from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
@@ -28,9 +29,12 @@ class ImageTextClassifier(SavedModel):
     Each of I images and T texts is encoded once; B pairs refer to them by index. The text is given as tokens. If
     ``config.context_hidden_size`` is set, features of any other model (of sound, video or a table) take its place.
 
-    A missing text (a row of ``attention_mask`` without a 1, or no ``input_ids``) and a missing image (``image_index``
-    of -1, or no ``pixel_values``) are each replaced by a learned token. In training mode a share
-    ``config.modality_dropout`` of texts and of images is dropped at random, which trains these tokens.
+    Contexts beside the text, or in its place, are named in ``config.contexts``: a second picture, a sound, features,
+    columns of a table, a second text. Each becomes 49 slots, and the image attends to the slots of all.
+
+    A missing text (a row of ``attention_mask`` without a 1, or no ``input_ids``), a missing image (``image_index``
+    of -1, or no ``pixel_values``) and a missing context are each replaced by a learned token. In training mode a share
+    ``config.modality_dropout`` of each is dropped at random, which trains these tokens.
 
     In evaluation mode the logits are divided by ``config.temperature``, which calibrates them (Guo et al. 2017,
     section 4.2).
@@ -49,6 +53,10 @@ class ImageTextClassifier(SavedModel):
           ``config.context_hidden_size``, of another model; L is the product of the last dimensions
         - image_features: ``(I, D, h, w)``, instead of ``pixel_values``: output of the image encoder after block
           ``features_level``, by default the first level
+        - contexts: name → the tensors of a further context: ``index`` ``(B,)`` int64, the row of each pair, -1 for a
+          missing one, or ``(1,)`` for all; and ``pixel_values`` ``(K, 3, H, W)`` of a picture or ``features``
+          ``(K, D, h, w)``, its last map; ``input_ids`` and ``attention_mask`` of a text; or ``values`` and ``mask`` of
+          features (`models.contexts`)
         - returns: `ImageTextOutput` with logits ``(B, C)``
 
     Raises:
@@ -62,13 +70,15 @@ class ImageTextClassifier(SavedModel):
 
     def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
         super().__init__(config)
-        if config.context_hidden_size:
-            self.text_encoder, hidden_size = None, config.context_hidden_size
-        else:
+        self.text_encoder: TextEncoder | None = None
+        hidden_size = config.context_hidden_size
+        if config.has_text and not hidden_size:
             self.text_encoder = TextEncoder(config, trust_custom_encoder)
             hidden_size = self.text_encoder.hidden_size
-        self.context_grid = ContextGrid(hidden_size, config.context_pooling)
+        self.context_grid = ContextGrid(hidden_size, config.context_pooling) if hidden_size else None
         self.image_encoder = build_image_encoder(config)
+        sizes = config.context_pooling, self.image_encoder.width(LAST), hidden_size
+        self.contexts = nn.ModuleDict({spec["name"]: Context(spec, *sizes) for spec in config.contexts or ()})
         self.fusions = LevelFusions(config, self.image_encoder)
         self.levels = self.fusions.levels
         self.classifier = build_classifier(config, self.image_encoder.width(LAST))
@@ -76,7 +86,7 @@ class ImageTextClassifier(SavedModel):
         if config.linear_probe:
             text_dim = None if config.fusion == "none" else hidden_size
             self.probe = LinearProbe(self.image_encoder.width(self.levels[0]), text_dim, config.num_labels)
-        self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02)
+        self.no_text = nn.Parameter(torch.randn(hidden_size) * 0.02) if hidden_size else None
         self.no_image = nn.Parameter(torch.randn(1, self.image_encoder.width(self.levels[0]), 1, 1) * 0.02)
         self.post_init()
 
@@ -98,25 +108,39 @@ class ImageTextClassifier(SavedModel):
         text_index: Tensor | None = None,
         image_features: Tensor | None = None,
         features_level: int | None = None,
+        contexts: dict[str, dict[str, Tensor]] | None = None,
     ) -> ImageTextOutput:
         """Compute the logits; with ``output_attentions`` also the weights of attention, tokens and positions."""
         self.check_context(input_ids, context_features)
         texts = input_ids if context_features is None else context_features
         images = pixel_values if image_features is None else image_features
-        image_index, text_index = resolve_indices(images, texts, image_index, text_index)
+        further = {name: part for name, part in (contexts or {}).items() if name in self.contexts}
+        others = {name: part["index"] for name, part in further.items()}
+        image_index, text_index = resolve_indices(images, texts, image_index, text_index, others)
         mask = real_tokens(texts, attention_mask)
         text_index = mark_empty_texts(text_index, mask)
+        absent = torch.full_like(image_index, -1)
+        others = {name: others.get(name, absent).expand_as(image_index) for name in self.contexts}
         if self.training:
-            image_index, text_index = drop_modality(image_index, text_index, self.config.modality_dropout)
+            image_index, text_index, others = self.drop_inputs(image_index, text_index, others)
 
-        tokens, mask = self.encode_texts(texts, mask)
-        contexts, token_weights = self.context_grid(tokens, mask, output_attentions)
+        token_weights = None
+        if self.context_grid is not None:
+            tokens, mask = self.encode_texts(texts, mask)
+            slots, token_weights = self.context_grid(tokens, mask, output_attentions)
+            text_index = missing_to_last(text_index, slots)
+            token_weights = None if token_weights is None else token_weights[text_index]
         maps = self.encode_images(images, 0 if image_features is None else features_level or self.levels[0])
-        image_index, text_index = missing_to_last(image_index, maps), missing_to_last(text_index, contexts)
+        image_index = missing_to_last(image_index, maps)
+        slots_index = text_index
+        if self.contexts:
+            grids = [] if self.context_grid is None else [slots[text_index]]
+            grids += [self.encode_context(name, further.get(name, {}), index) for name, index in others.items()]
+            slots, slots_index = torch.cat(grids, dim=2), torch.arange(len(image_index), device=image_index.device)
         fused, attentions, gates, work = self.fusions(
-            maps, contexts, image_index, text_index, self.image_encoder, output_attentions
+            maps, slots, image_index, slots_index, self.image_encoder, output_attentions
         )
-        logits, joint = self.classifier(fused, contexts.flatten(2).mean(dim=2)[text_index], output_attentions)
+        logits, joint = self.classifier(fused, slots.flatten(2).mean(dim=2)[slots_index], output_attentions)
         if self.probe is not None:
             scale = 1.0 if self.training else self.config.classifier_scale
             logits = scale * logits + self.probe(maps, tokens, mask, image_index, text_index)
@@ -128,7 +152,7 @@ class ImageTextClassifier(SavedModel):
             attentions=attentions,
             gates=gates,
             work=work,
-            token_weights=None if token_weights is None else token_weights[text_index],
+            token_weights=token_weights,
             position_weights=None if joint is None else joint.flatten(2).softmax(dim=2).view_as(joint),
         )
 
@@ -148,6 +172,10 @@ class ImageTextClassifier(SavedModel):
         Raises:
             ValueError: texts for a model of features, or features of another shape.
         """
+        if self.no_text is None:
+            if input_ids is None and context_features is None:
+                return
+            raise ValueError(f"This model has no text; its contexts are {', '.join(self.contexts)}.")
         width = len(self.no_text)
         if self.text_encoder is None and input_ids is not None:
             raise ValueError("This model takes context_features, not input_ids: it was built with context_hidden_size.")
@@ -166,6 +194,7 @@ class ImageTextClassifier(SavedModel):
             - texts: tokens ``(T, L)`` or features ``(T, hidden, …)``; mask: ``(T, L)`` bool, ``True`` on real tokens
             - returns: token features ``(T + 1, L, hidden)``, and the mask of real tokens ``(T + 1, L)``
         """
+        assert self.no_text is not None
         no_text = self.no_text[None, None]
         if texts is None or mask is None:
             return no_text, torch.ones(1, 1, dtype=torch.bool, device=no_text.device)
@@ -178,6 +207,42 @@ class ImageTextClassifier(SavedModel):
             tokens = self.text_encoder(texts, mask.long())
         tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
         return tokens, torch.cat([mask, first[None]])
+
+    def drop_inputs(
+        self, image_index: Tensor, text_index: Tensor, others: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Drop each input of a share of the pairs, see `models.pair_indices.drop_inputs`."""
+        texts = [] if self.no_text is None else [text_index]
+        dropped = drop_inputs([*texts, *others.values(), image_index], self.config.modality_dropout)
+        names = list(others)
+        kept = dict(zip(names, dropped[len(texts) : -1], strict=True))
+        return dropped[-1], dropped[0] if texts else text_index, kept
+
+    def encode_context(self, name: str, inputs: dict[str, Tensor], index: Tensor) -> Tensor:
+        """The slots of each pair for one of the further contexts ``(B, 512, 7, 7)``.
+
+        Args:
+            inputs: its tensors as in `forward`; empty if no pair has it.
+            index: the row of each pair ``(B,)``, -1 for a missing or dropped one.
+        """
+        context = self.contexts[name]
+        assert isinstance(context, Context)
+        given = {key: value for key, value in inputs.items() if key != "index"}
+        if not given:
+            return context.slots(None, None, index, self.no_image.dtype)
+        if context.kind == "image" and context.tokens is not None:
+            maps = given.get("features")
+            maps = self.image_encoder.run(given["pixel_values"], 0, LAST) if maps is None else self.cast(maps)
+            tokens, mask = context.tokens(maps)
+        elif context.tokens is None:
+            assert self.text_encoder is not None
+            mask = given["attention_mask"].bool()
+            index = mark_empty_texts(index, mask)
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            tokens = self.text_encoder(given["input_ids"], (mask | (first & ~mask.any(dim=1, keepdim=True))).long())
+        else:
+            tokens, mask = context.tokens(**given)
+        return context.slots(tokens, mask, index, self.no_image.dtype)
 
     def encode_images(self, images: Tensor | None, done: int) -> Tensor:
         """Encode the images up to the first level; the last map is the learned "no image" map.

@@ -19,6 +19,10 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         custom_text_encoder: ``file.py:ClassName``, used instead of ``text_config``; see `models.custom_encoder`.
         custom_text_encoder_kwargs: arguments of that class.
         context_hidden_size: width of ``context_features`` computed by another model; replaces the text encoder.
+        has_text: whether a text is among the contexts.
+        contexts: the contexts beside the text, in order: ``name``, ``kind`` (``text``, ``image``, ``vectors`` or
+            ``columns``), ``columns`` of the training data, and what the training rows fix about them, see
+            `data.context_check.fit_contexts`.
         image_config: configuration of a transformers backbone, of any type; ``None`` is VGG16.
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.
@@ -52,6 +56,8 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     custom_text_encoder: str | None = None
     custom_text_encoder_kwargs: dict | None = None
     context_hidden_size: int | None = None
+    has_text: bool = True
+    contexts: list[dict] | None = None
     image_config: PreTrainedConfig | dict | None = None
     classifier: Literal["pooled", "mixture"] = "mixture"
     gate_threshold: float = 0.5
@@ -68,3 +74,15 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     normalize_labels: bool = False
     allow_missing: bool = False
     value_range: list[float] | dict | None = None
+
+    @property
+    def other_contexts(self) -> list[str]:
+        """The names of the contexts if they are not one text; empty otherwise."""
+        if self.has_text and not self.contexts:
+            return []
+        return [*(["text"] if self.has_text else []), *(spec["name"] for spec in self.contexts or ())]
+
+    @property
+    def num_contexts(self) -> int:
+        """Number of contexts that the image attends to together."""
+        return int(self.has_text) + len(self.contexts or ())

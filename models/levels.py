@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from models.attention import take
 from models.attention_kinds import build_attention
 from models.backbone import BackboneEncoder
@@ -27,7 +28,7 @@ class LevelFusions(nn.ModuleDict):
 
     Shape:
         - maps: ``(I, D, h, w)``, the maps at the first level
-        - contexts: ``(T, 512, 7, 7)``
+        - contexts: ``(T, 512, 7, 7)``; of K contexts ``(T, 512, 7·K, 7)``
         - image_index, text_index: ``(B,)`` int64, the rows of ``maps`` and ``contexts`` of each pair
         - returns: the fused maps after the last block ``(B, D', h', w')``; the attention weights of each level, or
           ``None``; and, if gated, the gates ``(B, levels)`` and the share of work done ``(B,)``, else ``None``
@@ -86,14 +87,28 @@ class LevelFusions(nn.ModuleDict):
         return fusions, blocks
 
 
+def check_contexts(config: ImageTextConfig) -> None:
+    """Refuse attention that needs the slots of one context.
+
+    Raises:
+        UserError: window attention with several contexts.
+    """
+    if config.attention == "window" and config.num_contexts > 1:
+        raise UserError(
+            f"Window attention needs the 7×7 slots of one context; the model has {config.num_contexts}. Choose another "
+            "--model.attention."
+        )
+
+
 def build_level(config: ImageTextConfig, image_encoder: ImageEncoder, level: int) -> nn.Module:
     """The fusion after one block of the image encoder, behind a gate if the model is gated."""
     dim, positions = image_encoder.width(level), 0
     if config.fusion == "self" and config.attention == "low_rank":
         positions = image_encoder.side(config.image_size, level) ** 2
+    check_contexts(config)
     attend = build_attention(
         config.attention,
-        GRID * GRID + positions,
+        GRID * GRID * config.num_contexts + positions,
         window=config.attention_window,
         top_k=config.attention_top_k,
         rank=config.attention_rank,

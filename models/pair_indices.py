@@ -1,13 +1,22 @@
 """Image-text pairs as two index tensors: the image row and the text row of each pair, -1 where it has none."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 
 def resolve_indices(
-    images: Tensor | None, texts: Tensor | None, image_index: Tensor | None, text_index: Tensor | None
+    images: Tensor | None,
+    texts: Tensor | None,
+    image_index: Tensor | None,
+    text_index: Tensor | None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Complete the indices of B pairs: without an index, pair b consists of row b.
+
+    Args:
+        others: indices of further contexts by name, ``(B,)``, or ``(1,)`` for all pairs.
 
     Shape:
         - images: ``(I, …)``; texts: ``(T, …)``; at least one of the two
@@ -23,6 +32,9 @@ def resolve_indices(
         for name, tensor in given.items()
         if tensor is not None and (name.endswith("index") or given[f"{name[:-1]}_index"] is None)
     }
+    sizes |= {name: len(index) for name, index in (others or {}).items() if len(index) != 1}
+    if not sizes and others:  # contexts of one pair, without image and text
+        sizes = dict.fromkeys(others, 1)
     if not sizes:
         raise ValueError("Give pixel_values, input_ids or both; got neither.")
     num_pairs = next(iter(sizes.values()))
@@ -32,7 +44,7 @@ def resolve_indices(
             f"Images, texts and indices must give the same number of pairs, got {found}. Where images or texts are "
             "shared by several pairs, give image_index and text_index: the row of each pair's image and text."
         )
-    device = next(tensor for tensor in given.values() if tensor is not None).device
+    device = next(tensor for tensor in (*given.values(), *(others or {}).values()) if tensor is not None).device
     indices = []
     for items, index in ((images, image_index), (texts, text_index)):
         if items is None:
@@ -50,19 +62,24 @@ def mark_empty_texts(text_index: Tensor, mask: Tensor | None) -> Tensor:
     return text_index if mask is None else torch.where(mask.any(dim=1)[text_index], text_index, -1)
 
 
-def drop_modality(image_index: Tensor, text_index: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Drop the text of a random share of the pairs that have both, and the image of an equal share; never both.
+def drop_inputs(indices: list[Tensor], rate: float) -> list[Tensor]:
+    """Drop the first input of a random share of the pairs, the second of another share, and so on: never two of one.
+
+    Only pairs that have all inputs lose one.
 
     Args:
-        rate: the share, in [0, 0.5).
+        rate: the share of each input, at most one divided by the number of inputs.
 
     Shape:
-        - image_index, text_index, and both that are returned: ``(B,)``, -1 for a missing or dropped one
+        - indices, and those returned: ``(B,)`` each, -1 for a missing or dropped input
     """
-    draw = torch.rand(len(text_index), device=text_index.device)
-    has_both = (image_index >= 0) & (text_index >= 0)
-    drops_text, drops_image = has_both & (draw < rate), has_both & (draw >= 1 - rate)
-    return image_index.masked_fill(drops_image, -1), text_index.masked_fill(drops_text, -1)
+    draw = torch.rand(len(indices[0]), device=indices[0].device)
+    has_all = torch.stack(indices).ge(0).all(dim=0)
+    shares = [(number * rate, (number + 1) * rate) for number in range(len(indices) - 1)] + [(1 - rate, 1.0)]
+    return [
+        index.masked_fill(has_all & (draw >= low) & (draw < high), -1)
+        for index, (low, high) in zip(indices, shares, strict=True)
+    ]
 
 
 def missing_to_last(index: Tensor, rows: Tensor) -> Tensor:

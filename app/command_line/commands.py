@@ -110,4 +110,4 @@ def spell_options(given: Namespace, names: Sequence[str]) -> Iterator[str]:
 
 def spell(value: object) -> str:
     """A value as it is written on a command line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=Namespace.as_dict)

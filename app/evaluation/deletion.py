@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from app.explanation.evidence import PATH, WINDOWS, default_method, evidence
 from app.explanation.hiding import hide
 from app.explanation.region import ask
 from data import Rows
+from data.collate import row_contexts
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 
@@ -65,6 +67,7 @@ def deletion_figures(
     for i in indices:
         text = rows.texts[i]
         inputs = dict(processor([rows.decoded_image(i)], [text] if text else None).to(device))
+        inputs |= send_to_device(row_contexts(model, processor, rows, i), device)
         if (heat := maps.get(i)) is None:
             pair = inputs | pair_indices(True, bool(text), device)
             heat = evidence(model, pair, torch.tensor([answers[i]], device=device), method)[0].cpu().numpy()

@@ -23,7 +23,7 @@ from app.evaluation.input_coverage import input_coverage
 from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws
 from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
-from app.evaluation.predict import BOTH, MODALITIES, Predictions
+from app.evaluation.predict import IMAGE_AND_TEXT, Parts, Predictions, parts_of
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
 from data import DataSettings, LabelFormat, Rows
@@ -38,6 +38,9 @@ BRIEF = ("accuracy", "macro_f1")
 MAX_CONFUSED = 30
 """Number of labels in the confusion matrix, the most frequent ones."""
 
+WHOLE = "whole"
+"""Key of the model with all inputs among draws."""
+
 
 def evaluate(
     predictions: Predictions,
@@ -51,7 +54,7 @@ def evaluate(
     """Figures with 95 % intervals by what the model was given, for the baselines, and by slices of the rows.
 
     Args:
-        predictions: for `MODALITIES`.
+        predictions: for `modalities_of` the model.
         settings: ``slice_by``, ``group`` and ``weight`` name columns of the rows.
         role: use of the rows in training.
         linear: answers of linear classifiers to compare with.
@@ -60,7 +63,7 @@ def evaluate(
     targets, form = predictions.targets, LabelFormat.of(config)
     groups, resampled_by = groups_of(rows, settings.group)
     resampler = Resampler(groups)
-    probabilities = predictions.probabilities[BOTH]
+    probabilities = predictions.whole
     scores, inputs, gained = compare_systems(predictions, linear, config, resampler)
     return Evaluation(
         source=rows.source,
@@ -87,7 +90,7 @@ def evaluate(
             for column in settings.slice_by
         },
         calibration=calibration_figures(
-            original.probabilities[BOTH],
+            original.whole,
             targets,
             resampler,
             config.temperature,
@@ -122,10 +125,11 @@ def compare_systems(
     systems = predictions.probabilities | (linear.centered() if linear else {}) | {MAJORITY: majority}
     names = tuple(dict.fromkeys((*BRIEF, metric)))
     scores = {
-        system: scores_of(p, targets, resampler, None if system == BOTH else names) for system, p in systems.items()
+        system: scores_of(p, targets, resampler, None if system == predictions.whole_name else names)
+        for system, p in systems.items()
     }
     gained = None if linear is None else advantage(predictions, linear, resampler, metric)
-    return scores, input_use(predictions, resampler, metric), gained
+    return scores, input_use(predictions, resampler, metric, parts_of(config)), gained
 
 
 def case_figures(
@@ -188,15 +192,17 @@ def judging_metric(config: ImageTextConfig) -> str:
     return default_metric(config.label_type) if config.best_by in ("", "loss") else config.best_by
 
 
-def input_use(predictions: Predictions, resampler: Resampler, metric: str = "accuracy") -> InputUse:
+def input_use(
+    predictions: Predictions, resampler: Resampler, metric: str = "accuracy", parts: Parts = IMAGE_AND_TEXT
+) -> InputUse:
     """What a metric loses without each input, or with that of another row, on the same rows.
 
     If the rows do not define the metric, it is the accuracy.
     """
     metric = defined_or_accuracy(predictions, metric)
-    others = {name: found for name, found in predictions.probabilities.items() if name in MODALITIES[1:]}
+    others = {name: found for name, found in predictions.probabilities.items() if name != predictions.whole_name}
     lost = differences(predictions, others, resampler, metric)
-    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric)
+    return InputUse(lost, {modality: predictions.kept.get(modality, 0) for modality in lost}, metric, parts)
 
 
 def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, metric: str) -> Advantage:
@@ -207,7 +213,7 @@ def advantage(predictions: Predictions, linear: Linear, resampler: Resampler, me
 
 def defined_or_accuracy(predictions: Predictions, metric: str) -> str:
     """The metric if the rows define it, otherwise the accuracy."""
-    is_defined = metric == "accuracy" or not np.isnan(metric_of(predictions.probabilities[BOTH], predictions, metric))
+    is_defined = metric == "accuracy" or not np.isnan(metric_of(predictions.whole, predictions, metric))
     return metric if is_defined else "accuracy"
 
 
@@ -217,18 +223,20 @@ def differences(predictions: Predictions, others: dict[str, np.ndarray], resampl
     Args:
         others: name → probabilities ``(n, C)`` for the same rows.
     """
-    targets, whole = predictions.targets, predictions.probabilities[BOTH]
+    targets, whole = predictions.targets, predictions.whole
     if metric == "accuracy":
         correct = {name: targets.correctness(p) for name, p in others.items()}
         gains = {name: targets.correctness(whole) - found for name, found in correct.items()}
         return {name: mean_interval(g, resampler, least=-1, weights=targets.weights) for name, g in gains.items()}
     draws = {
-        name: Draws(p, targets.classes(), resampler, targets.weights) for name, p in (others | {BOTH: whole}).items()
+        name: Draws(p, targets.classes(), resampler, targets.weights) for name, p in (others | {WHOLE: whole}).items()
     }
     drawn = {name: found.metric(metric) for name, found in draws.items()}
-    value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[BOTH], resampler)
+    value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[WHOLE], resampler)
     return {
-        name: bootstrap_interval(value - metric_of(p, predictions, metric), drawn[BOTH] - drawn[name], groups, least=-1)
+        name: bootstrap_interval(
+            value - metric_of(p, predictions, metric), drawn[WHOLE] - drawn[name], groups, least=-1
+        )
         for name, p in others.items()
     }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from app.evaluation.calibration_figures import Calibration
 from app.evaluation.interval import Interval, Scores
+from app.evaluation.predict import IMAGE_AND_TEXT
 from data.value_range_report import ValueRangeReport
 
 Role = Literal["test", "validation", "train"]
@@ -56,18 +57,20 @@ class Confusion:
 
 @dataclass
 class InputUse:
-    """Whether the model uses both inputs.
+    """Whether the model uses its inputs.
 
     Attributes:
         lost: what the model was given (see `app.evaluation.predict.MODALITIES`) → the metric with both inputs minus
             the metric with this, on the same rows.
         kept: the same key → number of rows for which the input did not change, because it was missing or equal.
         metric: the metric by which the best epoch was chosen; the accuracy if that was the loss.
+        parts: name of an input → the keys of ``lost`` without it, and with that of another row.
     """
 
     lost: Scores
     kept: dict[str, int]
     metric: str = "accuracy"
+    parts: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(IMAGE_AND_TEXT))
 
 
 @dataclass
@@ -191,6 +194,11 @@ class Evaluation:
     deletion: Deletion | None = None
     advantage: Advantage | None = None
     by_case: CaseFigures | None = None
+
+    @property
+    def whole(self) -> str:
+        """The name of the model with all inputs among the scores."""
+        return next(iter(self.scores))
 
     def to_json(self) -> dict[str, Any]:
         """The figures in the layout of ``metrics.json``, with Python's own types alone."""

@@ -1,6 +1,7 @@
-"""Probabilities for many rows, with both inputs, with one of them, and with shuffled inputs."""
+"""Probabilities for many rows, with all inputs, without each of them, and with shuffled inputs."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,27 @@ from models.decisions import Thresholds, center
 MODALITIES = ("image + text", "text only", "image only", "images shuffled", "texts shuffled")
 """What the model is given: both inputs of a row, one of them, or one of them with the other input of another row."""
 BOTH, TEXT_ONLY, IMAGE_ONLY, IMAGES_SHUFFLED, TEXTS_SHUFFLED = MODALITIES
+ALL = "all inputs"
+"""The name of `BOTH` for a model with other contexts than one text."""
+Parts = dict[str, tuple[str, str]]
+"""Name of an input → what the model is given without it, and with that of another row."""
+IMAGE_AND_TEXT: Parts = {"image": (TEXT_ONLY, IMAGES_SHUFFLED), "text": (IMAGE_ONLY, TEXTS_SHUFFLED)}
+"""The inputs of a model with one text."""
+
+
+def parts_of(config) -> Parts:
+    """The inputs of a model."""
+    if config.has_text and not config.contexts:
+        return IMAGE_AND_TEXT
+    names = ["image", *(["text"] if config.has_text else []), *(spec["name"] for spec in config.contexts or ())]
+    return {name: (f"without {name}", f"{name} shuffled") for name in names}
+
+
+def modalities_of(parts: Parts) -> tuple[str, ...]:
+    """What the model is given in an evaluation: all inputs first."""
+    if parts == IMAGE_AND_TEXT:
+        return MODALITIES
+    return (ALL, *(without for without, _ in parts.values()), *(shuffled for _, shuffled in parts.values()))
 
 
 @dataclass
@@ -23,7 +45,7 @@ class Predictions:
     """The model's probabilities and the labels of n rows.
 
     Attributes:
-        probabilities: modality (one of `MODALITIES`) → ``(n, C)``.
+        probabilities: modality (see `modalities_of`) → ``(n, C)``, all inputs first.
         kept: modality → number of rows whose inputs did not change, because the input that was removed is missing or
             that of the other row is equal.
         thresholds: of the model, for several labels a row.
@@ -39,16 +61,26 @@ class Predictions:
         moved = {modality: center(found, self.thresholds) for modality, found in self.probabilities.items()}
         return replace(self, probabilities=moved, thresholds=None)
 
-    def correctness(self, modality: str = BOTH) -> np.ndarray:
-        """How correct each answer is, in [0, 1] ``(n,)``."""
-        return self.targets.correctness(center(self.probabilities[modality], self.thresholds))
+    @property
+    def whole_name(self) -> str:
+        """The name of all inputs."""
+        return next(iter(self.probabilities))
 
-    def accuracy(self, modality: str = BOTH) -> float:
+    @property
+    def whole(self) -> np.ndarray:
+        """Probabilities ``(n, C)`` with all inputs."""
+        return self.probabilities[self.whole_name]
+
+    def correctness(self, modality: str | None = None) -> np.ndarray:
+        """How correct each answer is, in [0, 1] ``(n,)``; with all inputs by default."""
+        return self.targets.correctness(center(self.probabilities[modality or self.whole_name], self.thresholds))
+
+    def accuracy(self, modality: str | None = None) -> float:
         return self.targets.mean(self.correctness(modality))
 
-    def loss(self, modality: str = BOTH) -> float:
+    def loss(self, modality: str | None = None) -> float:
         """Mean cross-entropy over the rows whose label is known."""
-        losses = self.targets.cross_entropy(self.probabilities[modality])
+        losses = self.targets.cross_entropy(self.probabilities[modality or self.whole_name])
         known = ~np.isnan(losses)
         return self.targets.select(known).mean(losses[known]) if known.any() else float("nan")
 
@@ -61,7 +93,7 @@ def predict(
     accelerator: Accelerator,
     batch_size: int = 32,
     num_workers: int = 0,
-    modalities: tuple[str, ...] = (BOTH,),
+    modalities: tuple[str, ...] | None = None,
     max_texts_per_image: int = 64,
 ) -> Predictions:
     """Probabilities for all rows, each exactly once for any number of processes.
@@ -74,6 +106,8 @@ def predict(
         model: an `ImageTextClassifier` or an `models.onnx_classifier.OnnxModel`.
         batch_size: images a batch.
     """
+    parts = parts_of(accelerator.unwrap_model(model).config)
+    modalities = modalities or modalities_of(parts)[:1]
     if len(modalities) > 1:
         batch_size = max(batch_size, 3)
     sampler = ImageBatchSampler(
@@ -93,9 +127,10 @@ def predict(
     bar = tqdm(loader, "evaluating", leave=False, disable=None if accelerator.is_main_process else True)
     for indices, batch in zip(sampler, bar, strict=True):
         batch = send_to_device(batch, accelerator.device)
-        inputs = for_modalities(batch, modalities)
-        same = [inputs[name].view(len(modalities), -1) == batch[name] for name in ("image_index", "text_index")]
-        kept = (same[0] & same[1]).T.cpu().numpy()
+        inputs = for_modalities(batch, modalities, parts)
+        now, before = indices_of(inputs), indices_of(batch)
+        same = torch.stack([now[name].view(len(modalities), -1) == before[name] for name in before])
+        kept = same.all(dim=0).T.cpu().numpy()
         with accelerator.autocast():
             logits = plain(**inputs).logits
         probabilities = plain.probabilities(logits).unflatten(0, (len(modalities), -1)).transpose(0, 1)
@@ -110,23 +145,30 @@ def predict(
     return Predictions(by_modality, targets, kept_by_modality, plain.config.label_thresholds)
 
 
-def for_modalities(batch: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Tensor]:
-    """The rows of a batch once for each modality; each image and each text is still encoded once.
+def for_modalities(batch: dict[str, Any], modalities: tuple[str, ...], parts: Parts = IMAGE_AND_TEXT) -> dict[str, Any]:
+    """The rows of a batch once for each modality; each image, text and context is still encoded once.
 
-    A shuffled image is the next image of the batch, a shuffled text is that of the row half a batch away. In a batch of
-    one image, or of one row, nothing changes.
+    A shuffled image is the next image of the batch, another shuffled input is that of the row half a batch away. In a
+    batch of one image, or of one row, nothing changes.
     """
-    images, texts = batch["image_index"], batch["text_index"]
-    other_images = torch.where(images < 0, images, (images + 1) % (images.max() + 1).clamp(min=1))
-    pairs = {
-        BOTH: (images, texts),
-        TEXT_ONLY: (torch.full_like(images, -1), texts),
-        IMAGE_ONLY: (images, torch.full_like(texts, -1)),
-        IMAGES_SHUFFLED: (other_images, texts),
-        TEXTS_SHUFFLED: (images, texts.roll(len(texts) // 2)),
-    }
-    chosen = [pairs[modality] for modality in modalities]
-    return batch | {
-        "image_index": torch.cat([image for image, _ in chosen]),
-        "text_index": torch.cat([text for _, text in chosen]),
-    }
+    indices = indices_of(batch)
+    changed = {}
+    for name, (without, shuffled) in parts.items():
+        index = indices[name]
+        other = index.roll(len(index) // 2)
+        if name == "image":
+            other = torch.where(index < 0, index, (index + 1) % (index.max() + 1).clamp(min=1))
+        changed[without] = indices | {name: torch.full_like(index, -1)}
+        changed[shuffled] = indices | {name: other}
+    chosen = [changed.get(modality, indices) for modality in modalities]
+    joined = {name: torch.cat([one[name] for one in chosen]) for name in indices}
+    found = batch | {"image_index": joined.pop("image"), "text_index": joined.pop("text")}
+    if "contexts" in batch:
+        found["contexts"] = {name: batch["contexts"][name] | {"index": index} for name, index in joined.items()}
+    return found
+
+
+def indices_of(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Name of an input → the row of each pair ``(B,)``, -1 for a missing one."""
+    others = {name: part["index"] for name, part in batch.get("contexts", {}).items()}
+    return {"image": batch["image_index"], "text": batch["text_index"]} | others

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 from torch import Tensor
 
@@ -113,6 +115,7 @@ def explain(
     method: Method | None = None,
     depth: int | None = None,
     max_maps: int = MAX_MAPS,
+    contexts: dict[str, Any] | None = None,
 ) -> Explanation:
     """Explain the answer to one pair.
 
@@ -124,6 +127,7 @@ def explain(
         answer: class number; ``None`` for the most probable class.
         method, depth: see `app.explanation.evidence.evidence`.
         max_maps: number of words that get a map, those that change the probability most.
+        contexts: tensors of the further contexts of the pair, as `ImageTextClassifier.forward` takes them.
 
     Raises:
         UserError: a method that the model cannot be explained with.
@@ -133,7 +137,8 @@ def explain(
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
     batch = processor([image] if image else None, [text] if text else None).to(device)
-    inputs = dict(batch) | pair_indices(image is not None, bool(text), device)
+    further = {"contexts": send_to_device(contexts, device)} if contexts else {}
+    inputs = dict(batch) | pair_indices(image is not None, bool(text), device) | further
     seen = encode_image(model, inputs)
     with torch.no_grad():
         output = model(**seen, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
@@ -146,7 +151,7 @@ def explain(
     heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
     region = None
     if image is not None:
-        texts = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        texts = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch} | further
         region = decisive_region(model, batch["pixel_values"][0], texts, chosen, probability, heat)
     positions = None if output.position_weights is None else output.position_weights[0, chosen].float().cpu().numpy()
     return Explanation(
@@ -215,6 +220,7 @@ def attention_to_words(model: ImageTextClassifier | OnnxModel, output: ImageText
     found = {}
     for level, weights in zip(getattr(model, "levels", ()), output.attentions or (), strict=False):
         assert output.token_weights is not None
+        weights = weights[..., : output.token_weights.shape[1]]  # the slots of the text come first
         per_token = (weights.float() @ output.token_weights.float()[:, None]).squeeze(0)
         per_word = [per_token[..., tokens].sum(dim=-1) for tokens in words.tokens]
         maps = torch.stack(per_word, dim=1) if per_word else per_token.new_zeros(len(per_token), 0, per_token.shape[1])

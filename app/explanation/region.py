@@ -124,7 +124,7 @@ def decisive_region(
 
     Args:
         pixels: the model's input picture ``(3, S, S)``.
-        text: ``input_ids`` and ``attention_mask`` of one text ``(1, L)``; empty for a picture alone.
+        text: ``input_ids`` and ``attention_mask`` of one text ``(1, L)``, absent for a picture alone; and ``contexts``.
         answer: class number.
         probability: that of the answer for the whole picture.
         evidence: ``(h, w)``.
@@ -155,10 +155,10 @@ def ask(model: ImageTextClassifier | OnnxModel, pictures: Tensor, text: dict[str
 
     Args:
         pictures: ``(B, 3, S, S)``.
-        text: ``input_ids`` and ``attention_mask`` ``(1, L)``; empty for pictures alone.
+        text: ``input_ids`` and ``attention_mask`` ``(1, L)``, absent for pictures alone; and ``contexts`` of the pair.
     """
     image_index = torch.arange(len(pictures), device=pictures.device)
-    text_index = torch.full_like(image_index, 0 if text else -1)
+    text_index = torch.full_like(image_index, 0 if "input_ids" in text else -1)
     logits = model(pixel_values=pictures, **text, image_index=image_index, text_index=text_index).logits
     assert logits is not None
     return model.probabilities(logits)

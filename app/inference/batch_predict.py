@@ -152,7 +152,7 @@ def ask_rows(
     """Each row with its class probabilities ``(C,)``, or the error for which it cannot be answered."""
     waiting, done = iter(rows.rows), 0
     while block := list(islice(waiting, batch_size)):
-        prepared = predictor.prepare((row.image, row.text) for row in block)
+        prepared = predictor.prepare((row.image, row.text, row.contexts) for row in block)
         found = iter(predictor.probabilities([example for example in prepared if isinstance(example, Example)]))
         for row, example in zip(block, prepared, strict=True):
             yield row, example if isinstance(example, UserError) else next(found)

@@ -36,8 +36,11 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     are dynamic.
 
     Raises:
-        UserError: a gated model, which has no fixed graph, or missing packages.
+        UserError: a gated model, which has no fixed graph, a model with other contexts than one text, or missing
+            packages.
     """
+    if contexts := model.config.other_contexts:
+        raise UserError(f"ONNX models take an image and a text; this model has the contexts {', '.join(contexts)}.")
     if model.config.gated:
         raise UserError("A gated model cannot be exported: it skips work by sample, which a fixed graph cannot.")
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 
 from app.explanation.attribution import MAX_MAPS, Explanation, explain
@@ -20,6 +21,7 @@ from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
 from data import Example, InputCollate, LabelFormat, decode_image
 from data.cells import is_clean
+from data.contexts import ContextCell, encode_features
 from data.errors import UserError
 from data.images import MAX_PIXELS
 from models import ImageTextClassifier, ImageTextProcessor
@@ -135,6 +137,7 @@ class Predictor:
         """
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
+        self.check_asks_alone()
         is_only = isinstance(pairs, Sequence) and len(pairs) == 1
         found: list[Prediction] = []
         pictures, block = self.pictures(), list[Example]()
@@ -148,15 +151,28 @@ class Predictor:
                 pictures, block = self.pictures(), []
         return found + self.predict_examples(block, top_k)
 
+    def check_asks_alone(self) -> None:
+        """Refuse to ask a model with other contexts than a text with an image and a text.
+
+        Raises:
+            UserError: such a model.
+        """
+        if contexts := self.model.config.other_contexts:
+            raise UserError(
+                f"The model has the contexts {', '.join(contexts)}, which are read from a table: python -m app predict "
+                "RUN --data.test rows.csv, or app.inference.batch_predict.answer_table(predictor, 'rows.csv')."
+            )
+
     def predict_examples(self, examples: Sequence[Example], top_k: int = 3) -> list[Prediction]:
         """Predictions for prepared pairs."""
         return self.to_predictions(self.probabilities(examples), top_k)
 
-    def prepare(self, pairs: Iterable[tuple[ImageInput | UserError, str | None]]) -> list[Example | UserError]:
+    def prepare(self, pairs: Iterable[tuple]) -> list[Example | UserError]:
         """Check pairs and decode their images, equal ones once.
 
         Args:
-            pairs: images and texts; an error in place of an image is passed through.
+            pairs: images and texts, and optionally further contexts by name; an error in place of an image or of the
+                contexts is passed through.
 
         Returns:
             an example for each pair, or its error: an image that cannot be read, a text that is not a string, or
@@ -164,11 +180,13 @@ class Predictor:
         """
         found: list[Example | UserError] = []
         pictures = self.pictures()
-        for number, (image, text) in enumerate(pairs):
+        for number, (image, text, *further) in enumerate(pairs):
+            contexts = further[0] if further else {}
             try:
-                if isinstance(image, UserError):
-                    raise image
-                found.append(self.prepare_one(image, text, number, pictures))
+                for part in (image, contexts):
+                    if isinstance(part, UserError):
+                        raise part
+                found.append(self.prepare_one(image, text, number, pictures, contexts))
             except UserError as error:
                 found.append(error)
         return found
@@ -178,8 +196,15 @@ class Predictor:
         decode = partial(decode_image, max_pixels=self.max_pixels, value_range=self.model.config.value_range)
         return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls)
 
-    def prepare_one(self, image: ImageInput, text: str | None, number: int, pictures: Pictures) -> Example:
-        """Check one pair and decode its image.
+    def prepare_one(
+        self,
+        image: ImageInput,
+        text: str | None,
+        number: int,
+        pictures: Pictures,
+        contexts: Mapping[str, ContextCell | None] | None = None,
+    ) -> Example:
+        """Check one pair and decode its images.
 
         Raises:
             UserError: an image that cannot be read, an invalid or too long text, or neither image nor text.
@@ -190,9 +215,34 @@ class Predictor:
         if text is not None and not is_clean(text):
             raise UserError("The text has NUL characters or lone surrogates, which a tokenizer cannot read.")
         key, picture = pictures.read(image) or (None, None)
-        if picture is None and text is None:
+        if text is not None and not self.model.config.has_text:
+            raise UserError("The model has no text: its answers rest on the image and on its contexts.")
+        prepared = {name: self.prepare_context(name, cell, pictures) for name, cell in (contexts or {}).items()}
+        if picture is None and text is None and not any(prepared.values()):
             raise UserError("Give an image, a text or both; a pair has neither.")
-        return Example(number, picture, text, image_key=key)
+        return Example(number, picture, text, image_key=key, contexts=prepared)
+
+    def prepare_context(self, name: str, cell: ContextCell | None, pictures: Pictures) -> ContextCell | None:
+        """Check the value of a further context, and decode a picture.
+
+        Raises:
+            UserError: a context that the model does not have, or a value unlike those of its training.
+        """
+        specs = {spec["name"]: spec for spec in self.model.config.contexts or ()}
+        if name not in specs:
+            known = f"its contexts are {', '.join(specs)}" if specs else "it has none beside the text"
+            raise UserError(f"The model has no context {name!r}; {known}.")
+        if cell is None:
+            return None
+        if specs[name]["kind"] == "image":
+            found = pictures.read(cell.value)
+            return None if found is None else ContextCell(found[1], found[0])
+        if specs[name]["kind"] in ("vectors", "columns"):
+            try:
+                encode_features(specs[name], cell.value)
+            except UserError as error:
+                raise UserError(f"The context {name} has {error}.") from error
+        return cell
 
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Class probabilities of prepared pairs ``(n, C)``; the pairs of one image share one pass."""
@@ -204,9 +254,9 @@ class Predictor:
     @torch.inference_mode()
     def batch_probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Class probabilities of prepared pairs ``(n, C)``, in one batch."""
-        batch = InputCollate(self.processor)(examples)
+        batch = InputCollate.of(self.processor, self.model.config)(examples)
         with self.autocast():
-            logits = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).logits
+            logits = self.model(**send_to_device(batch, self.device)).logits
         assert logits is not None
         return self.model.probabilities(logits).cpu().numpy()
 
@@ -248,6 +298,7 @@ class Predictor:
         Raises:
             UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
         """
+        self.check_asks_alone()
         example = self.prepare_one(image, text, 0, self.pictures())
         if answer is not None and answer not in self.labels:
             near = difflib.get_close_matches(answer, self.labels, n=1)

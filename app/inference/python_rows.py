@@ -23,7 +23,8 @@ class AbsentColumnsError(UserError):
 def wanted_columns(columns: Mapping[str, str] | None) -> dict[str, list[str]]:
     """The columns that a model reads, by ``image`` and ``text``; a template of texts has several."""
     columns = columns or {}
-    return {"image": [columns.get("image", "image")], "text": text_columns(columns.get("text", "text"))}
+    text = columns.get("text", "text")
+    return {"image": [columns.get("image", "image")], "text": text_columns(text) if text else []}
 
 
 def find_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> tuple[str | None, str | None]:
@@ -40,6 +41,7 @@ def find_columns(columns: Mapping[str, str] | None, names: Iterable[str], source
     columns, names = columns or {}, list(names)
     image, text = columns.get("image", "image"), columns.get("text", "text")
     has_image, has_text = (set(wanted) <= set(names) for wanted in wanted_columns(columns).values())
+    has_text = has_text and bool(text)
     if not (has_image or has_text):
         raise AbsentColumnsError(
             f"{source} has neither the column of images, {image!r}, nor that of texts, {text!r}; "

@@ -1,7 +1,7 @@
 """Rows of image and text to answer, read from a table or a folder of images one at a time."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from app.inference.python_rows import find_columns, wanted_columns
 from data import require_columns
 from data.cells import is_blank
 from data.column_names import refuse_repeated
+from data.contexts import ContextCell, context_columns, read_cell
 from data.errors import UserError
 from data.groups import group_name
 from data.image_cells import resolve_image
 from data.images import IMAGE_ENDINGS
+from data.settings import NamedContext
 from data.sources import load_source
 from data.text_template import make_text
 
@@ -32,6 +34,7 @@ class SourceRow:
         name: the path of its image as the source has it; ``None`` without one.
         image: a file, encoded bytes, ``None`` for no image, or the error of an image that cannot be used.
         text: ``None`` for no text.
+        contexts: the row's further contexts by name, or the error of one that cannot be read.
         case: what its rows share one answer with, if a column of cases was named; ``None`` for none.
     """
 
@@ -40,6 +43,7 @@ class SourceRow:
     image: str | bytes | UserError | None
     text: str | None
     case: str | None = None
+    contexts: dict[str, ContextCell | None] | UserError = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ def open_rows(
     if max_rows is not None and len(table) > max_rows:
         raise UserError(f"The table has {len(table):,} rows; {max_rows:,} are allowed.")
     root = Path(image_root) if image_root else folder
-    return table_rows(table, str(source), predictor.model.config.columns, columns or {}, text, root, confined, pool)
+    config = predictor.model.config
+    contexts = [NamedContext.of_spec(spec) for spec in config.contexts or ()]
+    trained = (config.columns or {}) | ({} if config.has_text else {"text": ""})
+    return table_rows(table, str(source), trained, columns or {}, text, root, confined, pool, contexts)
 
 
 def folder_rows(folder: Path, text: str | None) -> SourceRows:
@@ -119,6 +126,7 @@ def table_rows(
     image_root: Path | None,
     confined: bool,
     pool: str | None = None,
+    contexts: Sequence[NamedContext] = (),
 ) -> SourceRows:
     """The rows of a table; an image that cannot be used is an error of its row.
 
@@ -128,6 +136,7 @@ def table_rows(
         chosen: columns in their place, which must be there.
         text: of every row, if the table has no texts.
         pool: column of cases.
+        contexts: further contexts of the model.
 
     Raises:
         UserError: columns that are absent or repeated, or texts in the table and in ``text``.
@@ -141,11 +150,13 @@ def table_rows(
     image_column, text_column = find_columns(columns, names, source)
     if text is not None and text_column:
         raise UserError(f"{source} has texts of its own, in {text_column!r}: leave out --text.")
+    wanted |= {f"context.{context.name}": list(context_columns([context])) for context in contexts}
     absent = {setting: [name for name in of if name not in names] for setting, of in wanted.items()}
     if text is not None:
         absent.pop("text")
+    contexts = [context for context in contexts if not absent[f"context.{context.name}"]]
     return SourceRows(
-        read_rows(table, image_column, text_column, text, image_root, confined, pool),
+        read_rows(table, image_column, text_column, text, image_root, confined, pool, contexts),
         len(table),
         {setting: missing for setting, missing in absent.items() if missing},
         has_labels(table, columns.get("label", "label")),
@@ -160,6 +171,7 @@ def read_rows(
     image_root: Path | None,
     confined: bool,
     pool: str | None,
+    contexts: Sequence[NamedContext],
 ) -> Iterator[SourceRow]:
     """The rows of a table, one at a time; the arguments are those of `table_rows`."""
     for number, row in enumerate(table):
@@ -173,7 +185,21 @@ def read_rows(
             image = error
         name = cell.get("path") if isinstance(cell, dict) else cell
         case = group_name(row[pool]) if pool else None
-        yield SourceRow(number, name if isinstance(name, str) and name else None, image, asked, case)
+        name = name if isinstance(name, str) and name else None
+        yield SourceRow(number, name, image, asked, case, read_contexts(row, contexts, image_root, confined))
+
+
+def read_contexts(
+    row: Mapping, contexts: Sequence[NamedContext], root: Path | None, confined: bool
+) -> dict[str, ContextCell | None] | UserError:
+    """The further contexts of a row by name, or the error of the first that cannot be read."""
+    found = {}
+    for context in contexts:
+        try:
+            found[context.name] = read_cell(row, context, root, confined)
+        except UserError as error:
+            return UserError(f"The context {context.name} is {error}")
+    return found
 
 
 def has_labels(table: Dataset, column: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.evaluation.predict import BOTH, Predictions
+from app.evaluation.predict import Predictions
 from app.explanation.attribution import MAX_MAPS
 from app.explanation.drawn_explanations import explanation_figure, shorten
 from app.reporting.explained_rows import ExplainedRows
@@ -28,7 +28,7 @@ MAX_TEXT, LINE = 400, 130
 def draw_examples(path: Path, explained: ExplainedRows, predictions: Predictions, chosen: Sequence[int]) -> None:
     """Write a picture with the explanations of some rows, given by index, below each other in one width."""
     pictures: list[Image.Image] = []
-    correctness, probabilities = predictions.correctness(), predictions.probabilities[BOTH]
+    correctness, probabilities = predictions.correctness(), predictions.whole
     config, rows = explained.model.config, explained.rows
     form, thresholds = LabelFormat.of(config), config.label_thresholds
     for i in chosen:

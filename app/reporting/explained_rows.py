@@ -7,6 +7,7 @@ import numpy as np
 from app.explanation.attribution import MAX_MAPS, Explanation, explain
 from app.explanation.drawing import enlarged
 from data import Rows
+from data.collate import row_contexts
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 
@@ -37,7 +38,9 @@ class ExplainedRows:
         if found is None:
             image = None if self.rows.image_keys[index] is None else self.rows.decoded_image(index)
             text, answer = self.rows.texts[index], int(self.answers[index])
-            found = explain(self.model, self.processor, image, text, answer, max_maps=MAX_MAPS if by_word else 0)
+            maps = MAX_MAPS if by_word else 0
+            contexts = row_contexts(self.model, self.processor, self.rows, index).get("contexts")
+            found = explain(self.model, self.processor, image, text, answer, max_maps=maps, contexts=contexts)
             found = replace(found, image=image and enlarged(image, SIDE))
             self.found[index, by_word] = found
         return found

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app.evaluation.figures import Evaluation
 from app.evaluation.interval import Interval
-from app.evaluation.predict import BOTH, Predictions
+from app.evaluation.predict import Predictions
 from app.explanation.attribution import Explanation
 from app.explanation.drawing import enlarged
 from app.reporting import charts
@@ -108,7 +108,7 @@ def write_report(
     page = environment.get_template("report.html.jinja").render(
         source=explained.rows.source,
         figures=figures,
-        both=BOTH,
+        both=figures.whole,
         judged=judged(figures),
         input_use=input_use_text(figures),
         advantage=advantage_text(figures),
@@ -168,7 +168,7 @@ def choose_examples(rows: Rows, predictions: Predictions, number: int, chosen: S
         chosen: indices of rows that are shown first.
     """
     correctness = predictions.correctness()
-    confidences = confidence(predictions.probabilities[BOTH], predictions.targets.label_type, predictions.thresholds)
+    confidences = confidence(predictions.whole, predictions.targets.label_type, predictions.thresholds)
     ranked = np.argsort(-confidences, kind="stable")
     wrong, correct = (ranked[(correctness == value)[ranked]][:number].tolist() for value in (0, 1))
     spaced = evenly_spaced_rows(rows, number)
@@ -190,7 +190,7 @@ def make_cards(explained: ExplainedRows, predictions: Predictions, examples: Exa
 
 def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by_word: bool) -> Card:
     """One example row with its answers and its evidence; with ``by_word`` also maps of the words that did most."""
-    model, rows, probabilities = explained.model, explained.rows, predictions.probabilities[BOTH][index]
+    model, rows, probabilities = explained.model, explained.rows, predictions.whole[index]
     best, form = np.argsort(-probabilities, kind="stable")[:3], LabelFormat.of(model.config)
     thresholds = predictions.thresholds
     explanation = None if isinstance(model, OnnxModel) else explained.explain(index, by_word)

@@ -6,7 +6,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.evaluation.figures import Evaluation
-from app.evaluation.predict import BOTH
 from app.reporting.text import advantage_text, calibration_text, input_use_text
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
@@ -37,7 +36,7 @@ def model_card(
         figures: their figures.
     """
     rows = data.splits[split]
-    source, scores = Path(rows.source).name, figures.scores[BOTH]
+    source, scores = Path(rows.source).name, figures.scores[figures.whole]
     results = [
         EvalResult(TASK, source, source, metric, round(scores[metric].value, 4), dataset_split=split)
         for metric in SHOWN_BESIDE

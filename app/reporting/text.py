@@ -7,7 +7,6 @@ from app.evaluation.calibration_figures import Calibration
 from app.evaluation.compare import Comparison
 from app.evaluation.figures import CaseFigures, Evaluation
 from app.evaluation.interval import Interval
-from app.evaluation.predict import IMAGE_ONLY, IMAGES_SHUFFLED, TEXT_ONLY, TEXTS_SHUFFLED
 
 ROLE_WARNINGS = {
     "validation": "Training used these rows to choose the epoch, the temperature and the threshold. "
@@ -87,7 +86,7 @@ def input_use_text(figures: Evaluation) -> str:
     """Whether the model uses image and text, in sentences."""
     lost, kept = figures.inputs.lost, figures.inputs.kept
     sentences, metric = [], metric_name(figures.inputs.metric, "single")
-    for name, without, shuffled in (("image", TEXT_ONLY, IMAGES_SHUFFLED), ("text", IMAGE_ONLY, TEXTS_SHUFFLED)):
+    for name, (without, shuffled) in figures.inputs.parts.items():
         loss = (
             f"{metric} loses {points_with_interval(lost[without])} without it and "
             f"{points_with_interval(lost[shuffled])} with that of another row"
@@ -142,7 +141,7 @@ def trust_text(figures: Evaluation) -> str:
     check = figures.deletion
     if check is None:
         return ""
-    if figures.inputs.lost[IMAGES_SHUFFLED].low <= 0:
+    if figures.inputs.lost[figures.inputs.parts["image"][1]].low <= 0:
         return "These rows do not show that the model uses the image, so the maps cannot show what its answers rest on."
     beyond, rows = check.beyond_random, f"{check.rows:,} row{'s' if check.rows != 1 else ''}"
     low, high = (f"{100 * end:.0f}" for end in (beyond.low, beyond.high))

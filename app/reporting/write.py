@@ -13,7 +13,7 @@ from app.evaluation.compare import CORRECT, correct_column
 from app.evaluation.deletion import deletion_figures, num_checked
 from app.evaluation.evaluate import evaluate, groups_of
 from app.evaluation.figures import Deletion, Evaluation, Role
-from app.evaluation.predict import BOTH, MODALITIES, Predictions, predict
+from app.evaluation.predict import Predictions, modalities_of, parts_of, predict
 from app.reporting.example_grid import draw_examples, evenly_spaced_rows
 from app.reporting.explained_rows import ExplainedRows
 from app.reporting.html_report import Examples, choose_examples, write_report
@@ -62,16 +62,18 @@ def evaluate_to(
     config = accelerator.unwrap_model(model).config
     form, value_range = LabelFormat.of(config), config.value_range
     rows = replace(rows, value_range=value_range)
-    collate = Collate(InputCollate(processor, settings.max_pixels, value_range), config.label2id, form)
+    collate = Collate(InputCollate.of(processor, config, settings.max_pixels), config.label2id, form)
     workers, texts = settings.num_workers, settings.max_texts_per_image
-    predictions = predict(model, rows, collate, accelerator, batch_size, workers, MODALITIES, texts)
+    predictions = predict(
+        model, rows, collate, accelerator, batch_size, workers, modalities_of(parts_of(config)), texts
+    )
     if not accelerator.is_main_process:
         return None
     figures = evaluate(predictions, rows, processor, config, settings, role, linear)
     groups, _ = groups_of(rows, settings.group)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
-    explained = ExplainedRows(plain, processor, rows, predictions.probabilities[BOTH].argmax(axis=1))
+    explained = ExplainedRows(plain, processor, rows, predictions.whole.argmax(axis=1))
     examples = choose_examples(rows, predictions, num_pictures, chosen)
     with accelerator.autocast():
         figures.deletion = check_maps(explained, groups, figures.images, examples, num_deletion)
@@ -128,7 +130,7 @@ def prediction_table(
     Rows of one ``group`` are resampled together. Columns ``correct (linear, both)`` and so on have how correct the
     model with one input and the linear classifiers are. The column ``weight`` exists if rows have weights.
     """
-    probabilities, form = predictions.probabilities[BOTH], LabelFormat.of(config)
+    probabilities, form = predictions.whole, LabelFormat.of(config)
     chosen = give_answers(probabilities, form.type, config.label_thresholds)
     table = pd.DataFrame(
         {
@@ -144,6 +146,6 @@ def prediction_table(
         }
     )
     for name, found in (predictions.centered().probabilities | (linear.centered() if linear else {})).items():
-        if name != BOTH:
+        if name != predictions.whole_name:
             table[correct_column(name)] = predictions.targets.correctness(found)
     return table if rows.weights is None else table.assign(weight=rows.weights)

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from app.evaluation.metrics import METRICS, default_metric, defined_metrics
-from app.evaluation.predict import BOTH, Predictions
+from app.evaluation.predict import Predictions
 from app.evaluation.targets import Targets
 from app.settings import BestBy, TrainSettings
 from data import LabelFormat, PreparedData
@@ -27,7 +27,7 @@ def validation_figure(predictions: Predictions, metric: str) -> float:
     if metric == "loss":
         return predictions.loss()
     targets = predictions.targets
-    return float(METRICS[metric](targets.classes(), predictions.probabilities[BOTH], targets.weights))
+    return float(METRICS[metric](targets.classes(), predictions.whole, targets.weights))
 
 
 def is_better(value: float, best: float | None, metric: str) -> bool:

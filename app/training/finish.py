@@ -9,7 +9,7 @@ from app.evaluation.calibration import apply_temperature, choose_threshold, fit_
 from app.evaluation.evaluate import groups_of, judging_metric
 from app.evaluation.figures import Role
 from app.evaluation.label_thresholds import fit_label_thresholds
-from app.evaluation.predict import BOTH, predict
+from app.evaluation.predict import predict
 from app.inference.load import load_model
 from app.reporting.model_card import model_card
 from app.reporting.text import score_table
@@ -62,13 +62,13 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
         summary += "\n\nThere were no held-out rows; name them with --data.test."
     pictures = ", where_it_looked.png" if options.pictures else ""
     minutes = (time.time() - started) / 60
-    accuracy = figures.scores[BOTH]["accuracy"].value
+    accuracy = figures.scores[figures.whole]["accuracy"].value
     card = model_card(run.path.name, model, settings, data, split, figures)
     card.save(run.model / "README.md")
     if model.config.classifier_scale < NOTHING:
         summary += f"\n\n{NOTHING_ADDED}"
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
-    summary += next_commands(run.path, rows, model.config.custom_text_encoder is not None)
+    summary += next_commands(run.path, rows, model.config)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
     print(f"\n{summary}", flush=True)
@@ -89,18 +89,18 @@ def calibrate(
     """
     config = model.config
     config.temperature, config.classifier_scale, config.label_thresholds = 1.0, 1.0, None
-    form, value_range = LabelFormat.of(config), config.value_range
-    collate = Collate(InputCollate(processor, data.max_pixels, value_range), config.label2id, form)
+    form = LabelFormat.of(config)
+    collate = Collate(InputCollate.of(processor, config, data.max_pixels), config.label2id, form)
     sizes = (options.batch_size, data.num_workers)
     found = predict(model, rows, collate, accelerator, *sizes)
     if started_linear:
         config.classifier_scale = 0.0
         start = predict(model, rows, collate, accelerator, *sizes)
-        config.classifier_scale, mixed = fit_share(start.probabilities[BOTH], found.probabilities[BOTH], found.targets)
+        config.classifier_scale, mixed = fit_share(start.whole, found.whole, found.targets)
         if form.type == "multi":  # a sigmoid of 1 does not tell the logit
-            mixed = predict(model, rows, collate, accelerator, *sizes).probabilities[BOTH]
-        found = replace(found, probabilities={BOTH: mixed})
-    probabilities, label_type = found.probabilities[BOTH], found.targets.label_type
+            mixed = predict(model, rows, collate, accelerator, *sizes).whole
+        found = replace(found, probabilities={found.whole_name: mixed})
+    probabilities, label_type = found.whole, found.targets.label_type
     model.config.temperature = fit_temperature(probabilities, found.targets)
     probabilities = apply_temperature(probabilities, model.config.temperature, label_type)
     weights, thresholds = found.targets.weights, None

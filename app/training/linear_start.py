@@ -43,6 +43,8 @@ def starts_linear(settings: Settings, rows: Rows, is_frozen: bool) -> bool:
     """
     if settings.model.init or rows.is_stream or architecture(settings.model)["classifier"] != "pooled":
         return False
+    if settings.data.context:
+        return False
     wanted = settings.train.linear_start
     return is_frozen and len(rows) < FEW_ROWS if wanted == "auto" else wanted
 
@@ -134,6 +136,7 @@ def mean_features(
 @torch.no_grad()
 def start_missing(model: ImageTextClassifier, images: np.ndarray, texts: np.ndarray) -> None:
     """Set the embeddings of missing inputs to the mean features."""
+    assert model.no_text is not None
     model.no_image.copy_(torch.from_numpy(mean_of_rows(images)).view_as(model.no_image))
     model.no_text.copy_(torch.from_numpy(mean_of_rows(texts)))
 

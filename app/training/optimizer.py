@@ -13,10 +13,11 @@ from models.lora import base_parameters
 
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
     """The parts of a classifier by name; every parameter belongs to exactly one."""
+    fusion = [model.context_grid, model.contexts, model.fusions, model.no_text, model.no_image]
     return {
         "image_encoder": [model.image_encoder],
         "text_encoder": [model.text_encoder] if model.text_encoder else [],
-        "fusion": [model.context_grid, model.fusions, model.no_text, model.no_image],
+        "fusion": [part for part in fusion if part is not None],
         "classifier": [model.classifier],
         "probe": [model.probe] if model.probe else [],
     }

@@ -114,6 +114,10 @@ def row_table(rows: Rows, group: str | None) -> pa.Table:
     """The rows in order; a missing image is ``""``, a missing text or group is 0."""
     grouped = group is not None and not rows.is_stream and group in rows.table.column_names
     groups: Iterable[str | None] = group_names(rows, group) if group and grouped else [None] * len(rows)
+    contexts = {
+        f"context {name}": pa.array((key or "" for key in keys), pa.large_string())
+        for name, keys in rows.context_keys.items()
+    }
     return pa.table(
         {
             "row": rows.numbers,
@@ -123,6 +127,7 @@ def row_table(rows: Rows, group: str | None) -> pa.Table:
             "weight": np.ones(len(rows)) if rows.weights is None else rows.weights,
             "group": pa.array(map(digest, groups), pa.int64()),
         }
+        | contexts
     )
 
 
@@ -199,8 +204,8 @@ def row_changes(split: str, before: pa.Table | None, now: pa.Table | None, witho
     common = min(sizes)
     differs = {
         part: pc.not_equal(before[part][:common], now[part][:common]).to_numpy()
-        for part in PARTS
-        if part not in without
+        for part in (*PARTS, *(name for name in now.column_names if name.startswith("context ")))
+        if part not in without and part in before.column_names
     }
     other = np.flatnonzero(np.logical_or.reduce(list(differs.values())))
     if not len(other):

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from app.training.trainer import Training
 from data import PreparedData, Rows, StringColumn
-from models import ImageTextClassifier, ImageTextProcessor
+from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 
 
 def describe_training(training: Training, data: PreparedData, accelerator: Accelerator) -> list[str]:
@@ -35,12 +35,19 @@ def describe_run(accelerator: Accelerator, model: ImageTextClassifier) -> str:
     return f"{parameters}, on {accelerator.num_processes} × {accelerator.device.type}, in {precision}"
 
 
-def next_commands(run_dir: Path, rows: Rows, custom_encoder: bool) -> str:
+def next_commands(run_dir: Path, rows: Rows, config: ImageTextConfig) -> str:
     """The commands that a user most likely needs next."""
     example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), rows[0])
     folder, text = shlex.quote(str(run_dir)), example.text or "TEXT"
     image = shlex.quote(example.image) if isinstance(example.image, str) else "IMAGE.png"
-    trust = " --trust_custom_encoder true" if custom_encoder else ""
+    trust = " --trust_custom_encoder true" if config.custom_text_encoder is not None else ""
+    if config.other_contexts:
+        return (
+            "Next:\n"
+            f"  python eval.py {folder}{trust} --data.test OTHER.csv\n"
+            f"  python -m app predict {folder}{trust} --data.test OTHER.csv --output answers.csv\n"
+            f"  tensorboard --logdir {folder}"
+        )
     return (
         "Next:\n"
         f"  python eval.py {folder}{trust} --data.test OTHER.csv\n"

@@ -75,6 +75,7 @@ def build_from(
     config = copy.deepcopy(source.config)
     if config.custom_text_encoder:
         config.custom_text_encoder = f"{find_file(config).resolve()}:{split_name(config.custom_text_encoder)[1]}"
+    check_contexts(settings.init, source.config, reading)
     before = source.config.label2id
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
     fitted = {"temperature": 1.0, "classifier_scale": 1.0, "threshold": 0.0, "label_thresholds": None}
@@ -96,6 +97,23 @@ def build_from(
     model.load_state_dict(state)
     print(describe_start(settings.init, len(shared), label_names), flush=True)
     return model, processor
+
+
+def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) -> None:
+    """Let a training have the contexts of the classifier that it starts from, with what its own rows fix about them.
+
+    Raises:
+        UserError: other contexts.
+    """
+    there = [(spec["name"], spec["kind"]) for spec in config.contexts or ()]
+    here = [(spec["name"], spec["kind"]) for spec in reading.pop("contexts", None) or ()]
+    has_text = reading.pop("has_text", True)
+    if there != here or has_text != config.has_text:
+        parts = [*(["a text"] if config.has_text else []), *(f"{name} ({kind})" for name, kind in there)]
+        raise UserError(
+            f"--model.init {init} has the contexts {', '.join(parts)}, and this training has others: name the same, "
+            "--context.NAME KIND, or leave out --model.init."
+        )
 
 
 def describe_start(init: str, shared: int, label_names: list[str]) -> str:

@@ -89,7 +89,7 @@ class Training:
             checkpoint_gradients(model)
         groups = parameter_groups(model, options.learning_rate, scales, options.weight_decay, options.frozen_blocks)
         form = LabelFormat.of(settings.data)
-        inputs = InputCollate(processor, settings.data.max_pixels, model.config.value_range)
+        inputs = InputCollate.of(processor, model.config, settings.data.max_pixels)
         collate = Collate(inputs, model.config.label2id, form)
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         check_batch_norm(model, sampler)
@@ -133,11 +133,18 @@ class Training:
         splits = [data.splits["train"], data.splits["validation"]]
         scales = learning_rate_scales(settings.train, settings.model)
         level = cached_level(settings, model, scales)
-        images = cache.images(model.image_encoder, splits, self.collate.inputs, level) if level else None
+        names = [name for name, context in model.contexts.items() if context.kind == "image" and level == LAST]
+        pictures = [*splits, *(rows.pictures_of(name) for rows in splits for name in names)]
+        images = cache.images(model.image_encoder, pictures, self.collate.inputs, level) if level else None
         text_encoder = model.text_encoder if scales["text_encoder"] == 0 else None
         texts = None if text_encoder is None else cache.texts(text_encoder, splits)
         inputs = self.collate.inputs
-        self.collate.inputs = replace(inputs, image_features=images, text_features=texts, features_level=level)
+        features: dict[str, Any] = {
+            "image_features": images,
+            "features_level": level,
+            "context_maps": images if names else None,
+        }
+        self.collate.inputs = replace(inputs, text_features=texts, **features)
 
     def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
         """Let the loader give the remaining batches of the current epoch, and hold gates open during their warm-up.
@@ -174,6 +181,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
         "best_by": best_metric(settings.train, settings.data.label_type),
         "majority_answer": [data.label_names.index(name) for name in majority],
     }
+    reading |= {"has_text": settings.data.has_text, "contexts": data.contexts or None}
     if settings.model.init:
         return build_from(settings.model, data.label_names, **reading)
     reading["linear_probe"] = is_linear_start(settings, rows)
