@@ -41,7 +41,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         raise UserError(f"{source} has no rows.")
     contexts = settings.further_contexts()
     if contexts and settings.streaming:
-        raise UserError("A stream has an image and a text; contexts need random access: leave out --data.streaming.")
+        raise UserError("A stream has an image and a text; for other contexts train with --data.streaming false.")
     check_columns(list(first), source, split, settings)
     texts, labels = read_texts_and_labels(table, source, settings)
     weight = settings.weight

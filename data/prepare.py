@@ -30,7 +30,8 @@ class PreparedData:
         splits: ``train``, ``validation`` and, if there is one, ``test``.
         label_names: the vocabulary, in the order of class indices.
         notes: lines about the data and how it was split; warnings start with "warning: ".
-        unreadable: row numbers in each source that were left out, because their image cannot be read.
+        unreadable: row numbers in each source that were left out, because their image or another context cannot be
+            read.
         contexts: what the model is told about the contexts beside the text: the entries of its ``contexts``.
     """
 
@@ -97,8 +98,8 @@ def load_splits(settings: DataSettings) -> tuple[CheckedSplits, dict[str, list[i
         source = getattr(settings, split)
         if source is not None:
             rows = load_rows(source, split, settings)
-            rows, infos = verify_images(rows, settings)
-            checked.rows[split], checked.infos[split] = keep_infos(verify_contexts(rows, settings), rows, infos)
+            readable, infos = verify_images(rows, settings)
+            checked.rows[split], checked.infos[split] = keep_infos(verify_contexts(readable, settings), readable, infos)
             unreadable[split] = np.setdiff1d(rows.numbers, checked.rows[split].numbers).tolist()
     return checked, unreadable
 

@@ -45,8 +45,8 @@ class DataSettings:
     """Column with the text, or a template of several columns, such as "{question} {report}". Write {{ and }} for braces
     in the text."""
     context: dict[str, str | ContextSettings] = field(default_factory=dict)
-    """Named contexts in place of the one text, each a kind or its settings: --context.question text --context.prior
-    image --context.patient '{kind: features, columns: [age, sex]}'. See docs/context.md."""
+    """Named contexts in place of the one text, each a kind or its settings; in training: --context.question text
+    --context.prior image --context.patient '{kind: features, columns: [age, sex]}'. See docs/context.md."""
     label: str = "label"
     """Column with the label: a string, a number or a boolean. See docs/tables.md."""
     label_type: Literal["single", "multi", "annotators"] = "single"

@@ -9,7 +9,7 @@ from transformers import ResNetConfig
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig
 from models.fusion import FUSIONS
-from models.pair_indices import drop_modality
+from models.pair_indices import drop_inputs
 from models.settings import Architecture, ModelSettings
 
 
@@ -97,12 +97,12 @@ def test_a_missing_image_in_any_form_is_the_same_learned_token(model, batch):
 
 def test_modality_dropout_drops_at_most_one_modality_at_its_rate():
     both, neither = torch.arange(20_000), torch.full((20_000,), -1)
-    image, text = drop_modality(both, both, 0.1)
+    image, text = drop_inputs([both, both], 0.1)
     assert ((image >= 0) | (text >= 0)).all()
     for index in (image, text):
         assert 0.08 < (index < 0).float().mean() < 0.12
         assert torch.equal(index[index >= 0], both[index >= 0])
-    image, text = drop_modality(neither, both, 0.1)
+    image, text = drop_inputs([neither, both], 0.1)
     assert torch.equal(text, both), "the only input of a pair is kept"
     assert torch.equal(image, neither)
 

@@ -15,7 +15,7 @@ from torch import nn
 import eval as evaluation
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.deletion import FRACTIONS, SHOWN, curves_of_row, deletion_figures, num_checked, rank
-from app.evaluation.figures import Deletion
+from app.evaluation.figures import Deletion, InputUse
 from app.evaluation.interval import Interval
 from app.evaluation.metrics import compute_metrics
 from app.evaluation.predict import IMAGES_SHUFFLED
@@ -30,7 +30,7 @@ class LooksAtOneCell(ImageTextClassifier):
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.config = SimpleNamespace(label_type="single")
+        self.config = SimpleNamespace(label_type="single", contexts=None, value_range=None)
         self.pictures: list[torch.Tensor] = []
         self.passes = 0
         self.eval()
@@ -177,7 +177,7 @@ def test_the_interval_of_a_mean_is_that_of_the_metrics():
 def test_how_far_the_maps_can_be_trusted_is_said_in_words(image_lost, beyond, told):
     found = Deletion(24, "occlusion", [0, 0.2], {}, {}, {}, 0.2, Interval(*beyond))
     lost = {IMAGES_SHUFFLED: Interval(image_lost, image_lost - 0.05, image_lost + 0.05)}
-    figures = SimpleNamespace(deletion=found, inputs=SimpleNamespace(lost=lost))
+    figures = SimpleNamespace(deletion=found, inputs=InputUse(lost, {}))
     assert re.search(told, trust_text(figures))
     assert trust_text(SimpleNamespace(deletion=None)) == ""
 

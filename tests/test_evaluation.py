@@ -78,7 +78,8 @@ def weighted(processor) -> Evaluation:
             return []
 
     config = SimpleNamespace(
-        label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0
+        label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0,
+        has_text=True, contexts=None,
     )
     names = SimpleNamespace(
         **vars(config),
@@ -106,7 +107,7 @@ def test_metrics_json_holds_the_figures_and_the_scores_can_be_read_back(weighted
     assert found["confusion"] == {"labels": ["y", "x", "others"], "counts": [[1, 0, 0], [1, 2, 0], [1, 0, 0]]}
     assert found["slices"]["side"]["left"].keys() == {"rows", "accuracy", "macro_f1"}
     assert found["slices"]["side"]["left"]["accuracy"].keys() == {"value", "low", "high"}
-    assert found["inputs"].keys() == {"lost", "kept", "metric", "verdict"}
+    assert found["inputs"].keys() == {"lost", "kept", "metric", "parts", "verdict"}
     assert found["calibration"].keys() == {"temperature", "threshold", "ece", "bins", "curve", "coverage", "risk"}
     assert found["calibration"]["bins"]["after"][0].keys() == {"rows", "weight", "confidence", "accuracy"}
     assert found["saw"].keys() == {"texts", "limit", "cut", "unknown", "no_text", "no_image", "values"}
@@ -169,8 +170,8 @@ def test_the_report_does_not_say_that_a_misleading_image_helps():
 def test_no_row_is_shuffled_with_its_own_image_in_batches_of_any_size(run_dir, tmp_path, monkeypatch):
     kept = []
 
-    def watched(batch, modalities):
-        asked = for_modalities(batch, modalities)
+    def watched(batch, modalities, parts):
+        asked = for_modalities(batch, modalities, parts)
         images = asked["image_index"].view(len(modalities), -1)
         kept.append(bool((images[0] == images[MODALITIES.index("images shuffled")]).any()))
         return asked

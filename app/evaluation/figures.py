@@ -70,7 +70,7 @@ class InputUse:
     lost: Scores
     kept: dict[str, int]
     metric: str = "accuracy"
-    parts: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(IMAGE_AND_TEXT))
+    parts: dict[str, list[str]] = field(default_factory=lambda: dict(IMAGE_AND_TEXT))
 
 
 @dataclass

@@ -19,9 +19,9 @@ MODALITIES = ("image + text", "text only", "image only", "images shuffled", "tex
 BOTH, TEXT_ONLY, IMAGE_ONLY, IMAGES_SHUFFLED, TEXTS_SHUFFLED = MODALITIES
 ALL = "all inputs"
 """The name of `BOTH` for a model with other contexts than one text."""
-Parts = dict[str, tuple[str, str]]
+Parts = dict[str, list[str]]
 """Name of an input → what the model is given without it, and with that of another row."""
-IMAGE_AND_TEXT: Parts = {"image": (TEXT_ONLY, IMAGES_SHUFFLED), "text": (IMAGE_ONLY, TEXTS_SHUFFLED)}
+IMAGE_AND_TEXT: Parts = {"image": [TEXT_ONLY, IMAGES_SHUFFLED], "text": [IMAGE_ONLY, TEXTS_SHUFFLED]}
 """The inputs of a model with one text."""
 
 
@@ -30,7 +30,7 @@ def parts_of(config) -> Parts:
     if config.has_text and not config.contexts:
         return IMAGE_AND_TEXT
     names = ["image", *(["text"] if config.has_text else []), *(spec["name"] for spec in config.contexts or ())]
-    return {name: (f"without {name}", f"{name} shuffled") for name in names}
+    return {name: [f"without {name}", f"{name} shuffled"] for name in names}
 
 
 def modalities_of(parts: Parts) -> tuple[str, ...]:

@@ -40,10 +40,11 @@ def check_rows(data: PreparedData) -> list[Finding]:
         Finding("warning" if line.startswith("warning") else "note", line.removeprefix("warning: "))
         for line in data.notes
     ]
+    what = "an image or a context" if data.contexts else "an image"
     for split, numbers in data.unreadable.items():
         if numbers:
             message = (
-                f"{split}: {len(numbers):,} rows have an image that cannot be read ({name_rows(numbers)}); training "
+                f"{split}: {len(numbers):,} rows have {what} that cannot be read ({name_rows(numbers)}); training "
                 "stops with an error, or leaves them out with --data.on_bad_image skip"
             )
             found.append(Finding("warning", message))
