@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
+from data.shape_contexts import make_cards, make_pairs
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
 
@@ -21,6 +22,9 @@ METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
 PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
 """What parsers raise for files that they cannot read. Any other exception is a bug and keeps its traceback."""
+BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards}
+"""Names of the built-in data, and what draws them."""
+BUILT_IN_SOURCE = re.compile(rf"({'|'.join(BUILT_IN)}):(\d+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
 
@@ -53,8 +57,8 @@ def load_source(
     path = Path(source)
     if os.path.exists(source):
         dataset, root = load_local(path, streaming, cache_dir)
-    elif match := re.fullmatch(r"shapes:(\d+)", source):
-        dataset, root = make_shapes(int(match[1]), split), None
+    elif match := BUILT_IN_SOURCE.fullmatch(source):
+        dataset, root = BUILT_IN[match[1]](int(match[2]), split), None
     elif path.suffix.lower() not in READERS and HUB_ID.fullmatch(source):
         dataset, root = load_hub(source, split, streaming), None
     else:

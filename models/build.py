@@ -110,8 +110,11 @@ def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, 
     return encoder, build_image_processor(settings.image_size, **load_image_encoder(encoder, settings))
 
 
-def fetch_pretrained(settings: ModelSettings) -> None:
+def fetch_pretrained(settings: ModelSettings, has_text: bool = True) -> None:
     """Download what the model starts from and is not on the disk yet, before any data are read.
+
+    Args:
+        has_text: whether the model has a text encoder.
 
     Raises:
         UserError: everything that could not be loaded, and the option that needs no download.
@@ -119,7 +122,7 @@ def fetch_pretrained(settings: ModelSettings) -> None:
     if settings.init:
         return  # a trained classifier has both
     steps: list[Callable[[], object]] = []
-    if text_is_pretrained(settings):
+    if has_text and text_is_pretrained(settings):
         steps.append(partial(fetch_text_encoder, settings.text_encoder, settings.text_revision))
     if settings.image_encoder == VGG16 and settings.image_weights == "imagenet":
         steps.append(partial(imagenet_state, settings.batch_norm))

@@ -286,8 +286,9 @@ def test_frozen_encoders_are_cached_for_both_pictures_and_another_run_starts_fro
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
-def test_a_model_without_a_text_trains(folder, tmp_path):
-    run = train.main(command(folder, tmp_path / "run", "--context.prior", "image"))
+def test_a_model_without_a_text_trains_without_a_text_encoder(folder, tmp_path):
+    options = ["--context.prior", "image", "--model.text_encoder", "nobody/has-this"]
+    run = train.main(command(folder, tmp_path / "run", *options))
     figures = json.loads((run / "evaluation/test/metrics.json").read_text())
     assert list(figures["inputs"]["parts"]) == ["image", "prior"]
     predictor = Predictor.from_pretrained(run)

@@ -149,8 +149,9 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def text_content(settings: ModelSettings, model: ImageTextClassifier) -> str:
     """The initial content of the text encoder."""
+    if model.text_encoder is None:
+        return "none"
     if text_is_pretrained(settings):
-        assert model.text_encoder is not None
         return pretrained_content(model.text_encoder, settings.text_encoder, settings.text_revision)
     if model.config.custom_text_encoder:
         file, class_name = split_name(model.config.custom_text_encoder)
