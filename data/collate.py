@@ -109,9 +109,12 @@ class InputCollate:
             text_index.append(-1 if example.text is None else texts.setdefault(example.text, len(texts)))
         inputs = self.collate_images(images) | self.collate_texts(list(texts))
         inputs |= {"image_index": torch.tensor(image_index), "text_index": torch.tensor(text_index)}
-        if self.contexts:
-            inputs["contexts"] = {spec["name"]: self.collate_context(spec, examples) for spec in self.contexts}
-        return inputs
+        contexts = self.collate_contexts(examples)
+        return inputs | {"contexts": contexts} if contexts else inputs
+
+    def collate_contexts(self, examples: Sequence[Example]) -> dict[str, dict[str, Tensor]]:
+        """Tensors of the further contexts by name, as `ImageTextClassifier.forward` takes them."""
+        return {spec["name"]: self.collate_context(spec, examples) for spec in self.contexts}
 
     def collate_context(self, spec: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, Tensor]:
         """Tensors of one further context; only ``index`` if no example has it."""
@@ -203,7 +206,7 @@ def row_contexts(model: Any, processor: Callable, rows: Rows, index: int) -> dic
     if not collate.contexts:
         return {}
     example = rows.example(index, None)
-    return {"contexts": {spec["name"]: collate.collate_context(spec, [example]) for spec in collate.contexts}}
+    return {"contexts": collate.collate_contexts([example])}
 
 
 def make_loader(

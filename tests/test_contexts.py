@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from datasets import Dataset
+from PIL import Image
 from tiny import TINY, shared_encoder
 
 import eval as evaluation
@@ -252,12 +254,48 @@ def test_what_takes_an_image_and_a_text_refuses_other_contexts(run, tmp_path, ca
     with pytest.raises(SystemExit):
         app(["export", str(run), "--output", str(tmp_path / "onnx")])
     assert "ONNX models take an image and a text" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_charts")
+def test_rows_pairs_and_commands_ask_with_contexts_and_get_the_answers_of_the_table(run, folder, tmp_path, capsys):
     predictor = Predictor.from_pretrained(run)
-    for ask in (predictor, predictor.explain):
-        with pytest.raises(UserError, match="has the contexts text, prior, patient, which are read from a table"):
-            ask(None, "what?")
-    with pytest.raises(UserError, match="The model has no context 'sound'; its contexts are prior, patient"):
-        predictor.prepare_one(None, "x", 0, predictor.pictures(), {"sound": ContextCell("a", "a")})
+    scored = pd.read_parquet(run / "evaluation/test/predictions.parquet")["probability"][:3].to_numpy()
+    frame = pd.read_csv(folder / "test.csv")[:3]
+    rows = frame.to_dict("records")
+    named = [{"prior": row["prior"], "patient": {"age": row["age"], "sex": row["sex"]}} for row in rows]
+    pairs = [(row["image"], row["question"], contexts) for row, contexts in zip(rows, named, strict=True)]
+    opened = [(image, text, given | {"prior": Image.open(given["prior"])}) for image, text, given in pairs]
+    for asked in (frame, rows, Dataset.from_pandas(frame), pairs, opened):
+        found = [answer.answers[0]["probability"] for answer in predictor.predict(asked)]
+        assert found == pytest.approx(scored, abs=1e-3), type(asked)
+    assert predictor(*pairs[0][:2], contexts=named[0])[0]["probability"] == pytest.approx(scored[0], abs=1e-3)
+    explained = predictor.explain(*pairs[0][:2], contexts=named[0])
+    assert explained.probability == pytest.approx(scored[0], abs=1e-3)
+    patient = f"{{age: {rows[0]['age']}, sex: {rows[0]['sex']}}}"
+    options = [str(run), "--image", rows[0]["image"], "--text", rows[0]["question"]]
+    options += ["--context.prior", rows[0]["prior"], "--context.patient", patient]
+    app(["predict", *options])
+    assert f"{scored[0]:.1%}" in capsys.readouterr().out
+    app(["explain", *options, "--output", str(tmp_path / "why.png")])
+    assert (tmp_path / "why.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("contexts", "told"),
+    [
+        (None, r"also has the contexts prior, patient\. Give a value for each name, contexts={'prior': …}, or None"),
+        ({"sound": 1}, "no context 'sound'; its contexts are prior, patient"),
+        ({"prior": None, "patient": 3}, "has the columns age, sex: give {column: value}"),
+        ({"prior": None, "patient": {"weight": 3}}, "no column 'weight'; its columns are 'age', 'sex'"),
+        ({"prior": None, "patient": {"age": "old"}}, "context patient has 'old' in the column age"),
+        ({"prior": "none.png", "patient": None}, "The image none.png cannot be read"),
+    ],
+)
+def test_contexts_that_do_not_fit_the_model_are_refused(run, contexts, told):
+    with pytest.raises(UserError, match=told):
+        Predictor.from_pretrained(run)(None, "what?", contexts=contexts)
 
 
 @pytest.mark.slow

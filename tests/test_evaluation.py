@@ -78,8 +78,13 @@ def weighted(processor) -> Evaluation:
             return []
 
     config = SimpleNamespace(
-        label_type="single", label_separator="|", num_labels=2, majority_answer=[1], temperature=1.0,
-        has_text=True, contexts=None,
+        label_type="single",
+        label_separator="|",
+        num_labels=2,
+        majority_answer=[1],
+        temperature=1.0,
+        has_text=True,
+        contexts=None,
     )
     names = SimpleNamespace(
         **vars(config),

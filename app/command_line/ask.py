@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm.auto import tqdm
@@ -58,6 +59,8 @@ class Predict:
     """Image file; without it the question has no image."""
     text: str = ""
     """Text; without it the question has no text."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """Further contexts of the model by name: --context.prior old.png --context.patient '{age: 61, sex: F}'."""
     top_k: PositiveInt = 3
     """Number of labels."""
     output: str = "answers.parquet"
@@ -83,6 +86,8 @@ class Explain:
     """Image file."""
     text: str = ""
     """Text."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """Further contexts of the model by name: --context.prior old.png --context.patient '{age: 61, sex: F}'."""
     output: str = "where_it_looked.png"
     """File to write: .png, .jpg, .jpeg, .webp, .svg or .pdf."""
     answer: str = ""
@@ -112,7 +117,7 @@ def run_predict(options: Predict) -> None:
     if options.data.test:
         predict_rows(predictor, options, output)
         return
-    prediction = predictor.predict([(options.image or None, options.text or None)], options.top_k)[0]
+    prediction = predictor.predict([(options.image or None, options.text or None, options.context)], options.top_k)[0]
     for answer in prediction.answers:
         applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
         print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
@@ -137,10 +142,12 @@ def check_question(options: Predict) -> Path:
             given.insert(0, "--output")
         if given:
             raise UserError(f"{given[0]} is for many pairs: add --data.test SOURCE.")
-        if not options.image and not options.text.strip():
+        if not options.image and not options.text.strip() and not options.context:
             raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --data.test SOURCE.")
         check_image(options.image, "ask about all its images with --data.test FOLDER")
         return user_path(options.output)
+    if options.context:
+        raise UserError("The contexts of --data.test are columns of its rows: leave out --context.")
     if options.image:
         raise UserError("--image asks about one picture, --data.test about all of a source: give one of them.")
     output, source = ready_file(user_path(options.output), (".parquet", ".csv")), Path(options.data.test)
@@ -220,7 +227,7 @@ def scoring_command(options: Predict) -> str:
 
 def run_explain(options: Explain) -> None:
     """Write the explanation of one answer, and print the checked sentence."""
-    if not options.image and not options.text.strip():
+    if not options.image and not options.text.strip() and not options.context:
         raise UserError("Give --image FILE, --text TEXT or both.")
     if not options.matrices and (options.head is not None or options.level is not None):
         raise UserError("--head and --level choose a matrix of attention: add --matrices true.")
@@ -228,7 +235,12 @@ def run_explain(options: Explain) -> None:
     output = ready_file(user_path(options.output), PICTURES)
     predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
     found = predictor.explain(
-        options.image or None, options.text or None, options.answer or None, options.method, options.depth
+        options.image or None,
+        options.text or None,
+        options.answer or None,
+        options.method,
+        options.depth,
+        contexts=options.context,
     )
     figure = matrices_figure(found, "", options.head, options.level) if options.matrices else explanation_figure(found)
     try:

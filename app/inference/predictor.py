@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from app.explanation.attribution import MAX_MAPS, Explanation, explain
 from app.explanation.evidence import Method
 from app.inference.load import load_any
+from app.inference.python_contexts import contexts_by_name
 from app.inference.python_inputs import ImageInput, Pictures, read_text_input
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
@@ -24,6 +26,7 @@ from data.cells import is_clean
 from data.contexts import ContextCell, encode_features
 from data.errors import UserError
 from data.images import MAX_PIXELS
+from data.settings import NamedContext
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import confidence, give_answers
 from models.onnx_classifier import OnnxModel
@@ -85,6 +88,7 @@ class Predictor:
         self.processor = processor
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.label_format = LabelFormat.of(model.config)
+        self.contexts = [NamedContext.of_spec(spec) for spec in model.config.contexts or ()]
 
     @classmethod
     def from_pretrained(
@@ -98,7 +102,11 @@ class Predictor:
         return cls(*load_any(path, trust_custom_encoder), device, **options)
 
     def __call__(
-        self, image: ImageInput | Table, text: str | None = None, top_k: int = 3
+        self,
+        image: ImageInput | Table,
+        text: str | None = None,
+        top_k: int = 3,
+        contexts: Mapping[str, Any] | None = None,
     ) -> list[dict[str, str | float]] | list[list[dict[str, str | float]]]:
         """The most probable labels of one pair, or of each row of a table, best first.
 
@@ -108,6 +116,8 @@ class Predictor:
                 ``pandas.NA`` mean no image.
             text: ``None``, NaN and ``pandas.NA`` mean no text.
             top_k: number of labels.
+            contexts: the further contexts of a model that has some, by name, see
+                `app.inference.python_contexts.contexts_by_name`.
 
         Returns:
             ``[{"label": …, "probability": …}, …]``. The probabilities of all labels sum to 1, except for multi-label.
@@ -116,10 +126,12 @@ class Predictor:
             UserError: an image that cannot be read, a text that is not a string, or neither image nor text.
         """
         if is_table(image):
-            if text is not None:
-                raise UserError("The texts of a table come from its columns; call it without a text.")
+            if text is not None or contexts is not None:
+                raise UserError(
+                    "The texts and contexts of a table come from its columns; call it with the table alone."
+                )
             return [prediction.answers for prediction in self.predict(image, top_k)]
-        return self.predict([(image, text)], top_k)[0].answers
+        return self.predict([(image, text, contexts)], top_k)[0].answers
 
     def predict(self, pairs: Iterable[Pair] | Iterable[Mapping] | Table, top_k: int = 3) -> list[Prediction]:
         """Predictions for several pairs, in their order.
@@ -127,9 +139,9 @@ class Predictor:
         Equal images, by content, share one pass of the image encoder among up to `HELD_PIXELS` pixels of pictures.
 
         Args:
-            pairs: an iterable of ``(image, text)``; or rows with the columns of the training, as dictionaries, a
-                `pandas.DataFrame` or a `datasets.Dataset`; one of image and text may be missing. Paths are relative to
-                the current folder.
+            pairs: an iterable of ``(image, text)`` or ``(image, text, contexts)``; or rows with the columns of the
+                training, as dictionaries, a `pandas.DataFrame` or a `datasets.Dataset`; one of image and text may be
+                missing. Paths are relative to the current folder.
             top_k: number of labels.
 
         Raises:
@@ -137,31 +149,19 @@ class Predictor:
         """
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
-        self.check_asks_alone()
         is_only = isinstance(pairs, Sequence) and len(pairs) == 1
         found: list[Prediction] = []
         pictures, block = self.pictures(), list[Example]()
-        for number, (image, text) in enumerate(read_pairs(pairs, self.model.config.columns)):
+        columns = (self.model.config.columns or {}) | ({} if self.model.config.has_text else {"text": ""})
+        for number, (image, text, contexts) in enumerate(read_pairs(pairs, columns, self.contexts)):
             try:
-                block.append(self.prepare_one(image, text, number, pictures))
+                block.append(self.prepare_one(image, text, number, pictures, contexts))
             except UserError as error:
                 raise error if is_only else UserError(f"Pair {number} (counted from 0): {error}") from error
             if pictures.num_pixels > HELD_PIXELS:
                 found += self.predict_examples(block, top_k)
                 pictures, block = self.pictures(), []
         return found + self.predict_examples(block, top_k)
-
-    def check_asks_alone(self) -> None:
-        """Refuse to ask a model with other contexts than a text with an image and a text.
-
-        Raises:
-            UserError: such a model.
-        """
-        if contexts := self.model.config.other_contexts:
-            raise UserError(
-                f"The model has the contexts {', '.join(contexts)}, which are read from a table: python -m app predict "
-                "RUN --data.test rows.csv, or app.inference.batch_predict.answer_table(predictor, 'rows.csv')."
-            )
 
     def predict_examples(self, examples: Sequence[Example], top_k: int = 3) -> list[Prediction]:
         """Predictions for prepared pairs."""
@@ -286,6 +286,7 @@ class Predictor:
         method: Method | None = None,
         depth: int | None = None,
         max_maps: int = MAX_MAPS,
+        contexts: Mapping[str, Any] | None = None,
     ) -> Explanation:
         """Explain the answer to one pair: which places of the picture and which words it rests on.
 
@@ -294,19 +295,36 @@ class Predictor:
             answer: the label to explain, by default the most probable one.
             method, depth: see `app.explanation.evidence.evidence`.
             max_maps: number of words that get a map.
+            contexts: as for a call of the predictor.
 
         Raises:
             UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
         """
-        self.check_asks_alone()
-        example = self.prepare_one(image, text, 0, self.pictures())
+        example = self.prepare_one(image, text, 0, self.pictures(), contexts_by_name(contexts, self.contexts))
         if answer is not None and answer not in self.labels:
             near = difflib.get_close_matches(answer, self.labels, n=1)
             raise UserError(f"The model has no label {answer!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
         number = None if answer is None else self.labels.index(answer)
+        return self.explain_example(example, number, method, depth, max_maps)
+
+    def explain_example(
+        self,
+        example: Example,
+        answer: int | None = None,
+        method: Method | None = None,
+        depth: int | None = None,
+        max_maps: int = MAX_MAPS,
+    ) -> Explanation:
+        """Explain the answer to a prepared pair.
+
+        Args:
+            answer: class number; ``None`` for the most probable class.
+            method, depth, max_maps: see `explain`.
+        """
         picture = example.image if isinstance(example.image, Image.Image) else None
+        contexts = InputCollate.of(self.processor, self.model.config).collate_contexts([example])
         with self.autocast():
-            return explain(self.model, self.processor, picture, example.text, number, method, depth, max_maps)
+            return explain(self.model, self.processor, picture, example.text, answer, method, depth, max_maps, contexts)
 
 
 def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:

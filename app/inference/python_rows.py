@@ -1,19 +1,22 @@
-"""Pairs of an image and a text from Python objects: tuples, dictionaries, a DataFrame or a Dataset."""
+"""Pairs of an image and a text, with further contexts, from Python: tuples, dictionaries, a DataFrame or a Dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 from datasets import Dataset, DatasetDict, Image, IterableDataset
 
+from app.inference.python_contexts import contexts_by_name, contexts_of_row
 from app.inference.python_inputs import ImageInput
+from data.contexts import ContextCell, context_columns
 from data.errors import UserError
 from data.messages import enumerate_names, quote
+from data.settings import NamedContext
 from data.text_template import make_text, text_columns
 from models.processor import is_missing
 
 Table = pd.DataFrame | Dataset | IterableDataset
-Pair = tuple[ImageInput, str | None]
-"""An image and a text; ``None`` for a missing one."""
+Pair = tuple[ImageInput, str | None] | tuple[ImageInput, str | None, Mapping]
+"""An image and a text, ``None`` for a missing one, and the further contexts of a model that has some, by name."""
 
 
 class AbsentColumnsError(UserError):
@@ -50,22 +53,25 @@ def find_columns(columns: Mapping[str, str] | None, names: Iterable[str], source
     return image if has_image else None, text if has_text else None
 
 
-def read_pairs(pairs: Iterable, columns: Mapping[str, str] | None) -> Iterator[Pair]:
-    """Pairs of an image and a text, one at a time.
+def read_pairs(
+    pairs: Iterable, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext] = ()
+) -> Iterator[tuple[ImageInput, str | None, dict[str, ContextCell | None]]]:
+    """Images, texts and further contexts, one pair at a time.
 
     Args:
         pairs: pairs; rows as dictionaries; or a `pandas.DataFrame` or `datasets.Dataset`.
         columns: columns of image and text, see `find_columns`.
+        contexts: the further contexts of the model.
 
     Raises:
-        UserError: another type, or a table or row without the columns.
+        UserError: another type, a table or row without the columns, or a context that cannot be read.
     """
     if isinstance(pairs, DatasetDict):
         raise UserError(f"A DatasetDict holds splits; give one of them, {', '.join(map(repr, pairs))}.")
     if isinstance(pairs, pd.DataFrame):
-        pairs = frame_rows(pairs, columns)
+        pairs = frame_rows(pairs, columns, contexts)
     elif isinstance(pairs, Dataset | IterableDataset):
-        pairs = dataset_rows(pairs, columns)
+        pairs = dataset_rows(pairs, columns, contexts)
     elif isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
         raise UserError(
             "Expected pairs [(image, text), …], rows [{…}, …], a pandas.DataFrame or a datasets.Dataset; got "
@@ -73,9 +79,9 @@ def read_pairs(pairs: Iterable, columns: Mapping[str, str] | None) -> Iterator[P
         )
     for item in pairs:
         if isinstance(item, Mapping):
-            yield row_pair(item, *find_columns(columns, item, "The row"))
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            yield item[0], item[1]
+            yield *row_pair(item, *find_columns(columns, item, "The row")), contexts_of_row(item, contexts)
+        elif isinstance(item, tuple | list) and len(item) in (2, 3):
+            yield item[0], item[1], contexts_by_name(item[2] if len(item) == 3 else None, contexts)
         else:
             raise UserError(
                 f"A pair is (image, text), with None for a missing one; got {type(item).__name__}: {quote(item)}."
@@ -87,23 +93,27 @@ def is_table(value: object) -> bool:
     return isinstance(value, Table | DatasetDict)
 
 
-def frame_rows(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Iterator[dict]:
+def frame_rows(
+    frame: pd.DataFrame, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext]
+) -> Iterator[dict]:
     """The rows of a frame, with the columns that are read."""
-    names = used_columns(columns, frame.columns, "The DataFrame")
+    names = used_columns(columns, contexts, frame.columns, "The DataFrame")
     if repeated := [name for name in names if list(frame.columns).count(name) > 1]:
         raise UserError(f"The DataFrame has more than one column {quote(repeated[0])}.")
     for row in frame[names].itertuples(index=False, name=None):
         yield dict(zip(names, row, strict=True))
 
 
-def dataset_rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None) -> Iterator[dict]:
+def dataset_rows(
+    dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext]
+) -> Iterator[dict]:
     """The rows of a data set, with the columns that are read; images stay encoded."""
     if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # keep a transform of the user
         dataset = dataset.with_format(None)
     if dataset.features is None:
         yield from dataset
         return
-    names = used_columns(columns, dataset.features, "The Dataset")
+    names = used_columns(columns, contexts, dataset.features, "The Dataset")
     dataset = dataset.select_columns(names)
     for name in names:
         if isinstance(dataset.features[name], Image):
@@ -111,13 +121,16 @@ def dataset_rows(dataset: Dataset | IterableDataset, columns: Mapping[str, str] 
     yield from dataset
 
 
-def used_columns(columns: Mapping[str, str] | None, names: Iterable[str], source: str) -> list[str]:
-    """The columns of a table that hold the image and the parts of the text."""
+def used_columns(
+    columns: Mapping[str, str] | None, contexts: Sequence[NamedContext], names: Iterable[str], source: str
+) -> list[str]:
+    """The columns of a table that hold the image, the parts of the text and further contexts."""
     image, text = find_columns(columns, names, source)
-    return list(dict.fromkeys([*([image] if image else []), *(text_columns(text) if text else [])]))
+    further = [name for name in context_columns(contexts) if name in names]
+    return list(dict.fromkeys([*([image] if image else []), *(text_columns(text) if text else []), *further]))
 
 
-def row_pair(row: Mapping, image: str | None, text: str | None) -> Pair:
+def row_pair(row: Mapping, image: str | None, text: str | None) -> tuple[ImageInput, str | None]:
     """The image and the text of a row, from these columns."""
     cells = {name: None if is_missing(row[name]) else row[name] for name in (text_columns(text) if text else [])}
     return row[image] if image else None, make_text(cells, text) if text else None

@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from app.explanation.attribution import Explanation
 from app.inference.predictor import Predictor
@@ -33,8 +32,7 @@ def max_maps(predictor: Predictor) -> int:
 
 def explain_example(predictor: Predictor, example: Example) -> Explanation:
     """Explain the most probable answer to a prepared pair."""
-    picture = example.image if isinstance(example.image, Image.Image) else None
-    return predictor.explain(picture, example.text, max_maps=max_maps(predictor))
+    return predictor.explain_example(example, max_maps=max_maps(predictor))
 
 
 def explain_all(
