@@ -23,6 +23,8 @@ from data.text_template import make_text, text_columns
 Scalar = float | str | None
 Features = np.ndarray | tuple[Scalar, ...]
 """Vectors ``(L, width)`` float32, or the cells of several columns: numbers, categories, ``None`` for an empty cell."""
+VECTOR_FILE = ".npy"
+"""Ending of a cell that names a file of vectors."""
 MAX_CATEGORIES = 1000
 """A column with more different words is not one of categories."""
 
@@ -90,7 +92,7 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
         if not np.isfinite(cell):
             raise UserError(f"the number {cell}, which is not finite")
         return float(cell)
-    if isinstance(cell, str) and not cell.lower().endswith(".npy"):
+    if isinstance(cell, str) and not cell.lower().endswith(VECTOR_FILE):
         return cell.strip()
     if isinstance(cell, str):
         array = load_array(cell, root, confined)

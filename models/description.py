@@ -8,17 +8,28 @@ from models.onnx_classifier import OnnxModel
 
 
 def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
-    """One line for each part: encoders, fusion, classifier, number of labels, number of parameters."""
+    """One line for each part: encoders, contexts, fusion, classifier, number of labels and of parameters."""
     config = model.config
     has_attention = config.fusion not in ("concat", "none")
+    contexts = describe_contexts(config)
     return {
         "image encoder": f"{describe_image_encoder(config)} at {config.image_size} × {config.image_size} px",
         "text encoder": describe_text_encoder(config),
+        **({"contexts": contexts} if contexts else {}),
         "fusion": f"{config.fusion}, attention {config.attention}" if has_attention else config.fusion,
         "classifier": describe_classifier(config),
         "labels": f"{config.num_labels:,}",
         "parameters": f"{model.num_parameters() / 1e6:.1f} million",
     }
+
+
+def describe_contexts(config: ImageTextConfig) -> str:
+    """The contexts beside image and text, with the columns of those that have several."""
+    several = {
+        spec["name"]: ", ".join(spec["columns"]) if len(spec["columns"]) > 1 else spec["kind"]
+        for spec in config.contexts or ()
+    }
+    return ", ".join(f"{name} ({what})" for name, what in several.items())
 
 
 def describe_classifier(config: ImageTextConfig) -> str:
@@ -36,6 +47,8 @@ def describe_image_encoder(config: ImageTextConfig) -> str:
 
 
 def describe_text_encoder(config: ImageTextConfig) -> str:
+    if not config.has_text:
+        return "none"
     if config.context_hidden_size:
         return f"none (context features of width {config.context_hidden_size})"
     if config.custom_text_encoder:

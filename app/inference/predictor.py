@@ -209,11 +209,7 @@ class Predictor:
         Raises:
             UserError: an image that cannot be read, an invalid or too long text, or neither image nor text.
         """
-        text = read_text_input(text)
-        if text is not None and self.max_text is not None and len(text) > self.max_text:
-            raise UserError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
-        if text is not None and not is_clean(text):
-            raise UserError("The text has NUL characters or lone surrogates, which a tokenizer cannot read.")
+        text = self.check_text(read_text_input(text))
         key, picture = pictures.read(image) or (None, None)
         if text is not None and not self.model.config.has_text:
             raise UserError("The model has no text: its answers rest on the image and on its contexts.")
@@ -221,6 +217,14 @@ class Predictor:
         if picture is None and text is None and not any(prepared.values()):
             raise UserError("Give an image, a text or both; a pair has neither.")
         return Example(number, picture, text, image_key=key, contexts=prepared)
+
+    def check_text(self, text: str | None) -> str | None:
+        """Refuse a text that is too long or that a tokenizer cannot read."""
+        if text is not None and self.max_text is not None and len(text) > self.max_text:
+            raise UserError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
+        if text is not None and not is_clean(text):
+            raise UserError("The text has NUL characters or lone surrogates, which a tokenizer cannot read.")
+        return text
 
     def prepare_context(self, name: str, cell: ContextCell | None, pictures: Pictures) -> ContextCell | None:
         """Check the value of a further context, and decode a picture.
@@ -237,6 +241,8 @@ class Predictor:
         if specs[name]["kind"] == "image":
             found = pictures.read(cell.value)
             return None if found is None else ContextCell(found[1], found[0])
+        if specs[name]["kind"] == "text":
+            self.check_text(cell.value)
         if specs[name]["kind"] in ("vectors", "columns"):
             try:
                 encode_features(specs[name], cell.value)

@@ -47,8 +47,8 @@ def contexts_by_name(
         raise UserError(f"The model has no context {unknown[0]!r}; {known}.")
     if absent := [name for name in names if name not in values]:
         raise UserError(
-            f"The model also has the context{'s' if len(absent) > 1 else ''} {', '.join(absent)}. Give a value for "
-            f"each name, contexts={{{absent[0]!r}: …}}, or None for a missing one."
+            f"The model also has the context{'s' if len(absent) > 1 else ''} {', '.join(absent)}. Give each a value, "
+            "or None (null) if it is missing."
         )
     return {context.name: read_value(values[context.name], context) for context in contexts}
 

@@ -34,6 +34,7 @@ from app.serving.schemas import (
     ERRORS,
     MAX_INPUTS,
     Answer,
+    ContextReply,
     ErrorBody,
     ExplanationReply,
     Health,
@@ -103,7 +104,7 @@ def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
     }
 
     async def predict_form(form: Annotated[PredictForm, Form(media_type=FORM)]) -> PredictReply:
-        return await answer(engine, await form_pairs(form), form)
+        return await answer(engine, await form_pairs(form, engine.predictor.contexts), form)
 
     async def predict(body: PredictRequest) -> PredictReply:
         """Predict the labels of one or several pairs of image and text.
@@ -111,7 +112,7 @@ def add_predict(api: FastAPI, engine: Engine, key: Sequence[Any]) -> None:
         In a request with several pairs, an invalid pair gets an error in its place and the others are answered. In a
         request with a single pair, its error is the status of the reply.
         """
-        return await answer(engine, json_pairs(body), body)
+        return await answer(engine, json_pairs(body, engine.predictor.contexts), body)
 
     api.router.add_api_route(
         "/v1/predict",
@@ -172,6 +173,10 @@ async def answer(engine: Engine, pairs: Sequence[Pair], options: PredictRequest 
 def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metrics: dict[str, Scores] | None) -> None:
     """Add the route that describes the model."""
     config, parts = engine.predictor.model.config, describe_model(engine.predictor.model)
+    contexts = [
+        ContextReply(name=context.name, kind=context.kind, columns=list(context.columns))
+        for context in engine.predictor.contexts
+    ]
 
     @api.get("/v1/model", dependencies=key, responses={401: ERRORS[401]})
     async def model() -> ModelReply:
@@ -186,6 +191,7 @@ def add_model(api: FastAPI, engine: Engine, key: Sequence[Any], name: str, metri
             sure_from=config.threshold,
             label_thresholds=config.label_thresholds,
             parts=parts,
+            contexts=contexts,
             metrics=metrics,
         )
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from batched.aio import AsyncBatchProcessor
@@ -18,12 +18,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from app.inference.predictor import Predictor
 from app.serving.refusal import RefusedError, retry_after
 from data import Example
+from data.contexts import ContextCell
 from data.errors import UserError
 from data.images import count_pixels
 
 log = logging.getLogger(__name__)
-Pair = tuple[str | bytes | UserError | None, str | None]
-"""Image and text. The image is a file name, encoded bytes, or the reason why it cannot be read."""
+Stored = str | bytes | UserError | None
+"""An image: a file name, encoded bytes, or the reason why it cannot be read."""
+Cells = Mapping[str, ContextCell | None] | UserError
+"""Further contexts by name, or the reason why one cannot be read."""
+Pair = tuple[Stored, str | None] | tuple[Stored, str | None, Cells]
+"""Image and text, and the further contexts of a model that has some."""
 T = TypeVar("T")
 ROUTES = {"/v1/predict": "POST", "/v1/model": "GET"}
 """Paths of the API and their methods."""
@@ -79,7 +84,9 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run the model once, so that the first request does not wait for kernels and memory."""
-        self.predictor.predict([(None, "warm up")])
+        contexts = dict.fromkeys(context.name for context in self.predictor.contexts)
+        text = "warm up" if self.predictor.model.config.has_text else None
+        self.predictor.predict([(Image.new("RGB", (32, 32)), text, contexts)])
         self.is_warm = True
 
     def stop(self) -> None:
@@ -108,8 +115,7 @@ class Engine:
             RefusedError: the queue is full (429), the images are too large (413), the model fails (500) or does not
                 answer in time (504).
         """
-        images = {image for image, _ in pairs if isinstance(image, bytes | str)}
-        pixels = sum(count_pixels(image) for image in images)
+        pixels = sum(count_pixels(image) for image in self.stored_pictures(pairs))
         self.reserve(len(pairs), pixels)
         work = asyncio.ensure_future(self.prepare_and_answer(pairs))
         work.add_done_callback(lambda done: self.release(len(pairs), pixels, done))
@@ -119,6 +125,14 @@ class Engine:
         except asyncio.TimeoutError:
             message = f"There was no answer within {self.timeout:g} s. Try again."
             raise RefusedError(504, "timeout", message, retry_after(1)) from None
+
+    def stored_pictures(self, pairs: Sequence[Pair]) -> set[str | bytes]:
+        """The different pictures of pairs, also those of contexts, before they are decoded."""
+        names = [context.name for context in self.predictor.contexts if context.kind == "image"]
+        found: list[Any] = [image for image, *_ in pairs]
+        for cells in (pair[2] for pair in pairs if len(pair) == 3 and not isinstance(pair[2], UserError)):
+            found += [cell.value for name in names if (cell := cells.get(name)) is not None]
+        return {image for image in found if isinstance(image, bytes | str)}
 
     def reserve(self, num_pairs: int, pixels: int) -> None:
         """Reserve space in the queue and in memory.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.inference.python_contexts import contexts_by_name
 from app.serving.base64_image import decode_base64
 from app.serving.engine import Pair
 from app.serving.schemas import PredictForm, PredictRequest
 from data import BadImageError
+from data.contexts import VECTOR_FILE, ContextCell
 from data.errors import UserError
+from data.settings import NamedContext
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -49,16 +53,20 @@ class FormRoute(MediaTypeRoute):
     media_type = FORM
 
 
-def json_pairs(body: PredictRequest) -> list[Pair]:
-    """Pairs of a JSON body. An image that is not base64 becomes the error of its pair."""
-    return [(image_bytes(item.image), item.text) for item in body.inputs]
+def json_pairs(body: PredictRequest, contexts: Sequence[NamedContext]) -> list[Pair]:
+    """Pairs of a JSON body. An image that is not base64 becomes the error of its pair.
+
+    Args:
+        contexts: the further contexts of the model.
+    """
+    return [(image_bytes(item.image), item.text, context_cells(item.contexts, contexts)) for item in body.inputs]
 
 
-async def form_pairs(form: PredictForm) -> list[Pair]:
+async def form_pairs(form: PredictForm, contexts: Sequence[NamedContext]) -> list[Pair]:
     """Pairs of a form: its image with each of its texts."""
     image = None if form.image is None else await form.image.read()
     texts: list[str | None] = [*form.text] or [None]
-    return [(image, text) for text in texts]
+    return [(image, text, context_cells(None, contexts)) for text in texts]
 
 
 def image_bytes(image: str | None) -> bytes | UserError | None:
@@ -67,6 +75,38 @@ def image_bytes(image: str | None) -> bytes | UserError | None:
         return None if image is None else decode_base64(image)
     except BadImageError as error:
         return error
+
+
+def context_cells(
+    values: Mapping[str, Any] | None, contexts: Sequence[NamedContext]
+) -> dict[str, ContextCell | None] | UserError:
+    """The further contexts of a pair by name, or the reason why one cannot be read.
+
+    Pictures come in base64, features as numbers and words: no file of the server is read.
+    """
+    kinds, given = {context.name: context.kind for context in contexts}, dict(values or {})
+    try:
+        for name, value in given.items():
+            if kinds.get(name) == "image" and value is not None:
+                if not isinstance(value, str):
+                    raise UserError(f"The context {name} is a picture: send its file in base64.")
+                given[name] = decode_base64(value)
+            elif kinds.get(name) == "features":
+                refuse_files(name, value)
+        return contexts_by_name(given, contexts)
+    except UserError as error:
+        return error
+
+
+def refuse_files(name: str, value: Any) -> None:
+    """Refuse the path of a file among features.
+
+    Raises:
+        UserError: a value that would be read as a file.
+    """
+    for cell in value.values() if isinstance(value, Mapping) else [value]:
+        if isinstance(cell, str) and cell.lower().endswith(VECTOR_FILE):
+            raise UserError(f"The context {name} names a file; send its numbers instead.")
 
 
 def pair_error(error: UserError) -> tuple[str, str]:

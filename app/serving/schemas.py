@@ -55,6 +55,12 @@ class Input(BaseModel):
         "data: URI. Addresses are not fetched.",
     )
     text: Text | None = Field(None, description="For example a question or a report.")
+    contexts: dict[str, Any] | None = Field(
+        None,
+        max_length=MAX_INPUTS,
+        description="Further contexts of the model by name, see /v1/model; null for a missing one. A picture is the "
+        "base64 of its file; features are a number, a word, {column: value}, a vector or a list of vectors.",
+    )
 
 
 class PredictRequest(BaseModel):
@@ -174,6 +180,14 @@ class PredictReply(BaseModel):
     predictions: list[PredictionReply]
 
 
+class ContextReply(BaseModel):
+    """A context of the model beside image and text."""
+
+    name: str
+    kind: str = Field(description="text, image or features.")
+    columns: list[str] = Field(description="Columns of features that have several.")
+
+
 class ModelReply(BaseModel):
     """Description of the served model."""
 
@@ -192,6 +206,7 @@ class ModelReply(BaseModel):
         "labels; null is 0.5 for all, or one label per answer."
     )
     parts: dict[str, str]
+    contexts: list[ContextReply] = Field([], description="Contexts that requests give beside image and text.")
     metrics: dict[str, Scores] | None = Field(description="Scores on held-out rows, with 95 % confidence intervals.")
 
 

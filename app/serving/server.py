@@ -172,13 +172,7 @@ def load_predictor(run: str, settings: ServeSettings, trust_custom_encoder: bool
         UserError: there is no model.
     """
     limits = {"max_pixels": settings.max_pixels, "max_text": MAX_TEXT}
-    predictor = Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
-    if contexts := predictor.model.config.other_contexts:
-        raise UserError(
-            f"The page and the API ask with an image and a text; {run} has the contexts {', '.join(contexts)}. Answer "
-            f"tables instead: python -m app predict {run} --data.test rows.csv"
-        )
-    return predictor
+    return Predictor.from_pretrained(run, None, trust_custom_encoder, precision=settings.precision, **limits)
 
 
 def build_app(

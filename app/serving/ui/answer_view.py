@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.inference.predictor import Prediction, Predictor
 from app.reporting.html_report import model_input, to_data_uri
-from app.serving.engine import Engine
+from app.serving.engine import Cells, Engine
 from data import Example
 from data.errors import UserError
 from data.messages import excerpt_path
@@ -44,15 +44,18 @@ class Answered:
     entry: HistoryEntry
 
 
-async def answer_question(engine: Engine, path: str | None, text: str | None) -> Answered:
+async def answer_question(engine: Engine, path: str | None, text: str | None, contexts: Cells) -> Answered:
     """Answer one question.
+
+    Args:
+        contexts: further contexts by name.
 
     Raises:
         UserError: the picture or the text is invalid.
         RefusedError: see `Engine.ask`.
     """
     predictor = engine.predictor
-    (example,), probabilities = await engine.ask([(path, text)])
+    (example,), probabilities = await engine.ask([(path, text, contexts)])
     if isinstance(example, UserError):
         raise UserError(str(example).replace(f" {excerpt_path(str(path))}", ""))  # without the path on the server
     found = predictor.to_predictions(probabilities[0][None], NUM_ANSWERS)[0]

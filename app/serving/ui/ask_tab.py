@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.data_classes import ImageData
 
 from app.serving.engine import Engine
 from app.serving.refusal import RefusedError
 from app.serving.ui.answer_view import HistoryEntry, answer_question, history_list, inputs_of_model
+from app.serving.ui.context_inputs import ContextInputs
 from app.serving.ui.evidence_view import explain_answer, waiting_note
 from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.hide_panel import HidePanel
@@ -31,26 +34,35 @@ def path_of(payload: ImageData | None) -> str | None:
     return None if payload is None else payload.path
 
 
-def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
-    """Build the tab; returns its inputs."""
+def picture_input(**options) -> gr.Image:
+    """An input for a picture."""
+    picture = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], **options)
+    picture.preprocess = path_of  # type: ignore[method-assign]
+    return picture
+
+
+def ask_tab(engine: Engine, run: Path) -> tuple[list[Component], ContextInputs]:
+    """Build the tab; returns its inputs: the picture, the text, and those of further contexts."""
     history = gr.State([])
+    has_text = engine.predictor.model.config.has_text
     with gr.Row(elem_id="asking"):
         with gr.Column(scale=4):
-            image = gr.Image(
-                type="filepath",
-                sources=["upload", "clipboard", "webcam"],
+            image = picture_input(
                 label="Picture (optional)",
                 placeholder="Drop or paste a picture, or use the camera",
                 height=320,
                 elem_id="picture",
             )
-            image.preprocess = path_of  # type: ignore[method-assign]
-            text = gr.Textbox(label="Question or report (optional)", lines=2, max_lines=12, elem_id="text")
+            text = gr.Textbox(
+                label="Question or report (optional)", lines=2, max_lines=12, elem_id="text", visible=has_text
+            )
+            contexts = ContextInputs(engine.predictor, picture_input)
+            filled = [image, text, *contexts.components]
             with gr.Row():
                 clear = gr.Button("Clear")
                 ask = gr.Button("Answer", variant="primary", elem_id="ask")
-            if examples := held_out_examples(run):
-                example_gallery(examples, image, text)
+            if examples := held_out_examples(run, contexts):
+                example_gallery(examples, filled)
         with gr.Column(scale=5):
             answer = gr.HTML(NO_ANSWER, elem_id="answer")
             evidence = gr.HTML(elem_id="evidence")
@@ -59,10 +71,10 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
     with gr.Accordion("History of this session", open=False):
         asked = gr.HTML('<p class="empty">No questions yet.</p>')
 
-    async def reply(path: str | None, words: str, before: list[HistoryEntry]) -> AsyncIterator[tuple]:
+    async def reply(path: str | None, words: str, before: list[HistoryEntry], *further: Any) -> AsyncIterator[tuple]:
         """Yields the answer, and then the same with its explanation."""
         try:
-            found = await answer_question(engine, path, words)
+            found = await answer_question(engine, path, words, contexts.cells(further))
         except (UserError, RefusedError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         before = [found.entry, *before][:MAX_HISTORY]
@@ -74,25 +86,25 @@ def ask_tab(engine: Engine, run: Path) -> tuple[gr.Image, gr.Textbox]:
     replied = gr.on(
         [ask.click, text.submit],
         reply,
-        [image, text, history],
+        [image, text, history, *contexts.components],
         [answer, history, asked, inputs, panel.question, evidence],
         api_name="ask",
         concurrency_limit=MAX_CONCURRENT,
     )
     panel.follow(replied)
     cleared = clear.click(
-        lambda: (None, "", NO_ANSWER, "", "", None),
-        outputs=[image, text, answer, inputs, evidence, panel.question],
+        lambda: (NO_ANSWER, "", "", None, None, "", *[None] * len(contexts.components)),
+        outputs=[answer, inputs, evidence, panel.question, *filled],
         api_visibility="private",
     )
     panel.follow(cleared)
-    return image, text
+    return filled, contexts
 
 
-def example_gallery(examples: list[tuple[str, str]], image: gr.Image, text: gr.Textbox) -> None:
+def example_gallery(examples: list[tuple], inputs: list[Component]) -> None:
     """Pictures with their questions, which fill the inputs when they are selected."""
     gallery = gr.Gallery(
-        examples,
+        [(path, text) for path, text, *_ in examples],
         label="Examples from the held-out rows",
         columns=3,
         height="auto",
@@ -101,9 +113,9 @@ def example_gallery(examples: list[tuple[str, str]], image: gr.Image, text: gr.T
         elem_id="examples",
     )
 
-    def take(selection: GallerySelection) -> tuple[str, str]:
+    def take(selection: GallerySelection) -> tuple:
         if not 0 <= selection.index < len(examples):
             raise gr.Error("This example does not exist.", print_exception=False)
         return examples[selection.index]
 
-    gallery.select(take, outputs=[image, text], api_visibility="private")
+    gallery.select(take, outputs=inputs, api_visibility="private")

@@ -12,9 +12,11 @@ import numpy as np
 from app.atomic_write import surviving
 from app.reporting.example_grid import evenly_spaced_rows
 from app.run_paths import MODEL_FOLDER, find_data
+from app.serving.ui.context_inputs import ContextInputs
 from app.serving.ui.uploads import make_upload_folder
 from app.settings_parser import load_settings
 from data import Rows, decode_image, load_rows, verify_images
+from data.context_check import verify_contexts
 from data.errors import UserError
 from models import ImageTextConfig
 
@@ -24,12 +26,12 @@ MAX_SIDE = 840
 """Longest side of an example picture, in pixels."""
 
 
-def held_out_examples(run: Path) -> list[tuple[str, str]]:
+def held_out_examples(run: Path, contexts: ContextInputs | None = None) -> list[tuple]:
     """Up to `NUM_EXAMPLES` held-out rows of a run, each with image and text.
 
     Returns:
-        For each row the path of a copy of its picture in the upload folder, and its text. The list is empty for a
-        model without a run folder or if the data no longer exist.
+        For each row the path of a copy of its picture in the upload folder, its text, and the values of the inputs of
+        further contexts. The list is empty for a model without a run folder or if the data no longer exist.
     """
     config = run / "config.yaml"
     if not config.is_file():
@@ -42,12 +44,19 @@ def held_out_examples(run: Path) -> list[tuple[str, str]]:
         data = find_data(run, data, [source, "image_root"])
         rows = load_rows(getattr(data, source), "test", data)
         rows = replace(rows, value_range=ImageTextConfig.from_pretrained(surviving(run / MODEL_FOLDER)).value_range)
-        with_text = np.flatnonzero([bool(text) for text in rows.texts])
+        with_text = np.flatnonzero([bool(text) or not data.has_text for text in rows.texts])
         chosen = with_text[np.linspace(0, len(with_text) - 1, min(NUM_EXAMPLES, len(with_text))).round().astype(int)]
         rows, _ = verify_images(rows.select(chosen), data)
+        rows = verify_contexts(rows, data)
         folder = Path(tempfile.mkdtemp(prefix="examples-", dir=make_upload_folder()))
         shown = evenly_spaced_rows(rows, NUM_EXAMPLES, with_image=True)
-        return [write_example(rows, i, folder, data.max_pixels) for i in shown]
+        return [
+            (
+                *write_example(rows, i, folder, data.max_pixels),
+                *(contexts.example(rows, i, folder, data.max_pixels) if contexts else []),
+            )
+            for i in shown
+        ]
     except (UserError, OSError) as error:
         log.warning("the page has no examples: %s", error)
         return []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 
@@ -17,6 +18,7 @@ from app.serving.engine import Engine
 from app.serving.ui.answer_view import bars, render
 from app.serving.ui.region_editor import SIDE, painted_pixels
 from data import Example
+from data.contexts import ContextCell
 from data.errors import UserError
 
 FILL_SIDE = 1600
@@ -34,17 +36,19 @@ class Question:
         path: its picture in the upload folder.
         text: its text.
         picture: the picture at the size of the editor.
+        contexts: its further contexts by name, prepared.
     """
 
     path: str | None
     text: str | None
     picture: Image.Image | None
+    contexts: Mapping[str, ContextCell | None] = field(default_factory=dict)
 
 
 def as_question(example: Example, path: str | None) -> Question:
     """The question of a prepared pair."""
     picture = enlarged(example.image, SIDE) if isinstance(example.image, Image.Image) else None
-    return Question(path, example.text, picture)
+    return Question(path, example.text, picture, example.contexts)
 
 
 async def hide_and_ask(engine: Engine, question: Question | None, layers: list[str]) -> str:
@@ -56,13 +60,13 @@ async def hide_and_ask(engine: Engine, question: Question | None, layers: list[s
     """
     if question is None or question.path is None:
         raise UserError("Ask a question about a picture first.")
-    (example,), before = await engine.ask([(question.path, question.text)])
+    (example,), before = await engine.ask([(question.path, question.text, question.contexts)])
     if isinstance(example, UserError):
         raise UserError("The picture of the last answer is no longer stored. Press Answer to ask again.")
     changed, share = await engine.explain(partial(hide_painted, layers), [example])
     if isinstance(changed, UserError):
         raise changed
-    (hidden,), after = await engine.ask([(as_file(changed), question.text)])
+    (hidden,), after = await engine.ask([(as_file(changed), question.text, question.contexts)])
     if isinstance(hidden, UserError):
         raise hidden
     predictor = engine.predictor

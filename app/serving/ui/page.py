@@ -72,7 +72,7 @@ def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.B
         parts = ", ".join(f"{part} {value}" for part, value in describe_model(predictor.model).items())
         gr.HTML(f'<header class="lead"><h1>{html.escape(run.name)}</h1><p>{html.escape(parts)}</p></header>')
         with gr.Tab("Ask") as asking:
-            image, text = ask_tab(engine, run)
+            inputs, contexts = ask_tab(engine, run)
         with gr.Tab("Batch") as batch:
             table_tab(engine)
         with gr.Tab("Evaluation") as evaluation:
@@ -80,7 +80,7 @@ def build_page(engine: Engine, run: Path, has_key: bool, root_path: str) -> gr.B
         with gr.Tab("Training") as training:
             timer = training_tab(run, training)
         with gr.Tab("Code") as code:
-            code_tab(image, text, code, run, has_key, root_path)
+            code_tab(inputs, contexts, code, run, has_key, root_path)
         if timer is not None:
             for tab in (asking, batch, evaluation, code):
                 tab.select(lambda: gr.Timer(active=False), outputs=timer, api_visibility="private")
