@@ -80,8 +80,10 @@ def read_pairs(
     for item in pairs:
         if isinstance(item, Mapping):
             yield *row_pair(item, *find_columns(columns, item, "The row")), contexts_of_row(item, contexts)
-        elif isinstance(item, tuple | list) and len(item) in (2, 3):
-            yield item[0], item[1], contexts_by_name(item[2] if len(item) == 3 else None, contexts)
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            yield item[0], item[1], contexts_by_name(None, contexts)
+        elif isinstance(item, tuple | list) and len(item) == 3 and isinstance(item[2], Mapping | None):
+            yield item[0], item[1], contexts_by_name(item[2], contexts)
         else:
             raise UserError(
                 f"A pair is (image, text), with None for a missing one; got {type(item).__name__}: {quote(item)}."
