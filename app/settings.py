@@ -39,6 +39,8 @@ class LearningRateScales:
     """The image encoder. Default: 0.3 from scratch, 0.1 if pretrained."""
     text_encoder: NonNegativeFloat | None = None
     """The text encoder. Default: 1 from scratch or with LoRA, 0.1 if pretrained."""
+    audio_encoder: NonNegativeFloat | None = None
+    """The encoder of sounds. Default: 1 from scratch, 0.1 if pretrained."""
     fusion: NonNegativeFloat = 1.0
     """Context grids, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from data.audio import collate_sounds
 from data.contexts import collate_features, unique
 from data.feature_store import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
@@ -125,6 +126,8 @@ class InputCollate:
         rows = [examples[index.index(place)].row for place in range(len(cells))]
         if spec["kind"] == "text":
             return found | dict(self.processor(None, [cell.value for cell in cells]))
+        if spec["kind"] == "audio":
+            return found | collate_sounds(spec, [cell.value for cell in cells], rows)
         if spec["kind"] != "image":
             return found | collate_features(spec, [cell.value for cell in cells], rows)
         if self.context_maps is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from data.audio import CHECKED_RATE, decode_sound, sound_bytes
 from data.contexts import ContextCell, context_columns, encode_features, fit_features, read_cell
 from data.errors import UserError
 from data.image_check import MAX_NAMED
@@ -68,9 +69,12 @@ def verify_contexts(rows: Rows, settings: DataSettings) -> Rows:
 
 def read_file(cell: ContextCell, context: NamedContext, settings: DataSettings) -> str | UserError:
     """The key of a file by content, after it was decoded; the error of one that cannot be decoded."""
-    if context.kind != "image":
+    if context.kind not in ("image", "audio"):
         return cell.key
     try:
+        if context.kind == "audio":
+            decode_sound(cell.value, CHECKED_RATE)
+            return content_key(sound_bytes(cell.value))
         data = read_image(cell.value)  # type: ignore[arg-type]
         decode_and_measure(data, settings.max_pixels)
         return content_key(data)

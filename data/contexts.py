@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from data.audio import resolve_sound, sound_bytes
 from data.cells import is_blank
 from data.errors import UserError
 from data.image_cells import resolve_image
@@ -34,7 +35,8 @@ class ContextCell:
     """What a row has for a context.
 
     Attributes:
-        value: a picture (a `data.image_cells.StoredImage` or decoded), `Features`, or a text.
+        value: a picture (a `data.image_cells.StoredImage` or decoded), a `data.audio.StoredSound`, `Features`, or a
+            text.
         key: equal for equal values; of a file, before it is read, its path.
     """
 
@@ -57,6 +59,11 @@ def read_cell(row: Mapping[str, Any], context: NamedContext, root: Path | None, 
         return None if text is None else ContextCell(text, text)
     if context.kind == "features":
         return read_features([row[name] for name in context.columns], context, root, confined)
+    if context.kind == "audio":
+        sound = resolve_sound(row[context.columns[0]], root, confined)
+        if sound is None:
+            return None
+        return ContextCell(sound, sound if isinstance(sound, str) else content_key(sound_bytes(sound)))
     stored = resolve_image(row[context.columns[0]], root, confined)
     if stored is None:
         return None

@@ -79,7 +79,7 @@ def resolve_path(path: str, root: Path, confined: bool) -> str:
     found = os.path.realpath(found)
     if not Path(found).is_relative_to(os.path.realpath(folder)):
         raise BadImageError(
-            f"The image path {quote(path)} leads out of the folder of the images, which this table may not do. Put the "
+            f"The path {quote(path)} leads out of the folder of the images, which this table may not do. Put the "
             "image into that folder."
         )
     return found

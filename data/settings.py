@@ -12,7 +12,7 @@ from data.errors import UserError
 
 TEXT_SLICES = ("text_tokens", "text_cut")
 """Values of ``slice_by`` that are not columns: the text's number of tokens, and whether the model truncates it."""
-ContextKind = Literal["text", "image", "features"]
+ContextKind = Literal["text", "image", "audio", "features"]
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names of contexts: parts of the model have them."""
 
@@ -22,8 +22,8 @@ class ContextSettings:
     """A context: an input that the image attends to."""
 
     kind: ContextKind
-    """text; image (a second picture); or features (columns of numbers or categories, such as age and sex; or a column
-    with vectors, sequences of vectors, or .npy files of them)."""
+    """text; image (a second picture); audio (a WAV, FLAC, OGG or MP3 file); or features (columns of numbers or
+    categories, such as age and sex; or a column with vectors, sequences of vectors, or .npy files of them)."""
     columns: list[str] = field(default_factory=list)
     """Columns of the table; by default the one with the name of the context. A text may be a template."""
 
@@ -116,6 +116,11 @@ class DataSettings:
     def has_text(self) -> bool:
         """Whether rows have a text."""
         return bool(self.text)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether rows have a sound."""
+        return any(context.kind == "audio" for context in self.contexts())
 
     def contexts(self) -> list["NamedContext"]:
         """The named contexts in order.

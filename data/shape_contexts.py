@@ -1,13 +1,18 @@
-"""Built-in data for other contexts than a text: pairs of pictures, and pictures with a row of a table."""
+"""Built-in data for other contexts than a text: pictures with a second picture, a row of a table, or a sound."""
 
 import io
 import random
 
+import numpy as np
+import soundfile
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from data.shapes import COLORS, NUMBERS, PLACES, SEEDS, SHAPES, Scene, draw_scene, paint
 
+TONES = dict(zip(COLORS, (262, 330, 392, 523, 659, 784), strict=True))
+"""The pitch in Hz that belongs to each colour."""
+TONE_RATE, TONE_SECONDS = 8000, 0.5
 CHANGES = ("color", "shape", "place", "nothing")
 TRUE = ("both", "color", "number", "neither")
 
@@ -72,6 +77,42 @@ def draw_card(scene: Scene, label: str, rng: random.Random) -> dict[str, str | i
     colors = [color for color in COLORS if (color in shown) == (label in ("both", "color"))]
     numbers = [n for n in range(1, len(NUMBERS) + 1) if (n == len(scene)) == (label in ("both", "number"))]
     return {"color": rng.choice(colors), "number": rng.choice(numbers)}
+
+
+def make_tones(num_images: int, split: str, rows: int = 4) -> Dataset:
+    """Draw pictures of one shape, each with tones: does the pitch belong to the colour (`TONES`), yes or no?
+
+    Columns image, sound and label. Both answers are equally likely whatever the picture shows, and whatever is heard.
+    The same split always gives the same rows.
+    """
+    sound = {"bytes": Value("binary"), "path": Value("string")}  # the feature Audio needs torchcodec
+    features = Features({"image": Image(decode=False), "sound": sound, "label": Value("string")})
+    return Dataset.from_list(list(generate_tones(num_images, SEEDS[split], rows)), features=features)
+
+
+def generate_tones(num_images: int, seed: int, rows: int):
+    rng = random.Random(seed)
+    for number in range(num_images):
+        color, place = rng.choice(list(COLORS)), rng.choice(PLACES)
+        image = as_png(paint({place: (color, rng.choice(SHAPES))}, rng), f"{number}.png")
+        for row in range(rows):
+            label = rng.choice(("yes", "no"))
+            heard = color if label == "yes" else rng.choice([other for other in COLORS if other != color])
+            sound = {"bytes": make_tone(TONES[heard], rng), "path": f"{number}_{row}.wav"}
+            yield {"image": image, "sound": sound, "label": label}
+
+
+def make_tone(pitch: float, rng: random.Random) -> bytes:
+    """A WAV file with a tone and its octave, of a random volume, phase and start, with noise."""
+    times = np.arange(int(TONE_RATE * TONE_SECONDS)) / TONE_RATE
+    phase = rng.uniform(0, 2 * np.pi)
+    wave = np.sin(2 * np.pi * pitch * times + phase) + rng.uniform(0, 0.3) * np.sin(4 * np.pi * pitch * times)
+    wave *= times >= rng.uniform(0, 0.2)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(times))
+    file = io.BytesIO()
+    samples = rng.uniform(0.2, 0.6) * wave + 0.01 * noise
+    soundfile.write(file, samples.astype(np.float32), TONE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def as_png(picture: PILImage.Image, name: str) -> dict:

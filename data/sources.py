@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
+from datasets import Audio, Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
-from data.shape_contexts import make_cards, make_pairs
+from data.shape_contexts import make_cards, make_pairs, make_tones
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
 
@@ -22,7 +22,7 @@ METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
 PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
 """What parsers raise for files that they cannot read. Any other exception is a bug and keeps its traceback."""
-BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards}
+BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards, "tones": make_tones}
 """Names of the built-in data, and what draws them."""
 BUILT_IN_SOURCE = re.compile(rf"({'|'.join(BUILT_IN)}):(\d+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
@@ -43,7 +43,7 @@ def load_source(
         cache_dir: cache folder for local tables; that of `datasets` by default.
 
     Returns:
-        The table with undecoded images, and the folder of relative image paths.
+        The table with undecoded images and sounds, and the folder of relative image paths.
 
     Raises:
         UserError: the source does not exist, has an unknown type, or cannot be parsed.
@@ -67,8 +67,8 @@ def load_source(
             "id (owner/name) or shapes:N." + (" Download it first, and give the file." if "://" in source else "")
         )
     for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
+        if isinstance(feature, Image | Audio):
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
     return dataset, root
 
 

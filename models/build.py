@@ -9,9 +9,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ViTImageProcessor
 
 from data.errors import UserError
+from models.audio import SCRATCH, audio_encoder, fetch_audio_encoder
 from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, fetch_backbone, is_backbone_type
 from models.classifier import ImageTextClassifier, build_image_encoder
 from models.configuration import ImageTextConfig
+from models.contexts import audio_encoders
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
 from models.image_weights import imagenet_state, load_image_weights
 from models.levels import ImageEncoder
@@ -58,6 +60,7 @@ def build_model(
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
     encoders = text | {"image_config": image_config(settings)}
+    reading["contexts"] = with_encoders(settings, reading.get("contexts"))
     config = ImageTextConfig(**encoders, **architecture(settings), **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     max_length = settings.max_text_length
@@ -65,8 +68,16 @@ def build_model(
         if text_is_pretrained(settings):
             model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
         max_length = min(max_length, model.text_encoder.max_positions or max_length)
+    if settings.audio_encoder != SCRATCH:
+        for encoder in audio_encoders(model):
+            encoder.load_pretrained(settings.audio_encoder)
     statistics = load_image_encoder(model.image_encoder, settings)
     return model, build_processor(tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit)
+
+
+def with_encoders(settings: ModelSettings, contexts: list[dict] | None) -> list[dict] | None:
+    """The entries of ``contexts``, those of sounds with their encoder."""
+    return contexts and [spec | audio_encoder(settings) if spec["kind"] == "audio" else spec for spec in contexts]
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:
@@ -110,11 +121,11 @@ def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, 
     return encoder, build_image_processor(settings.image_size, **load_image_encoder(encoder, settings))
 
 
-def fetch_pretrained(settings: ModelSettings, has_text: bool = True) -> None:
+def fetch_pretrained(settings: ModelSettings, has_text: bool = True, has_audio: bool = False) -> None:
     """Download what the model starts from and is not on the disk yet, before any data are read.
 
     Args:
-        has_text: whether the model has a text encoder.
+        has_text, has_audio: whether the model has a text encoder, and one of sound.
 
     Raises:
         UserError: everything that could not be loaded, and the option that needs no download.
@@ -124,6 +135,8 @@ def fetch_pretrained(settings: ModelSettings, has_text: bool = True) -> None:
     steps: list[Callable[[], object]] = []
     if has_text and text_is_pretrained(settings):
         steps.append(partial(fetch_text_encoder, settings.text_encoder, settings.text_revision))
+    if has_audio and settings.audio_encoder != SCRATCH:
+        steps.append(partial(fetch_audio_encoder, settings.audio_encoder))
     if settings.image_encoder == VGG16 and settings.image_weights == "imagenet":
         steps.append(partial(imagenet_state, settings.batch_norm))
     elif settings.image_encoder != VGG16 and image_is_pretrained(settings):

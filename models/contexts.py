@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from models.audio import AudioTokens
 from models.context import ContextGrid
 from models.fusion import PositionNorm, position_encoding
 
@@ -108,6 +109,11 @@ class Context(nn.Module):
         self.grid = ContextGrid(hidden_size, pooling)
         self.missing = nn.Parameter(torch.randn(hidden_size) * 0.02)
 
+    @property
+    def parts(self) -> list[nn.Module | nn.Parameter]:
+        """What makes its tokens, if it is no text; the pooling to slots; and the token for a missing input."""
+        return [*([] if self.tokens is None else [self.tokens]), self.grid, self.missing]
+
     def slots(self, tokens: Tensor | None, mask: Tensor | None, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The slots of each pair, those of the learned token where the input is missing.
 
@@ -134,8 +140,15 @@ def build_tokens(spec: dict[str, Any], image_dim: int) -> nn.Module | None:
         return None
     if kind == "image":
         return ImageTokens(image_dim)
+    if kind == "audio":
+        return AudioTokens(spec)
     if kind == "vectors":
         return VectorTokens(spec["width"])
     if kind == "columns":
         return ColumnTokens([len(column["categories"] or ()) for column in spec["inputs"]])
-    raise UserError(f"A context is of the kind text, image, vectors or columns, got {kind!r}.")
+    raise UserError(f"A context is of the kind text, image, audio, vectors or columns, got {kind!r}.")
+
+
+def audio_encoders(model: nn.Module) -> list[AudioTokens]:
+    """The encoders of the sounds of a classifier."""
+    return [module for module in model.modules() if isinstance(module, AudioTokens)]

@@ -49,6 +49,12 @@ class EncoderSettings:
     """Initial weights of VGG16: imagenet (downloaded from torchvision), none (random), or a file: a torchvision state
     dict (.pth or .safetensors) or the weights of a run (model/model.safetensors). Other image encoders have their
     own."""
+    audio_encoder: str = "MIT/ast-finetuned-audioset-10-10-0.4593"
+    """Encoder of contexts of the kind audio: a HuggingFace Hub id or a local folder of an audio model of transformers
+    (AST, Wav2Vec2, HuBERT, Whisper, whose encoder is taken), or scratch (a small Whisper encoder)."""
+    audio_seconds: PositiveInt = 10
+    """Length in seconds to which sounds are cut or padded. Encoders with a length of their own (AST, Whisper) keep
+    theirs."""
 
 
 @dataclass

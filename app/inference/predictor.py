@@ -22,6 +22,7 @@ from app.inference.python_inputs import ImageInput, Pictures, read_text_input
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
 from data import Example, InputCollate, LabelFormat, decode_image
+from data.audio import CHECKED_RATE, decode_sound
 from data.cells import is_clean
 from data.contexts import ContextCell, encode_features
 from data.errors import UserError
@@ -243,6 +244,11 @@ class Predictor:
             return None if found is None else ContextCell(found[1], found[0])
         if specs[name]["kind"] == "text":
             self.check_text(cell.value)
+        if specs[name]["kind"] == "audio":
+            try:
+                decode_sound(cell.value, CHECKED_RATE)
+            except UserError as error:
+                raise UserError(f"The context {name} is {error}.") from error
         if specs[name]["kind"] in ("vectors", "columns"):
             try:
                 encode_features(specs[name], cell.value)

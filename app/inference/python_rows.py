@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
-from datasets import Dataset, DatasetDict, Image, IterableDataset
+from datasets import Audio, Dataset, DatasetDict, Image, IterableDataset
 
 from app.inference.python_contexts import contexts_by_name, contexts_of_row
 from app.inference.python_inputs import ImageInput
@@ -109,7 +109,7 @@ def frame_rows(
 def dataset_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext]
 ) -> Iterator[dict]:
-    """The rows of a data set, with the columns that are read; images stay encoded."""
+    """The rows of a data set, with the columns that are read; images and sounds stay encoded."""
     if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # keep a transform of the user
         dataset = dataset.with_format(None)
     if dataset.features is None:
@@ -118,8 +118,8 @@ def dataset_rows(
     names = used_columns(columns, contexts, dataset.features, "The Dataset")
     dataset = dataset.select_columns(names)
     for name in names:
-        if isinstance(dataset.features[name], Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
+        if isinstance(feature := dataset.features[name], Audio | Image):
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
     yield from dataset
 
 

@@ -82,14 +82,14 @@ def context_cells(
 ) -> dict[str, ContextCell | None] | UserError:
     """The further contexts of a pair by name, or the reason why one cannot be read.
 
-    Pictures come in base64, features as numbers and words: no file of the server is read.
+    Pictures and sounds come in base64, features as numbers and words: no file of the server is read.
     """
     kinds, given = {context.name: context.kind for context in contexts}, dict(values or {})
     try:
         for name, value in given.items():
-            if kinds.get(name) == "image" and value is not None:
+            if kinds.get(name) in ("image", "audio") and value is not None:
                 if not isinstance(value, str):
-                    raise UserError(f"The context {name} is a picture: send its file in base64.")
+                    raise UserError(f"The context {name} is a file: send it in base64.")
                 given[name] = decode_base64(value)
             elif kinds.get(name) == "features":
                 refuse_files(name, value)

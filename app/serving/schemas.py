@@ -58,8 +58,8 @@ class Input(BaseModel):
     contexts: dict[str, Any] | None = Field(
         None,
         max_length=MAX_INPUTS,
-        description="Further contexts of the model by name, see /v1/model; null for a missing one. A picture is the "
-        "base64 of its file; features are a number, a word, {column: value}, a vector or a list of vectors.",
+        description="Further contexts of the model by name, see /v1/model; null for a missing one. A picture or a "
+        "sound is the base64 of its file; features are a number, a word, {column: value}, a vector or a list of them.",
     )
 
 
@@ -184,7 +184,7 @@ class ContextReply(BaseModel):
     """A context of the model beside image and text."""
 
     name: str
-    kind: str = Field(description="text, image or features.")
+    kind: str = Field(description="text, image, audio or features.")
     columns: list[str] = Field(description="Columns of features that have several.")
 
 

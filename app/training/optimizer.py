@@ -8,16 +8,19 @@ from torch.optim import Optimizer
 
 from data.errors import UserError
 from models.classifier import ImageTextClassifier
+from models.contexts import AudioTokens, audio_encoders
 from models.lora import base_parameters
 
 
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
     """The parts of a classifier by name; every parameter belongs to exactly one."""
-    fusion = [model.context_grid, model.contexts, model.fusions, model.no_text, model.no_image]
+    further = [part for context in model.contexts.children() for part in context.parts]  # type: ignore[union-attr]
+    fusion = [model.context_grid, *further, model.fusions, model.no_text, model.no_image]
     return {
         "image_encoder": [model.image_encoder],
         "text_encoder": [model.text_encoder] if model.text_encoder else [],
-        "fusion": [part for part in fusion if part is not None],
+        "audio_encoder": list(audio_encoders(model)),
+        "fusion": [part for part in fusion if part is not None and not isinstance(part, AudioTokens)],
         "classifier": [model.classifier],
         "probe": [model.probe] if model.probe else [],
     }

@@ -27,7 +27,9 @@ from data.groups import group_names
 from data.hashing import sha256
 from data.messages import quote
 from models import ImageTextClassifier, ImageTextProcessor
+from models.audio import SCRATCH
 from models.build import VGG16, image_is_pretrained, text_is_pretrained
+from models.contexts import audio_encoders
 from models.custom_encoder import split_name
 from models.settings import ModelSettings
 
@@ -70,6 +72,9 @@ class Provenance:
         else:
             contents["text encoder"] = text_content(settings.model, model)
             contents["image encoder"] = image_content(settings.model, model, processor)
+            if audio := audio_encoders(model):
+                is_scratch = settings.model.audio_encoder == SCRATCH
+                contents["audio encoder"] = SCRATCH if is_scratch else pretrained_content(audio[0])
         return cls(rows, contents, places_of(settings))
 
     def save(self, run_dir: Path) -> None:

@@ -7,6 +7,8 @@ from accelerate import Accelerator
 
 from app.training.trainer import Training
 from data import PreparedData, Rows, StringColumn
+from data.audio import describe_cut, sound_seconds
+from data.context_check import read_all
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 
 
@@ -14,7 +16,22 @@ def describe_training(training: Training, data: PreparedData, accelerator: Accel
     """Truncated texts, steps per epoch, parameters, devices and precision, one line each."""
     model = accelerator.unwrap_model(training.model)
     texts = data.splits["train"].texts
-    return [describe_truncation(training.processor, texts), training.describe_epoch(), describe_run(accelerator, model)]
+    cut = [describe_truncation(training.processor, texts), *describe_sounds(data.splits["train"], model.config)]
+    return [*cut, training.describe_epoch(), describe_run(accelerator, model)]
+
+
+def describe_sounds(rows: Rows, config: ImageTextConfig) -> list[str]:
+    """How many of the training sounds are longer than the maximum length, a line a context."""
+    limits = {spec["name"]: spec["seconds"] for spec in config.contexts or () if spec["kind"] == "audio"}
+    return [
+        describe_cut(
+            context.name,
+            [sound_seconds(cell.value) for cell in read_all(rows, context) if cell is not None],
+            limits[context.name],
+        )
+        for context in rows.contexts
+        if context.name in limits
+    ]
 
 
 def describe_truncation(processor: ImageTextProcessor, texts: StringColumn[str | None]) -> str:

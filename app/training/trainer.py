@@ -38,6 +38,7 @@ from data import (
 )
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
+from models.audio import SCRATCH
 from models.build import build_model, image_is_pretrained, text_is_pretrained
 from models.gate import GatedFusion
 from models.lora import add_lora
@@ -199,7 +200,8 @@ def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[s
     text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
     given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
-    return {"text_encoder": text, "image_encoder": image} | given
+    audio = 1.0 if model.audio_encoder == SCRATCH and not model.init else PRETRAINED_SCALE
+    return {"text_encoder": text, "image_encoder": image, "audio_encoder": audio} | given
 
 
 def check_options(options: TrainSettings, model: ModelSettings) -> None:

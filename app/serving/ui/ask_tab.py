@@ -9,12 +9,11 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from gradio.data_classes import ImageData
 
 from app.serving.engine import Engine
 from app.serving.refusal import RefusedError
 from app.serving.ui.answer_view import HistoryEntry, answer_question, history_list, inputs_of_model
-from app.serving.ui.context_inputs import ContextInputs
+from app.serving.ui.context_inputs import ContextInputs, path_of
 from app.serving.ui.evidence_view import explain_answer, waiting_note
 from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.hide_panel import HidePanel
@@ -29,15 +28,10 @@ MAX_CONCURRENT = 16
 """Maximum number of questions in progress; they are answered in batches."""
 
 
-def path_of(payload: ImageData | None) -> str | None:
-    """Replacement for `gr.Image.preprocess`, which opens a picture with every decoder of Pillow."""
-    return None if payload is None else payload.path
-
-
 def picture_input(**options) -> gr.Image:
     """An input for a picture."""
     picture = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], **options)
-    picture.preprocess = path_of  # type: ignore[method-assign]
+    picture.preprocess = path_of  # type: ignore[assignment, method-assign]
     return picture
 
 

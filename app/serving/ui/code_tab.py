@@ -39,11 +39,9 @@ def code_tab(
             given = contexts.given(further)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        pictures = {name for name, kind in contexts.kinds.items() if kind == "image" and given[name]}
-        given |= {name: Path(given[name]).name for name in pictures}
-        return code_with_contexts(
-            Path(path).name if path else None, words or None, given, pictures, address, run, has_key
-        )
+        files = {name for name, kind in contexts.kinds.items() if kind in ("image", "audio") and given[name]}
+        given |= {name: Path(given[name]).name for name in files}
+        return code_with_contexts(Path(path).name if path else None, words or None, given, files, address, run, has_key)
 
     tab.select(write, inputs, [shell, remote, local], api_visibility="private")
 
@@ -77,7 +75,7 @@ def code_with_contexts(
     image: str | None,
     text: str | None,
     contexts: dict[str, Any],
-    pictures: Collection[str],
+    files: Collection[str],
     address: str,
     run: Path,
     has_key: bool,
@@ -86,14 +84,14 @@ def code_with_contexts(
 
     Args:
         image: name of a file.
-        contexts: values by name; of pictures, the names of their files.
-        pictures: the contexts that are pictures.
+        contexts: values by name; of pictures and sounds, the names of their files.
+        files: the contexts that are pictures or sounds.
     """
     pair = {name: value for name, value in (("image", image), ("text", text)) if value}
     body = json.dumps({"inputs": [pair | {"contexts": contexts}]}, ensure_ascii=False)
     body = re.sub(r"[\\\\$`]", lambda found: f"\\{found[0]}", body)
     python = repr(pair | {"contexts": contexts})
-    for file in filter(None, [image, *(contexts[name] for name in pictures)]):
+    for file in filter(None, [image, *(contexts[name] for name in files)]):
         quoted = json.dumps(file, ensure_ascii=False)
         body = body.replace(f": {quoted}", f': "$(base64 -w0 {shlex.quote(file)})"')
         python = python.replace(f": {file!r}", f": read({file!r})")

@@ -1,4 +1,4 @@
-"""The inputs of further contexts on the page: a picture, a text, a field for each column, or a list of numbers."""
+"""The inputs of further contexts on the page: a picture, a sound, a text, a field for each column, or numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import soundfile
 from gradio.components import Component
+from gradio.data_classes import FileData
 
 from app.inference.predictor import Predictor
 from app.inference.python_contexts import contexts_by_name
 from data import Rows, decode_image
+from data.audio import CHECKED_RATE, decode_sound
 from data.contexts import ContextCell, number_of
 from data.errors import UserError
 from models.processor import is_missing
@@ -45,6 +48,10 @@ class ContextInputs:
                 self.components.append(
                     open_picture(label=spec["name"], height=PICTURE_HEIGHT, elem_id=f"context-{spec['name']}")
                 )
+            elif spec["kind"] == "audio":
+                sound = gr.Audio(type="filepath", sources=["upload", "microphone"], label=spec["name"])
+                sound.preprocess = path_of  # type: ignore[method-assign]
+                self.components.append(sound)
             else:
                 numbers = "" if spec["kind"] == "text" else f": a list of {spec['width']} numbers, or of such lists"
                 self.components.append(gr.Textbox(label=f"{spec['name']}{numbers}", lines=2, max_lines=6))
@@ -90,9 +97,18 @@ class ContextInputs:
                 path = folder / f"{index}_{spec['name']}.png"
                 picture.save(path)
                 found.append(str(path))
+            elif spec["kind"] == "audio":
+                path = folder / f"{index}_{spec['name']}.wav"
+                soundfile.write(path, decode_sound(cell.value, CHECKED_RATE), CHECKED_RATE)
+                found.append(str(path))
             else:
                 found.append(cell.value if spec["kind"] == "text" else json.dumps(cell.value.tolist()))
         return found
+
+
+def path_of(payload: FileData | None) -> str | None:
+    """Replacement for the ``preprocess`` of pictures and sounds, which opens a file with every decoder of gradio."""
+    return None if payload is None else payload.path
 
 
 def column_input(column: Mapping[str, Any]) -> Component:

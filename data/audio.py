@@ -1,0 +1,191 @@
+"""Sound files as a context: decoded with libsndfile, mixed to mono, resampled, and cut or padded to one length."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor
+from transformers import FeatureExtractionMixin
+from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
+
+from data.cells import is_blank
+from data.errors import UserError
+from data.image_cells import resolve_path
+from data.images import read_image
+from data.messages import quote
+
+StoredSound = str | bytes | tuple[np.ndarray, int]
+"""The path or the bytes of a sound file, or samples with their rate in Hz."""
+CHECKED_RATE = 16_000
+"""Rate in Hz at which sounds are decoded to find faulty ones."""
+RATES = (1_000, 768_000)
+"""Lowest and highest rate of samples, in Hz."""
+LONGEST = 24 * 3600
+"""Longest sound, in seconds: a header that claims more is damaged."""
+EXPECTED = "a sound is the path or the bytes of a WAV, FLAC, OGG or MP3 file, or samples with their rate"
+
+
+def resolve_sound(cell: Any, root: Path | None, confined: bool) -> StoredSound | None:
+    """Resolve a cell with a sound.
+
+    Args:
+        cell: a path, bytes, the ``{"bytes", "path"}`` or ``{"array", "sampling_rate"}`` of `datasets`, a pair
+            ``(samples, rate)`` with samples ``(N,)`` or ``(channels, N)``, or a missing value.
+        root: folder of relative paths; the current folder if ``None``.
+        confined: only accept paths inside ``root``.
+
+    Raises:
+        UserError: another type, or a path outside ``root``.
+    """
+    if isinstance(cell, dict):
+        if cell.get("array") is not None:
+            cell = cell["array"], cell.get("sampling_rate")
+        else:
+            cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, tuple) and len(cell) == 2:
+        return samples_of(*cell)
+    if is_blank(cell) or (isinstance(cell, float) and np.isnan(cell)):
+        return None
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return bytes(cell) if len(cell) else None
+    if isinstance(cell, str | Path):
+        return resolve_path(str(cell), root or Path(), confined)
+    raise UserError(f"{quote(cell)}; {EXPECTED}")
+
+
+def samples_of(samples: Any, rate: Any) -> tuple[np.ndarray, int]:
+    """Samples as mono float32 ``(N,)``, and their rate.
+
+    Raises:
+        UserError: samples of another shape or type, or a rate outside `RATES`.
+    """
+    if not isinstance(rate, int | np.integer) or not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"samples with the rate {quote(rate)}; a rate is a whole number of Hz, such as 16000")
+    array = np.asarray(samples)
+    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
+        raise UserError(
+            f"samples of the type {array.dtype} and the shape {array.shape}; expected (N,) or (channels, N)"
+        )
+    if array.dtype.kind in "iu":
+        array = array / (np.iinfo(array.dtype).max + 1)
+    array = array if array.ndim == 1 else array.mean(axis=0 if array.shape[0] <= array.shape[1] else 1)
+    return check_samples(array.astype(np.float32)), int(rate)
+
+
+def check_samples(samples: np.ndarray) -> np.ndarray:
+    """Refuse sounds of zero length, and values that are not finite."""
+    if not len(samples):
+        raise UserError("a sound of zero length")
+    if not np.isfinite(samples).all():
+        raise UserError("a sound with NaN or infinite samples")
+    return samples
+
+
+def sound_bytes(stored: StoredSound) -> bytes:
+    """The content of a sound, for its key."""
+    if isinstance(stored, tuple):
+        return stored[0].tobytes() + str(stored[1]).encode()
+    return read_image(stored)  # any regular file
+
+
+def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -> np.ndarray:
+    """Decode a sound.
+
+    Args:
+        rate: of the result, in Hz; other rates are resampled by a polyphase filter.
+        seconds: read no more than this from the beginning.
+
+    Returns:
+        mono samples ``(N,)`` float32, the mean of the channels.
+
+    Raises:
+        UserError: a file that cannot be decoded, without samples, or with samples that are not finite.
+    """
+    if isinstance(stored, tuple):
+        samples, own = stored
+    else:
+        data = sound_bytes(stored)
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                own = file.samplerate
+                check_length(file)
+                wanted = -1 if seconds is None else int(seconds * own) + 1
+                samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+            raise UserError(f"a file that is no sound: {error}; {EXPECTED}") from error
+    if seconds is not None:
+        samples = samples[: int(seconds * own) + 1]
+    samples = check_samples(samples)
+    if own == rate:
+        return samples
+    common = gcd(own, rate)
+    return resample_poly(samples, rate // common, own // common).astype(np.float32)
+
+
+def sound_seconds(stored: StoredSound) -> float:
+    """The length of a sound that `decode_sound` reads, in seconds, from the header of its file."""
+    if isinstance(stored, tuple):
+        return len(stored[0]) / stored[1]
+    with soundfile.SoundFile(io.BytesIO(sound_bytes(stored))) as file:
+        return file.frames / file.samplerate
+
+
+def check_length(file: soundfile.SoundFile) -> None:
+    """Refuse rates and lengths that no sound has."""
+    if not RATES[0] <= file.samplerate <= RATES[1] or file.frames > LONGEST * file.samplerate:
+        raise UserError(f"a file of {file.frames:,} samples at {file.samplerate:,} Hz, which is no sound")
+
+
+def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows: Sequence[int]) -> dict[str, Tensor]:
+    """Inputs of the audio encoder for K sounds, all cut or padded with zeros to the same length.
+
+    Args:
+        spec: an entry of the model's ``contexts``, with its ``extractor`` and the ``seconds`` that it takes.
+        rows: a row that has each sound, for messages.
+
+    Returns:
+        ``values`` ``(K, …)`` as the encoder takes them, and ``filled`` ``(K,)``, the share that is no padding.
+
+    Raises:
+        UserError: a sound that cannot be decoded; names the row.
+    """
+    extractor = load_extractor(json.dumps(spec["extractor"], sort_keys=True))
+    rate, seconds = extractor.sampling_rate, spec["seconds"]
+    decoded = []
+    for sound, row in zip(sounds, rows, strict=True):
+        try:
+            decoded.append(decode_sound(sound, rate, seconds)[: round(rate * seconds)])
+        except UserError as error:
+            raise UserError(f"The context {spec['name']} of row {row} is {error}.") from error
+    length = {"padding": "max_length", "max_length": round(rate * seconds), "truncation": True}
+    with torch.autocast("cpu", enabled=False):  # spectrograms need float32
+        inputs = extractor(decoded, sampling_rate=rate, return_tensors="pt", **length)
+    values = next(inputs[name] for name in extractor.model_input_names if name != "attention_mask")
+    filled = torch.tensor([len(samples) / (rate * seconds) for samples in decoded])
+    return {"values": values, "filled": filled}
+
+
+@lru_cache
+def load_extractor(extractor: str) -> FeatureExtractionMixin:
+    """The feature extractor that a model's configuration holds, from JSON."""
+    values = json.loads(extractor)
+    return feature_extractor_class_from_name(values["feature_extractor_type"]).from_dict(values)
+
+
+def describe_cut(name: str, lengths: Sequence[float], seconds: float) -> str:
+    """How long the sounds of the training rows are, and how many are cut, in a line."""
+    cut = sum(length > seconds for length in lengths)
+    return (
+        f"context {name}: sounds of {min(lengths):.1f} to {max(lengths):.1f} s; {cut:,} of {len(lengths):,} "
+        f"({cut / len(lengths):.1%}) are cut at {seconds:g} s (--model.audio_seconds)"
+    )
