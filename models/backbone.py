@@ -4,7 +4,7 @@ import json
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedConfig, ResNetConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 from data.errors import UserError
@@ -13,6 +13,8 @@ from models.hub_errors import explain_hub_errors, fetch_weights
 from models.vgg import LAST
 from models.weight_check import RESAVE, check_weights, load_pretrained, needed_names
 
+SCRATCH = "scratch"
+"""Name of a small ResNet with random weights."""
 INSTEAD = ", or train VGG16 from scratch (--model.image_encoder vgg16)"
 """Suggestion when a pretrained backbone cannot be loaded."""
 
@@ -110,8 +112,8 @@ class BackboneEncoder(nn.Module):
 
 
 def is_backbone_type(name: str) -> bool:
-    """Whether a name is a backbone type (``resnet``), which has random weights, and not a Hub id or folder."""
-    return name in MODEL_FOR_BACKBONE_MAPPING_NAMES
+    """Whether a name is a backbone type (``resnet``) or `SCRATCH`, with random weights, and not a Hub id or folder."""
+    return name == SCRATCH or name in MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 
 def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -121,7 +123,7 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         UserError: a configuration that cannot be loaded, or a saved classifier with VGG16.
     """
     if is_backbone_type(name):
-        config = AutoConfig.for_model(name)
+        config = small_resnet() if name == SCRATCH else AutoConfig.for_model(name)
         return type(config).from_dict(
             json.loads(config.to_json_string())
         )  # lists instead of tuples, as read from a file
@@ -135,6 +137,11 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             f"--model.image_encoder vgg16 --model.image_weights {name}/model.safetensors."
         )
     return config.image_config
+
+
+def small_resnet() -> ResNetConfig:
+    """Three blocks of a ResNet (He et al. 2016): a map of 4×4 positions for images of 64 pixels."""
+    return ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
 
 
 def fetch_backbone(name: str, revision: str | None = None) -> None:

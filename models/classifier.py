@@ -136,7 +136,7 @@ class ImageTextClassifier(SavedModel):
         if self.contexts:
             grids = [] if self.context_grid is None else [slots[text_index]]
             grids += [self.encode_context(name, further.get(name, {}), index) for name, index in others.items()]
-            slots, slots_index = torch.cat(grids, dim=2), torch.arange(len(image_index), device=image_index.device)
+            slots, slots_index = torch.cat(grids, dim=2), torch.arange(image_index.shape[0], device=image_index.device)
         fused, attentions, gates, work = self.fusions(
             maps, slots, image_index, slots_index, self.image_encoder, output_attentions
         )

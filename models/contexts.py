@@ -130,7 +130,7 @@ class Context(nn.Module):
             mask = torch.cat([mask | (first & ~mask.any(dim=1, keepdim=True)), first[None]])
             tokens = torch.cat([tokens, missing.to(tokens.dtype).expand(1, *tokens.shape[1:])])
         grids, _ = self.grid(tokens, mask, False)
-        return grids[torch.where(index >= 0, index, len(grids) - 1)]
+        return grids[torch.where(index >= 0, index, grids.shape[0] - 1)]
 
 
 def build_tokens(spec: dict[str, Any], image_dim: int) -> nn.Module | None:

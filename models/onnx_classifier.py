@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,45 @@ from models.decisions import to_probabilities
 from models.output import ImageTextOutput
 
 ONNX_FILE = "model.onnx"
+OF_TEXTS = ("input_ids", "attention_mask", "text_index")
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_index", "text_index")
-"""Inputs of the graph, a subset of those of `models.ImageTextClassifier`."""
+"""Inputs of the graph, a subset of those of `models.ImageTextClassifier`. A model without a text lacks `OF_TEXTS`."""
+OF_CONTEXTS = {
+    "text": ("input_ids", "attention_mask"),
+    "image": ("pixel_values",),
+    "audio": ("values", "filled"),
+    "vectors": ("values", "mask"),
+    "columns": ("values", "mask"),
+}
+"""Kind of a further context → its inputs; with those goes ``index``. The graph has them as ``NAME.INPUT``."""
+TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(bool)": torch.bool}
 MISSING = "needs packages that are not installed: pip install onnx onnxruntime onnxscript"
 """End of a message about a missing package."""
+
+
+def graph_inputs(config: ImageTextConfig) -> list[str]:
+    """Names of the inputs of the graph of a model, in order."""
+    own = [name for name in INPUTS if config.has_text or name not in OF_TEXTS]
+    specs = config.contexts or ()
+    return own + [f"{spec['name']}.{part}" for spec in specs for part in (*OF_CONTEXTS[spec["kind"]], "index")]
+
+
+def flatten_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Inputs of a classifier with the names that the graph gives them."""
+    further = {
+        f"{name}.{part}": tensor for name, one in batch.get("contexts", {}).items() for part, tensor in one.items()
+    }
+    return {name: value for name, value in batch.items() if name != "contexts"} | further
+
+
+def nest_inputs(flat: dict[str, Tensor]) -> dict[str, Any]:
+    """Inputs as a classifier takes them; the opposite of `flatten_inputs`."""
+    contexts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        if "." in name:
+            contexts.setdefault(name.split(".")[0], {})[name.split(".")[1]] = tensor
+    own: dict[str, Any] = {name: tensor for name, tensor in flat.items() if "." not in name}
+    return own | ({"contexts": contexts} if contexts else {})
 
 
 class OnnxModel(nn.Module):
@@ -54,10 +90,10 @@ class OnnxModel(nn.Module):
             UserError: the graph of another model.
         """
         inputs = {value.name: value.shape for value in self.session.get_inputs()}
-        if set(inputs) != set(INPUTS):
+        if set(inputs) != set(wanted := graph_inputs(self.config)):
             raise UserError(
                 f"{folder}/{ONNX_FILE} was not exported by this application: it has the inputs {sorted(inputs)}, "
-                f"expected {sorted(INPUTS)}."
+                f"expected {sorted(wanted)}."
             )
         found = self.session.get_outputs()[0].shape[-1], inputs["pixel_values"][-1]
         expected = self.config.num_labels, self.config.image_size
@@ -71,15 +107,19 @@ class OnnxModel(nn.Module):
         (logits,) = self.session.run(None, {name: value.numpy() for name, value in self.fill(batch).items()})
         return ImageTextOutput(logits=torch.from_numpy(logits))
 
-    def fill(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All inputs of the graph; a batch without images or without texts gets one that no pair refers to."""
-        side = self.config.image_size
-        unused = {
-            "pixel_values": torch.zeros(1, 3, side, side),
-            "input_ids": torch.zeros(1, 1, dtype=torch.long),
-            "attention_mask": torch.ones(1, 1, dtype=torch.long),
-        }
-        return {name: (unused | batch)[name].cpu().contiguous() for name in INPUTS}
+    def fill(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """All inputs of the graph; what a batch lacks gets one that no pair refers to."""
+        given, pairs = flatten_inputs(batch), len(batch["image_index"])
+        filled = {}
+        for value in self.session.get_inputs():
+            name, dtype = value.name, TYPES[value.type]
+            if name.endswith("index"):
+                found = given.get(name, torch.full((pairs,), -1)).expand(pairs)
+            else:
+                shape = [side if isinstance(side, int) else 1 for side in value.shape]
+                found = given.get(name, torch.full(shape, 1 if "mask" in name else 0, dtype=dtype))
+            filled[name] = found.to(dtype).cpu().contiguous()
+        return filled
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities ``(B, C)``, see `models.decisions.to_probabilities`."""

@@ -32,7 +32,7 @@ def resolve_indices(
         for name, tensor in given.items()
         if tensor is not None and (name.endswith("index") or given[f"{name[:-1]}_index"] is None)
     }
-    sizes |= {name: len(index) for name, index in (others or {}).items() if len(index) != 1}
+    sizes |= {name: index.shape[0] for name, index in (others or {}).items() if index.shape[0] != 1}
     if not sizes and others:  # contexts of one pair, without image and text
         sizes = dict.fromkeys(others, 1)
     if not sizes:

@@ -41,8 +41,8 @@ class EncoderSettings:
     (padded with the mean colour)."""
     image_encoder: str = "vgg16"
     """Image encoder: vgg16, a pretrained backbone as a HuggingFace Hub id (microsoft/resnet-50) or a local folder (the
-    model/ folder of a run provides its image encoder), or a backbone type of transformers with random weights (resnet,
-    convnext, swin, …)."""
+    model/ folder of a run provides its image encoder), or random weights: a backbone type of transformers (resnet,
+    convnext, swin, …) or scratch (a small ResNet)."""
     image_revision: str | None = None
     """Branch, tag or commit of the image encoder on the Hub."""
     image_weights: str = "imagenet"

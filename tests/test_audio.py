@@ -218,6 +218,9 @@ def test_a_model_that_hears_is_scored_asked_and_served(run, folder, tmp_path, ca
         assert predictor(image, contexts={"sound": given})[0]["probability"] == pytest.approx(scored[0], abs=1e-3)
     with pytest.raises(UserError, match="The context sound is a file that is no sound"):
         predictor(image, contexts={"sound": image})
+    app(["export", str(run), "--output", str(tmp_path / "onnx")])
+    exported = Predictor.from_pretrained(tmp_path / "onnx")
+    assert exported(image, contexts={"sound": sound})[0]["probability"] == pytest.approx(scored[0], abs=1e-2)
     application, _ = build_app(load_predictor(str(run), ServeSettings()), run, ServeSettings())
     with live(application) as address:
         pair = {"image": base64_of(image.read_bytes()), "contexts": {"sound": base64_of(sound.read_bytes())}}

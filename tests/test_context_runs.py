@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from accelerate.state import AcceleratorState
 from api_client import base64_of
 from browser import browser
 from datasets import Dataset
@@ -90,10 +91,32 @@ def test_tables_are_answered_with_their_contexts(run, folder, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
-def test_an_onnx_export_refuses_other_contexts(run, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        app(["export", str(run), "--output", str(tmp_path / "onnx")])
-    assert "ONNX models take an image and a text" in capsys.readouterr().err
+def test_an_onnx_export_has_the_contexts_and_the_answers_of_its_run(run, folder, tmp_path):
+    app(["export", str(run), "--output", str(tmp_path / "onnx")])
+    rows = pd.read_csv(folder / "test.csv")[:5].to_dict("records")
+    rows[1]["prior"], rows[2]["age"], rows[3]["question"], rows[4]["image"] = None, None, None, None
+    whole, exported = Predictor.from_pretrained(run, precision="no"), Predictor.from_pretrained(tmp_path / "onnx")
+    for asked in (rows, rows[1:2], rows[:1] * 3):
+        found = [[answer.answers[0]["probability"] for answer in one.predict(asked)] for one in (whole, exported)]
+        assert found[1] == pytest.approx(found[0], abs=1e-4)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    table = ["--data.test", str(folder / "test.csv"), "--pictures", "0", "--output_dir", str(tmp_path / "out")]
+    scores = evaluation.main([str(tmp_path / "onnx"), *table])["scores"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert scores.keys() == json.loads((run / "evaluation/test/metrics.json").read_text())["scores"].keys()
+    app(
+        [
+            "export",
+            str(run),
+            "--output",
+            str(tmp_path / "int8"),
+            "--int8",
+            str(folder / "train.csv"),
+            "--int8_rows",
+            "16",
+        ]
+    )
+    assert Predictor.from_pretrained(tmp_path / "int8").predict(rows)
 
 
 @pytest.mark.slow
@@ -241,7 +264,7 @@ def test_the_api_describes_and_takes_contexts_and_reads_no_file_of_the_server(se
     for change, told in (
         (None, "also has the contexts prior, patient"),
         ({"prior": str(folder / "test.csv"), "patient": None}, "base64"),
-        ({"prior": 3, "patient": None}, "send its file in base64"),
+        ({"prior": 3, "patient": None}, "is a file: send it in base64"),
         ({"prior": None, "patient": {"age": str(folder / "a.npy"), "sex": "F"}}, "names a file; send its numbers"),
         ({"prior": None, "patient": {"age": [1.0, 2.0], "sex": None}}, "context patient has"),
         ({"prior": None, "patient": {"age": 3, "sex": {"F": 1}}}, "no number, category, vector"),

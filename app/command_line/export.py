@@ -75,7 +75,7 @@ def calibration_rows(predictor: Predictor, options: Export) -> list[Example]:
         UserError: none can be used.
     """
     rows = list(islice(open_source(predictor, options.int8, options.data).rows, options.int8_rows))
-    prepared = predictor.prepare((row.image, row.text) for row in rows)
+    prepared = predictor.prepare((row.image, row.text, row.contexts) for row in rows)
     faults = Counter(
         name_fault(fault, row) for fault, row in zip(prepared, rows, strict=True) if isinstance(fault, UserError)
     )

@@ -6,29 +6,70 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 
-from app.evaluation.predict import MODALITIES, for_modalities
+from app.evaluation.predict import for_modalities, modalities_of, parts_of
 from data import Example, InputCollate
+from data.audio import collate_sounds
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
-from models.onnx_classifier import INPUTS, MISSING, ONNX_FILE, OnnxModel
+from models.onnx_classifier import MISSING, ONNX_FILE, OnnxModel, flatten_inputs, graph_inputs, nest_inputs
 
 
 class Logits(nn.Module):
-    """The classifier as a function of five tensors."""
+    """The classifier as a function of the tensors that `graph_inputs` names."""
 
     def __init__(self, model: ImageTextClassifier):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values, input_ids, attention_mask, image_index, text_index):
-        inputs = (pixel_values, input_ids, attention_mask, image_index)
-        return self.model(**dict(zip(INPUTS, inputs, strict=False)), text_index=text_index).logits
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.model(**nest_inputs(inputs)).logits
+
+
+def example_inputs(model: ImageTextClassifier, processor: ImageTextProcessor) -> dict[str, Tensor]:
+    """Inputs of seven pairs, some without an image or a text, that the graph is traced with."""
+    config, side = model.config, model.config.image_size
+    texts = dict(processor(None, ["what is it?", "what color is the circle in the middle?", "how many?"]))
+    index = torch.tensor([0, 1, 0, 1, 2, -1, -1])
+    contexts = {spec["name"]: example_context(spec, side, texts) | {"index": index} for spec in config.contexts or ()}
+    batch = {"pixel_values": torch.randn(5, 3, side, side), "image_index": torch.tensor([0, 1, 2, -1, 3, 4, 0])}
+    flat = flatten_inputs(batch | texts | {"text_index": index, "contexts": contexts})
+    return {name: flat[name].clone() for name in graph_inputs(config)}  # inputs that are one tensor would be one input
+
+
+def example_context(spec: dict[str, Any], side: int, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of three values of a further context."""
+    if spec["kind"] == "text":
+        return texts
+    if spec["kind"] == "image":
+        return {"pixel_values": torch.randn(3, 3, side, side)}
+    if spec["kind"] == "audio":
+        return collate_sounds(spec, [(np.zeros(4000, np.float32), 16000)] * 3, range(3))
+    shape = (3, 4) if spec["kind"] == "vectors" else (3, len(spec["columns"]))
+    values = torch.randn(*shape, spec["width"]) if spec["kind"] == "vectors" else torch.zeros(shape)
+    return {"values": values, "mask": torch.ones(shape, dtype=torch.bool)}
+
+
+def dynamic_axes(name: str, spec: dict[str, Any] | None) -> dict[int, Dim]:
+    """The axes of an input whose sizes the graph leaves open.
+
+    Args:
+        spec: the entry of ``contexts`` that the input belongs to.
+    """
+    part = name.rpartition(".")[2]
+    if part.endswith("index"):
+        return {0: Dim("pairs")}
+    of = spec["name"] if spec else "images" if part == "pixel_values" else "texts"
+    axes = {0: Dim(of)}
+    if part in ("input_ids", "attention_mask") or (spec and spec["kind"] == "vectors"):
+        axes[1] = Dim(f"{spec['name']}_tokens" if spec else "tokens")
+    return axes
 
 
 def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folder: Path) -> None:
@@ -36,35 +77,25 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     are dynamic.
 
     Raises:
-        UserError: a gated model, which has no fixed graph, a model with other contexts than one text, or missing
-            packages.
+        UserError: a gated model, which has no fixed graph, or missing packages.
     """
-    if contexts := model.config.other_contexts:
-        raise UserError(f"ONNX models take an image and a text; this model has the contexts {', '.join(contexts)}.")
     if model.config.gated:
         raise UserError("A gated model cannot be exported: it skips work by sample, which a fixed graph cannot.")
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"export {MISSING}") from error
-    texts = processor(None, ["what is it?", "what color is the circle in the middle?", "how many?"])
-    side = model.config.image_size
-    example = {
-        "pixel_values": torch.randn(5, 3, side, side),
-        **texts,
-        "image_index": torch.tensor([0, 1, 2, -1, 3, 4, 0]),
-        "text_index": torch.tensor([0, 1, 0, 1, 2, -1, -1]),
-    }
-    of_texts, of_pairs = {0: Dim("texts"), 1: Dim("tokens")}, {0: Dim("pairs")}
-    shapes = dict(zip(INPUTS, ({0: Dim("images")}, of_texts, of_texts, of_pairs, of_pairs), strict=True))
+    example = example_inputs(model, processor)
+    specs = {spec["name"]: spec for spec in model.config.contexts or ()}
+    shapes = {name: dynamic_axes(name, specs.get(name.partition(".")[0]) if "." in name else None) for name in example}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name")  # two inputs share an axis, which has one name
         program = torch.onnx.export(
             Logits(model.float().cpu()).eval(),
-            kwargs=example,
+            kwargs={"inputs": example},
             dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=INPUTS,
+            dynamic_shapes={"inputs": shapes},
+            input_names=list(example),
             output_names=["logits"],
             verbose=False,
         )
@@ -78,8 +109,8 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
 def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Example], batch_size: int = 16) -> None:
     """Quantize the convolutions and matrix products of ``model.onnx`` to int8, in place.
 
-    Static quantization per output channel (Jacob et al. 2018, section 3), calibrated on each example as a pair, without
-    its image and without its text. Measure the accuracy afterwards.
+    Static quantization per output channel (Jacob et al. 2018, section 3), calibrated on each example as a whole and
+    without each of its inputs. Measure the accuracy afterwards.
 
     Raises:
         UserError: no examples.
@@ -92,10 +123,13 @@ def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Exa
     if first is None:
         raise UserError("There are no rows to calibrate int8 on.")
 
+    parts = parts_of(model.config)
+    modalities = modalities_of(parts)[: 1 + len(parts)]  # without shuffled inputs
+
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        collate, block = InputCollate(processor), [first, *islice(examples, batch_size - 1)]
+        collate, block = InputCollate.of(processor, model.config), [first, *islice(examples, batch_size - 1)]
         while block:
-            batch = for_modalities(collate(block), MODALITIES[:3])
+            batch = for_modalities(collate(block), modalities, parts)
             yield {name: value.numpy() for name, value in model.fill(batch).items()}
             block = list(islice(examples, batch_size))
 
