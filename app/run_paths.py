@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from data import DataSettings
 from data.errors import UserError
 from data.hashing import sha256
+from data.sources import BUILT_IN_SOURCE
 from models.backbone import is_backbone_type
 from models.build import VGG16
 
@@ -27,7 +28,7 @@ RECORD = "provenance.parquet"
 """File of a run folder with its training rows (`app.training.provenance`); its metadata holds the paths."""
 PATHS = (
     *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
-    *(f"model.{name}" for name in ("init", "text_encoder", "image_encoder", "image_weights")),
+    *(f"model.{name}" for name in ("init", "text_encoder", "audio_encoder", "image_encoder", "image_weights")),
 )
 """Settings that can name a file or a folder."""
 
@@ -58,7 +59,7 @@ def is_built_in(name: str, value: str) -> bool:
         return value == VGG16 or is_backbone_type(value)
     if name.startswith("model."):
         return value in ("scratch", "none", "imagenet")
-    return re.fullmatch(r"shapes:\d+", value) is not None
+    return BUILT_IN_SOURCE.fullmatch(value) is not None
 
 
 def places_of(settings: Settings) -> dict[str, Place]:

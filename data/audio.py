@@ -187,5 +187,5 @@ def describe_cut(name: str, lengths: Sequence[float], seconds: float) -> str:
     cut = sum(length > seconds for length in lengths)
     return (
         f"context {name}: sounds of {min(lengths):.1f} to {max(lengths):.1f} s; {cut:,} of {len(lengths):,} "
-        f"({cut / len(lengths):.1%}) are cut at {seconds:g} s (--model.audio_seconds)"
+        f"({cut / len(lengths):.1%}) are cut at {seconds:g} s, in training the length --model.audio_seconds"
     )

@@ -34,7 +34,8 @@ class DataSettings:
 
     train: str | None = None
     """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, an image folder with a
-    metadata file, a Hub id (owner/name or owner/name:split), or shapes:N for N images of the built-in data."""
+    metadata file, a Hub id (owner/name or owner/name:split), or built-in data: shapes:N, pairs:N, cards:N or
+    tones:N for N images."""
     validation: str | None = None
     """Validation rows, used to choose the best model. Split from the training rows by default."""
     test: str | None = None

@@ -8,20 +8,24 @@ import soundfile
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from data.shapes import COLORS, NUMBERS, PLACES, SEEDS, SHAPES, Scene, draw_scene, paint
+from data.shapes import COLORS, PLACES, SEEDS, SHAPES, paint
 
 TONES = dict(zip(COLORS, (262, 330, 392, 523, 659, 784), strict=True))
 """The pitch in Hz that belongs to each colour."""
 TONE_RATE, TONE_SECONDS = 8000, 0.5
-CHANGES = ("color", "shape", "place", "nothing")
-TRUE = ("both", "color", "number", "neither")
+MOVED = {"none": 0, "one": 1, "both": 2}
+"""Answer → number of shapes that have moved."""
+SIDES = ("left", "right")
+COUNTS = [(0, 1), (0, 2), (1, 0), (2, 0)] * 2 + [(1, 1), (1, 2), (2, 1), (2, 2)]
+"""Numbers of shapes on both sides, equally likely; on each side 0, 1 and 2 are, too."""
 
 
 def make_pairs(num_pairs: int, split: str) -> Dataset:
-    """Draw pairs of pictures with one shape each: what has changed, its colour, its shape, its place, or nothing?
+    """Draw pairs of pictures of the same two shapes: how many of them have moved to another place?
 
-    Columns image, prior and label. All four answers are equally likely whatever one of the pictures shows, so that
-    neither picture alone predicts the answer better than chance. The same split always gives the same rows.
+    Columns image, prior and label: none, one or both. All three answers are equally likely whatever one of the pictures
+    shows, so that neither picture alone predicts the answer better than chance. The same split always gives the same
+    rows.
     """
     features = Features({"image": Image(decode=False), "prior": Image(decode=False), "label": Value("string")})
     return Dataset.from_list(list(generate_pairs(num_pairs, SEEDS[split])), features=features)
@@ -30,33 +34,27 @@ def make_pairs(num_pairs: int, split: str) -> Dataset:
 def generate_pairs(num_pairs: int, seed: int):
     rng = random.Random(seed)
     for number in range(num_pairs):
-        before = {"color": rng.choice(list(COLORS)), "shape": rng.choice(SHAPES), "place": rng.choice(PLACES)}
-        label = rng.choice(CHANGES)
-        after = dict(before)
-        if label != "nothing":
-            others = {"color": list(COLORS), "shape": SHAPES, "place": PLACES}[label]
-            after[label] = rng.choice([value for value in others if value != before[label]])
+        looks = list(zip(rng.sample(list(COLORS), 2), rng.sample(SHAPES, 2), strict=True))
+        before = rng.sample(PLACES, 2)
+        empty = rng.sample([place for place in PLACES if place not in before], 2)
+        label = rng.choice(list(MOVED))
+        movers = rng.sample((0, 1), MOVED[label])
+        after = [empty[which] if which in movers else before[which] for which in (0, 1)]
         pictures = [
-            as_png(paint({seen["place"]: (seen["color"], seen["shape"])}, rng), f"{name}_{number}.png")
-            for name, seen in (("after", after), ("before", before))
+            as_png(paint(dict(zip(places, looks, strict=True)), rng), f"{name}_{number}.png")
+            for name, places in (("after", after), ("before", before))
         ]
         yield {"image": pictures[0], "prior": pictures[1], "label": label}
 
 
 def make_cards(num_images: int, split: str, rows: int = 8) -> Dataset:
-    """Draw pictures of one to three shapes, each with rows of a table that name a colour and a number.
+    """Draw pictures of one to four shapes, each with rows of a table: are there so many shapes on this side, yes or no?
 
-    The label says what is true of the picture: that a shape has this colour, that there are so many shapes, both, or
-    neither. Columns image, color, number and label. Given the picture alone, or the row alone, all four answers are
-    equally likely. The same split always gives the same rows.
+    Columns image, side (left or right), number (0 to 2) and label. Both answers are equally likely whatever the picture
+    shows, and whatever the row says. The same split always gives the same rows.
     """
     features = Features(
-        {
-            "image": Image(decode=False),
-            "color": Value("string"),
-            "number": Value("int64"),
-            "label": Value("string"),
-        }
+        {"image": Image(decode=False), "side": Value("string"), "number": Value("int64"), "label": Value("string")}
     )
     return Dataset.from_list(list(generate_cards(num_images, SEEDS[split], rows)), features=features)
 
@@ -64,19 +62,15 @@ def make_cards(num_images: int, split: str, rows: int = 8) -> Dataset:
 def generate_cards(num_images: int, seed: int, rows: int):
     rng = random.Random(seed)
     for number in range(num_images):
-        scene = draw_scene(rng)
-        image = as_png(paint(scene, rng), f"{number}.png")
+        counts = dict(zip(SIDES, rng.choice(COUNTS), strict=True))
+        places = [place for side in SIDES for place in rng.sample([p for p in PLACES if side in p], counts[side])]
+        looks = zip(rng.sample(list(COLORS), len(places)), rng.sample(SHAPES, len(places)), strict=True)
+        image = as_png(paint(dict(zip(places, looks, strict=True)), rng), f"{number}.png")
         for _ in range(rows):
-            label = rng.choice(TRUE)
-            yield {"image": image, **draw_card(scene, label, rng), "label": label}
-
-
-def draw_card(scene: Scene, label: str, rng: random.Random) -> dict[str, str | int]:
-    """A colour and a number of which this is true."""
-    shown = {color for color, _ in scene.values()}
-    colors = [color for color in COLORS if (color in shown) == (label in ("both", "color"))]
-    numbers = [n for n in range(1, len(NUMBERS) + 1) if (n == len(scene)) == (label in ("both", "number"))]
-    return {"color": rng.choice(colors), "number": rng.choice(numbers)}
+            side, label = rng.choice(SIDES), rng.choice(("yes", "no"))
+            others = [count for count in (0, 1, 2) if count != counts[side]]
+            said = counts[side] if label == "yes" else rng.choice(others)
+            yield {"image": image, "side": side, "number": said, "label": label}
 
 
 def make_tones(num_images: int, split: str, rows: int = 4) -> Dataset:

@@ -37,7 +37,7 @@ def load_source(
     ``train.csv`` does not select a split.
 
     Args:
-        source: a table, a folder, a Hub id or ``shapes:N``, see `DataSettings.train`.
+        source: a table, a folder, a Hub id or built-in data (``shapes:N``), see `DataSettings.train`.
         split: ``train``, ``validation`` or ``test``: the default split of a Hub id, and the seed of ``shapes``.
         streaming: open it as a stream.
         cache_dir: cache folder for local tables; that of `datasets` by default.
@@ -64,7 +64,8 @@ def load_source(
     else:
         raise UserError(
             f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}), a folder, a Hub "
-            "id (owner/name) or shapes:N." + (" Download it first, and give the file." if "://" in source else "")
+            f"id (owner/name) or built-in data ({':N, '.join(BUILT_IN)}:N)."
+            + (" Download it first, and give the file." if "://" in source else "")
         )
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, Image | Audio):

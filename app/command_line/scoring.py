@@ -18,7 +18,7 @@ class ScoredRows(Reading):
     """Which rows are scored and how they are read; as for the training by default."""
 
     test: str = ""
-    """Other rows than the run's own: a table, a folder, a Hub id or shapes:N."""
+    """Other rows than the run's own: a table, a folder, a Hub id, or built-in data such as shapes:N."""
     label: str = ""
     """Column of labels."""
     group: str = ""
