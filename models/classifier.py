@@ -70,6 +70,11 @@ class ImageTextClassifier(SavedModel):
 
     def __init__(self, config: ImageTextConfig, trust_custom_encoder: bool = False):
         super().__init__(config)
+        if (inputs := 1 + config.num_contexts) * config.modality_dropout > 1:
+            raise UserError(
+                f"modality_dropout is {config.modality_dropout} of the rows for each of {inputs} inputs, together "
+                f"more than all rows: --model.modality_dropout must be at most {1 / inputs:.2g}."
+            )
         self.text_encoder: TextEncoder | None = None
         hidden_size = config.context_hidden_size
         if config.has_text and not hidden_size:

@@ -34,7 +34,7 @@ def test_contexts_are_named_on_the_command_line_and_kept_with_the_run():
 @pytest.mark.parametrize(
     ("context", "told"),
     [
-        ({"prior": "picture"}, "of the kind 'picture'; kinds are text, image, features"),
+        ({"prior": "picture"}, "of the kind 'picture'; kinds are text, image, audio, features"),
         ({"image": "image"}, "cannot be called 'image'"),
         ({"a.b": "image"}, "cannot be called 'a.b'"),
         ({"values": "image"}, "cannot be called 'values'"),
@@ -106,6 +106,13 @@ def test_inputs_are_dropped_one_at_a_time_and_only_from_whole_pairs():
     assert dropped[:, 0].tolist() == [False, True, False]
     assert dropped[:, 1:].sum(dim=0).max() == 1
     assert dropped[:, 1:].float().mean(dim=1).tolist() == pytest.approx([0.2] * 3, abs=0.03)
+
+
+def test_more_inputs_are_not_dropped_than_there_are_rows():
+    contexts = [{"name": name, "kind": "vectors", "width": 3} for name in ("a", "b")]
+    config = ImageTextConfig(image_size=32, has_text=False, num_labels=2, contexts=contexts, modality_dropout=0.4)
+    with pytest.raises(UserError, match=r"0.4 of the rows for each of 3 inputs.*at most 0.33"):
+        ImageTextClassifier(config)
 
 
 @pytest.fixture(scope="module")
