@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from data.audio import resolve_sound, sound_bytes
+from data.audio import resolve_sound, sound_bytes, sound_seconds
 from data.cells import is_blank
 from data.errors import UserError
 from data.image_cells import resolve_image
@@ -261,6 +261,18 @@ def collate_features(spec: Mapping[str, Any], values: Sequence[Features], rows: 
         "mask": [torch.from_numpy(mask) for _, mask in encoded],
     }
     return {name: pad_sequence(parts, batch_first=True) for name, parts in found.items()}
+
+
+def show_cell(spec: Mapping[str, Any], cell: ContextCell) -> str | Any:
+    """A value for people: a decoded picture or its file as it is, anything else in words."""
+    if spec["kind"] in ("image", "text"):
+        return cell.value
+    if spec["kind"] == "audio":
+        return f"{sound_seconds(cell.value):.1f} s of sound"
+    if spec["kind"] == "vectors":
+        return f"{len(cell.value)} × {spec['width']} numbers"
+    parts = zip(spec["columns"], cell.value, strict=True)
+    return ", ".join(f"{name} {category_of(value)}" for name, value in parts if value is not None)
 
 
 def unique(cells: Sequence[ContextCell | None]) -> tuple[list[ContextCell], list[int]]:

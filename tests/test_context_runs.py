@@ -64,6 +64,9 @@ def test_a_run_reports_on_every_input_and_is_scored_again_with_the_same_figures(
     assert "prior (image), patient (age, sex)" in (run / "model/README.md").read_text()
     given = ["all inputs", *(f"without {name}" for name in inputs), *(f"{name} shuffled" for name in inputs)]
     assert list(figures["scores"])[: len(given)] == given
+    page = (run / "evaluation/test/report.html").read_text()
+    for shown in ("<figcaption>prior</figcaption>", "patient: age ", "Without prior, “", "Without patient, “"):
+        assert shown in page
     assert load_settings(run / "config.yaml").data.context["prior"] == "image"
     again = evaluation.main([str(run), "--data.test", str(folder / "test.csv"), "--pictures", "0"])
     assert again["scores"]["all inputs"]["accuracy"] == figures["scores"]["all inputs"]["accuracy"]
@@ -135,6 +138,10 @@ def test_rows_pairs_and_commands_ask_with_contexts_and_get_the_answers_of_the_ta
     assert predictor(*pairs[0][:2], contexts=named[0])[0]["probability"] == pytest.approx(scored[0], abs=1e-3)
     explained = predictor.explain(*pairs[0][:2], contexts=named[0])
     assert explained.probability == pytest.approx(scored[0], abs=1e-3)
+    assert explained.contexts["patient"] == f"age {rows[0]['age']}, sex {rows[0]['sex']}"
+    alone = predictor(*pairs[0][:2], contexts=named[0] | {"prior": None}, top_k=19)
+    without = next(answer["probability"] for answer in alone if answer["label"] == explained.answer)
+    assert explained.context_effects["prior"] == pytest.approx(explained.probability - without, abs=1e-3)
     patient = f"{{age: {rows[0]['age']}, sex: {rows[0]['sex']}}}"
     options = [str(run), "--image", rows[0]["image"], "--text", rows[0]["question"]]
     options += ["--context.prior", rows[0]["prior"], "--context.patient", patient]

@@ -50,6 +50,8 @@ class Explanation:
         attention: block of the image encoder → attention of each image position to each word, by head
             ``(H, W, h', w')``. Empty for a fusion without attention. It shows what was read, not its effect on the
             answer (Jain & Wallace 2019).
+        context_effects: name of a further context → probability that the answer loses without it.
+        contexts: name of a further context → its picture, or its value in words.
     """
 
     image: Image.Image | None
@@ -64,6 +66,8 @@ class Explanation:
     region: Region | None
     positions: np.ndarray | None = None
     attention: dict[int, np.ndarray] = field(default_factory=dict)
+    context_effects: dict[str, float] = field(default_factory=dict)
+    contexts: dict[str, Image.Image | str] = field(default_factory=dict)
 
     @property
     def most(self) -> float:
@@ -77,12 +81,17 @@ class Explanation:
 
     @property
     def sentence(self) -> str:
-        """What was checked for this picture, in one sentence; empty without an image."""
-        if self.image is None:
-            return ""
-        if self.region is None:
-            return f"No place in the picture speaks for “{self.answer}” ({self.probability:.0%})."
-        return self.region.sentence(self.answer)
+        """What was checked for this picture, in one sentence, and one for each further context; empty without both."""
+        checked = []
+        if self.region is not None:
+            checked.append(self.region.sentence(self.answer))
+        elif self.image is not None:
+            checked.append(f"No place in the picture speaks for “{self.answer}” ({self.probability:.0%}).")
+        checked += [
+            f"Without {name}, “{self.answer}” has {self.probability - lost:.0%} instead of {self.probability:.0%}."
+            for name, lost in self.context_effects.items()
+        ]
+        return " ".join(checked)
 
     def layer(self, word: int | None, size: tuple[int, int]) -> Image.Image:
         """A transparent RGBA picture of the evidence, with the contour of the region for the answer.
@@ -167,7 +176,23 @@ def explain(
         region,
         positions,
         attention_to_words(model, output, words) if image and text else {},
+        effects_of_contexts(model, seen, chosen, probability),
     )
+
+
+@torch.no_grad()
+def effects_of_contexts(
+    model: ImageTextClassifier | OnnxModel, seen: dict[str, Any], answer: int, probability: float
+) -> dict[str, float]:
+    """Probability that the answer loses without each further context that the pair has, by name."""
+    contexts = seen.get("contexts", {})
+    found = {}
+    for name, inputs in contexts.items():
+        if bool((inputs["index"] >= 0).any()):
+            rest = {other: part for other, part in contexts.items() if other != name}
+            logits = model(**seen | {"contexts": rest}).logits
+            found[name] = probability - float(model.probabilities(logits)[0, answer])
+    return found
 
 
 def pair_indices(has_image: bool, has_text: bool, device: torch.device) -> dict[str, Tensor]:

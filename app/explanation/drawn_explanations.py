@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 
 from app.explanation.attribution import Explanation
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, enlarged
@@ -25,7 +26,7 @@ NUM_WORDS = 12
 
 
 def explanation_figure(explanation: Explanation, title: str = "", columns: int = 3) -> Figure:
-    """Picture, evidence for the answer, and the words that did most; below them the checked sentence.
+    """Picture, evidence for the answer, further pictures, and the words that did most; below them what was checked.
 
     The maps of the words have one scale. Without an image there are the words alone.
 
@@ -37,7 +38,8 @@ def explanation_figure(explanation: Explanation, title: str = "", columns: int =
     sentence, title = explanation.sentence, title or default_title(explanation)
     if explanation.image is None:
         return words_figure(explanation, title, columns)
-    columns = max(2 + len(shown), columns)
+    further = {name: value for name, value in explanation.contexts.items() if isinstance(value, Image.Image)}
+    columns = max(2 + len(shown) + len(further), columns)
     lines = textwrap.wrap(sentence, 34 * columns)
     with drawing_context(title, sentence, *names):
         height = PANEL + 0.75 + 0.25 * (title.count("\n") + 1) + 0.22 * len(lines)
@@ -48,7 +50,10 @@ def explanation_figure(explanation: Explanation, title: str = "", columns: int =
         axes[0].set_title("picture")
         axes[1].imshow(explanation.overlay(None, SIDE))
         axes[1].set_title(f"evidence for {shorten(explanation.answer)}", fontweight="bold")
-        for ax, word, name in zip(axes[2:], shown, names, strict=False):
+        for ax, (name, picture) in zip(axes[2:], further.items(), strict=False):
+            ax.imshow(enlarged(picture, SIDE))
+            ax.set_title(name)
+        for ax, word, name in zip(axes[2 + len(further) :], shown, names, strict=False):
             ax.imshow(explanation.overlay(word, SIDE))
             ax.set_title(name)
         for ax in axes:
@@ -154,9 +159,11 @@ def drawing_context(*texts: str):
 
 
 def default_title(explanation: Explanation) -> str:
-    """Text, answer and probability."""
-    text = shorten(explanation.text, 160) or "no text"
-    return f"{text}\n→ {shorten(explanation.answer, 60)} ({explanation.probability:.0%})"
+    """Text, further contexts in words, answer and probability."""
+    asked = [shorten(explanation.text, 160)] if explanation.text else []
+    asked += [f"{name}: {shorten(v, 160)}" for name, v in explanation.contexts.items() if isinstance(v, str)]
+    asked = asked or ([] if explanation.contexts else ["no text"])
+    return "\n".join(asked) + f"\n→ {shorten(explanation.answer, 60)} ({explanation.probability:.0%})"
 
 
 def word_title(explanation: Explanation, word: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from app.precision import choose_precision
 from data import Example, InputCollate, LabelFormat, decode_image
 from data.audio import CHECKED_RATE, decode_sound
 from data.cells import is_clean
-from data.contexts import ContextCell, encode_features
+from data.contexts import ContextCell, encode_features, show_cell
 from data.errors import UserError
 from data.images import MAX_PIXELS
 from data.settings import NamedContext
@@ -336,7 +336,14 @@ class Predictor:
         picture = example.image if isinstance(example.image, Image.Image) else None
         contexts = InputCollate.of(self.processor, self.model.config).collate_contexts([example])
         with self.autocast():
-            return explain(self.model, self.processor, picture, example.text, answer, method, depth, max_maps, contexts)
+            asked = self.model, self.processor, picture, example.text
+            found = explain(*asked, answer, method, depth, max_maps, contexts)
+        shown = {
+            spec["name"]: show_cell(spec, cell)
+            for spec in self.model.config.contexts or ()
+            if (cell := example.contexts.get(spec["name"])) is not None
+        }
+        return replace(found, contexts=shown)
 
 
 def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:

@@ -35,8 +35,12 @@ def draw_examples(path: Path, explained: ExplainedRows, predictions: Predictions
         answer = form.join(config.id2label[c] for c in answered(probabilities[i], form.type, thresholds)) or "none"
         probability = confidence(probabilities[i : i + 1], form.type, thresholds)[0]
         verdict = correctness_text(correctness[i], rows.labels[i])
-        lines = [*wrap(rows.texts[i] or "no text"), f"→ {answer} ({probability:.0%}, {verdict})"]
-        figure = explanation_figure(explained.explain(i, by_word=True), "\n".join(lines), COLUMNS)
+        found = explained.explain(i, by_word=True)
+        asked = wrap(rows.texts[i] or "no text") if config.has_text else []
+        for name, value in found.contexts.items():
+            asked += wrap(f"{name}: {value}") if isinstance(value, str) else []
+        lines = [*asked, f"→ {answer} ({probability:.0%}, {verdict})"]
+        figure = explanation_figure(found, "\n".join(lines), COLUMNS)
         buffer = BytesIO()
         figure.savefig(buffer, dpi=100)
         pictures.append(Image.open(buffer))

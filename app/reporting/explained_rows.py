@@ -1,13 +1,16 @@
 """Explanations of the rows that a report shows, each computed once."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from app.explanation.attribution import MAX_MAPS, Explanation, explain
 from app.explanation.drawing import enlarged
-from data import Rows
+from data import Rows, decode_image
 from data.collate import row_contexts
+from data.contexts import show_cell
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 
@@ -41,6 +44,18 @@ class ExplainedRows:
             maps = MAX_MAPS if by_word else 0
             contexts = row_contexts(self.model, self.processor, self.rows, index).get("contexts")
             found = explain(self.model, self.processor, image, text, answer, max_maps=maps, contexts=contexts)
-            found = replace(found, image=image and enlarged(image, SIDE))
+            found = replace(found, image=image and enlarged(image, SIDE), contexts=self.show_contexts(index))
             self.found[index, by_word] = found
         return found
+
+    def show_contexts(self, index: int) -> dict[str, Image.Image | str]:
+        """The further contexts of a row by name, pictures at `SIDE` pixels and other values in words."""
+        specs, shown = self.model.config.contexts or (), {}
+        cells = self.rows.context_cells(index) if specs else {}
+        for spec in specs:
+            if (cell := cells.get(spec["name"])) is not None:
+                value = show_cell(spec, cell)
+                if spec["kind"] == "image":
+                    value = enlarged(decode_image(value, sys.maxsize, value_range=self.rows.value_range), SIDE)
+                shown[spec["name"]] = value
+        return shown

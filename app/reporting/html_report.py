@@ -60,6 +60,8 @@ class Card:
         correctness: how correct the answer is, in [0, 1]; ``verdict`` says it in words.
         picture, model_input: data URIs of the picture and of the model's input; ``None`` without a picture.
         evidence: ``None`` for an ONNX model.
+        pictures: further pictures of the row, name → data URI.
+        values: its other further contexts, name → value in words.
     """
 
     row: int
@@ -73,6 +75,8 @@ class Card:
     picture: str | None
     model_input: str | None
     evidence: Evidence | None
+    pictures: dict[str, str]
+    values: dict[str, str]
 
 
 @dataclass
@@ -197,6 +201,7 @@ def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by
     names = form.join(model.config.id2label[c] for c in answered(probabilities, form.type, thresholds))
     correctness = float(predictions.correctness()[index])
     text, picture = rows.texts[index] or "", None if rows.image_keys[index] is None else rows.decoded_image(index)
+    further = explained.show_contexts(index)
     pieces = tint(text, explanation.words, explanation.effects) if explanation else [Piece(text)] if text else []
     return Card(
         int(rows.numbers[index]),
@@ -210,6 +215,8 @@ def make_card(explained: ExplainedRows, predictions: Predictions, index: int, by
         None if picture is None else to_data_uri(enlarged(explained.processor.fit_image(picture), SIDE)),
         None if picture is None else to_data_uri(model_input(explained.processor, picture)),
         None if explanation is None else show_evidence(explanation, by_word),
+        {name: to_data_uri(value) for name, value in further.items() if isinstance(value, Image.Image)},
+        {name: value for name, value in further.items() if isinstance(value, str)},
     )
 
 
