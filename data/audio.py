@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
@@ -28,6 +29,8 @@ StoredSound = str | bytes | tuple[np.ndarray, int]
 """The path or the bytes of a sound file, or samples with their rate in Hz."""
 CHECKED_RATE = 16_000
 """Rate in Hz at which sounds are decoded to find faulty ones."""
+PART = 2**20
+"""Samples that are decoded at a time for this."""
 RATES = (1_000, 768_000)
 """Lowest and highest rate of samples, in Hz."""
 LONGEST = 24 * 3600
@@ -115,14 +118,11 @@ def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -
         samples, own = stored
     else:
         data = sound_bytes(stored)
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
-                own = file.samplerate
-                check_length(file)
-                wanted = -1 if seconds is None else int(seconds * own) + 1
-                samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
-        except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
-            raise UserError(f"a file that is no sound: {error}; {EXPECTED}") from error
+        with explain_sound_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
+            own = file.samplerate
+            check_length(file)
+            wanted = -1 if seconds is None else int(seconds * own) + 1
+            samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
     if seconds is not None:
         samples = samples[: int(seconds * own) + 1]
     samples = check_samples(samples)
@@ -130,6 +130,35 @@ def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -
         return samples
     common = gcd(own, rate)
     return resample_poly(samples, rate // common, own // common).astype(np.float32)
+
+
+def check_sound(stored: StoredSound) -> None:
+    """Decode a whole sound, a part at a time, to find a faulty one.
+
+    Raises:
+        UserError: as `decode_sound`.
+    """
+    if isinstance(stored, tuple):
+        check_samples(stored[0])
+        return
+    data, number = sound_bytes(stored), 0
+    with explain_sound_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
+        check_length(file)
+        for part in file.blocks(PART, dtype="float32", always_2d=True):
+            number += len(check_samples(part))
+        if not number:
+            check_samples(np.zeros(0))
+
+
+@contextmanager
+def explain_sound_errors() -> Iterator[None]:
+    """Turn errors of libsndfile into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        raise UserError(f"a file that is no sound: {error}; {EXPECTED}") from error
 
 
 def sound_seconds(stored: StoredSound) -> float:

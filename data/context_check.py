@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from data.audio import CHECKED_RATE, decode_sound, sound_bytes
+from data.audio import check_sound, sound_bytes
 from data.contexts import ContextCell, context_columns, encode_features, fit_features, read_cell
 from data.errors import UserError
 from data.image_check import MAX_NAMED
@@ -73,7 +73,7 @@ def read_file(cell: ContextCell, context: NamedContext, settings: DataSettings) 
         return cell.key
     try:
         if context.kind == "audio":
-            decode_sound(cell.value, CHECKED_RATE)
+            check_sound(cell.value)
             return content_key(sound_bytes(cell.value))
         data = read_image(cell.value)  # type: ignore[arg-type]
         decode_and_measure(data, settings.max_pixels)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from app.serving.server import ServeSettings, build_app, load_predictor
-from data.audio import collate_sounds, decode_sound, resolve_sound, sound_seconds
+from data.audio import check_sound, collate_sounds, decode_sound, resolve_sound, sound_seconds
 from data.errors import UserError
 from data.shape_contexts import TONES, make_tones
 from models.audio import AudioTokens, audio_encoder
@@ -91,6 +92,18 @@ def test_a_cell_may_be_a_file_bytes_samples_or_what_datasets_stores(tmp_path):
 def test_what_is_no_sound_is_refused(cell, told, tmp_path):
     with pytest.raises(UserError, match=told):
         decode_sound(resolve_sound(cell, tmp_path, False), 16000)
+    with pytest.raises(UserError, match=told):
+        check_sound(resolve_sound(cell, tmp_path, False))
+
+
+def test_a_long_sound_in_a_small_file_is_decoded_as_far_as_it_is_needed():
+    data = encode(np.zeros((48000 * 600, 1), np.float32), 48000, "FLAC")
+    assert len(data) < 200_000
+    tracemalloc.start()
+    assert len(decode_sound(data, 16000, seconds=1)) == pytest.approx(16000, abs=5)
+    check_sound(data)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
 
 
 def test_a_path_outside_the_folder_is_refused_if_paths_are_confined(tmp_path):

@@ -246,7 +246,7 @@ class Predictor:
             self.check_text(cell.value)
         if specs[name]["kind"] == "audio":
             try:
-                decode_sound(cell.value, CHECKED_RATE)
+                decode_sound(cell.value, CHECKED_RATE, specs[name]["seconds"])
             except UserError as error:
                 raise UserError(f"The context {name} is {error}.") from error
         if specs[name]["kind"] in ("vectors", "columns"):
