@@ -6,8 +6,8 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import lru_cache
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,12 @@ CHECKED_RATE = 16_000
 """Rate in Hz at which sounds are decoded to find faulty ones."""
 PART = 2**20
 """Samples that are decoded at a time for this."""
-RATES = (1_000, 768_000)
+RATES = (1_000, 192_000)
 """Lowest and highest rate of samples, in Hz."""
+FINEST = 1000
+"""Largest denominator of the ratio of two rates, whose filter has 20 times as many values."""
+SHORTEST = 0.05
+"""Seconds to which shorter sounds are padded, more than the window of a spectrogram."""
 LONGEST = 24 * 3600
 """Longest sound, in seconds: a header that claims more is damaged."""
 EXPECTED = "a sound is the path or the bytes of a WAV, FLAC, OGG or MP3 file, or samples with their rate"
@@ -79,8 +83,10 @@ def samples_of(samples: Any, rate: Any) -> tuple[np.ndarray, int]:
         raise UserError(
             f"samples of the type {array.dtype} and the shape {array.shape}; expected (N,) or (channels, N)"
         )
-    if array.dtype.kind in "iu":
+    if array.dtype.kind == "i":
         array = array / (np.iinfo(array.dtype).max + 1)
+    elif array.dtype.kind == "u":  # silence is in the middle
+        array = array / ((np.iinfo(array.dtype).max + 1) / 2) - 1
     array = array if array.ndim == 1 else array.mean(axis=0 if array.shape[0] <= array.shape[1] else 1)
     return check_samples(array.astype(np.float32)), int(rate)
 
@@ -122,14 +128,16 @@ def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -
             own = file.samplerate
             check_length(file)
             wanted = -1 if seconds is None else int(seconds * own) + 1
-            samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+            size = max(1, PART // file.channels)
+            parts = file.blocks(size, frames=wanted, dtype="float32", always_2d=True)
+            samples = np.concatenate([np.zeros(0, np.float32), *(part.mean(axis=1) for part in parts)])
     if seconds is not None:
         samples = samples[: int(seconds * own) + 1]
     samples = check_samples(samples)
     if own == rate:
         return samples
-    common = gcd(own, rate)
-    return resample_poly(samples, rate // common, own // common).astype(np.float32)
+    ratio = Fraction(rate, own).limit_denominator(FINEST)
+    return resample_poly(samples, ratio.numerator, ratio.denominator).astype(np.float32)
 
 
 def check_sound(stored: StoredSound) -> None:
@@ -144,7 +152,7 @@ def check_sound(stored: StoredSound) -> None:
     data, number = sound_bytes(stored), 0
     with explain_sound_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
         check_length(file)
-        for part in file.blocks(PART, dtype="float32", always_2d=True):
+        for part in file.blocks(max(1, PART // file.channels), dtype="float32", always_2d=True):
             number += len(check_samples(part))
         if not number:
             check_samples(np.zeros(0))
@@ -196,9 +204,11 @@ def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows:
             decoded.append(decode_sound(sound, rate, seconds)[: round(rate * seconds)])
         except UserError as error:
             raise UserError(f"The context {spec['name']} of row {row} is {error}.") from error
+    least = round(rate * SHORTEST)
+    padded = [np.pad(samples, (0, max(0, least - len(samples)))) for samples in decoded]
     length = {"padding": "max_length", "max_length": round(rate * seconds), "truncation": True}
     with torch.autocast("cpu", enabled=False):  # spectrograms need float32
-        inputs = extractor(decoded, sampling_rate=rate, return_tensors="pt", **length)
+        inputs = extractor(padded, sampling_rate=rate, return_tensors="pt", **length)
     values = next(inputs[name] for name in extractor.model_input_names if name != "attention_mask")
     filled = torch.tensor([len(samples) / (rate * seconds) for samples in decoded])
     return {"values": values, "filled": filled}

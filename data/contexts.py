@@ -24,8 +24,12 @@ from data.text_template import make_text, text_columns
 Scalar = float | str | None
 Features = np.ndarray | tuple[Scalar, ...]
 """Vectors ``(L, width)`` float32, or the cells of several columns: numbers, categories, ``None`` for an empty cell."""
+SAME = 1e-8
+"""Values that differ by less than this share of their mean are one value, which is not divided by its spread."""
 VECTOR_FILE = ".npy"
 """Ending of a cell that names a file of vectors."""
+MAX_VECTORS = 4096
+"""Longest sequence of vectors."""
 MAX_CATEGORIES = 1000
 """A column with more different words is not one of categories."""
 
@@ -96,9 +100,10 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell))
     if isinstance(cell, int | float | np.number):
-        if not np.isfinite(cell):
-            raise UserError(f"the number {cell}, which is not finite")
-        return float(cell)
+        number = to_single(cell)
+        if number is None:
+            raise UserError(f"the number {quote(cell)}, which is not finite in single precision")
+        return number
     if isinstance(cell, str) and not cell.lower().endswith(VECTOR_FILE):
         return cell.strip()
     if isinstance(cell, str):
@@ -106,13 +111,22 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
     else:
         try:
             array = np.asarray(cell, dtype=np.float32)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{quote(cell)}, which is no number, category, vector or sequence of vectors") from error
     if array.ndim not in (1, 2) or 0 in array.shape:
         raise UserError(f"an array of shape {array.shape}; vectors are (width,), sequences of them (length, width)")
     if not np.isfinite(array).all():
         raise UserError("a vector with NaN or infinite values")
     return np.ascontiguousarray(np.atleast_2d(array).astype(np.float32))
+
+
+def to_single(cell: float | np.number) -> float | None:
+    """A number; ``None`` for one that is not finite in single precision."""
+    try:
+        value = float(cell)
+    except OverflowError:
+        return None
+    return value if abs(value) <= float(np.finfo(np.float32).max) else None
 
 
 def load_array(path: str, root: Path | None, confined: bool) -> np.ndarray:
@@ -166,7 +180,7 @@ def fit_features(context: NamedContext, cells: Sequence[ContextCell | None]) -> 
             )
         rows = np.concatenate(values).astype(np.float64)
         mean, std = rows.mean(axis=0), rows.std(axis=0)
-        std[std < 1e-8] = 1.0
+        std[std <= SAME * np.maximum(1.0, np.abs(mean))] = 1.0
         return about | {"kind": "vectors", "width": widths[0], "mean": mean.tolist(), "std": std.tolist()}
     by_column = zip(context.columns, zip(*values, strict=True), strict=True)
     inputs = [fit_column(name, [cell for cell in column if cell is not None], context) for name, column in by_column]
@@ -180,7 +194,8 @@ def fit_column(name: str, cells: list[float | str], context: NamedContext) -> Co
     numbers = [number_of(cell) for cell in cells]
     if all(number is not None for number in numbers):
         values = np.array(numbers, dtype=np.float64)
-        return ColumnSpec(name, float(values.mean()), float(values.std()) or 1.0)
+        mean, std = float(values.mean()), float(values.std())
+        return ColumnSpec(name, mean, std if std > SAME * max(1.0, abs(mean)) else 1.0)
     categories = sorted({category_of(cell) for cell in cells})
     if len(categories) > MAX_CATEGORIES:
         raise UserError(
@@ -196,12 +211,14 @@ def number_of(cell: float | str) -> float | None:
         value = float(cell)
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
+    return to_single(value)
 
 
 def category_of(cell: float | str) -> str:
     """The category of a cell; 2.0 is the category 2."""
-    return cell if isinstance(cell, str) else f"{cell:g}"
+    if not isinstance(cell, str):
+        return str(int(cell)) if cell.is_integer() else repr(cell)
+    return cell
 
 
 def encode_features(spec: Mapping[str, Any], value: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -216,6 +233,8 @@ def encode_features(spec: Mapping[str, Any], value: Features) -> tuple[np.ndarra
             raise UserError(f"{quote(value)} in place of a vector of width {spec['width']}")
         if value.shape[1] != spec["width"]:
             raise UserError(f"vectors of width {value.shape[1]}; the model was trained on width {spec['width']}")
+        if len(value) > MAX_VECTORS:
+            raise UserError(f"a sequence of {len(value):,} vectors; at most {MAX_VECTORS:,} are read")
         return ((value - spec["mean"]) / spec["std"]).astype(np.float32), np.ones(len(value), dtype=bool)
     if isinstance(value, np.ndarray):
         raise UserError("a vector in place of numbers and categories")

@@ -129,7 +129,11 @@ class DataSettings:
         Raises:
             UserError: a name or a kind that is not allowed, or columns that do not fit the kind.
         """
-        return [NamedContext.of(name, given) for name, given in self.context.items()]
+        found = [NamedContext.of(name, given) for name, given in self.context.items()]
+        first_text = next((context.name for context in found if context.kind == "text"), None)
+        if "text" in self.context and first_text != "text":
+            raise UserError("A context called 'text' is the first of the kind text; give others another name.")
+        return found
 
     def further_contexts(self) -> list["NamedContext"]:
         """The contexts beside the text: all but the first of the kind text."""

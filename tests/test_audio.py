@@ -113,6 +113,12 @@ def test_a_path_outside_the_folder_is_refused_if_paths_are_confined(tmp_path):
         resolve_sound("../a.wav", tmp_path / "in", True)
 
 
+def test_odd_rates_and_unsigned_samples_are_read():
+    assert len(decode_sound((tone(1, 44101)[:, 0], 44101), 16000)) == pytest.approx(16000, abs=60)
+    silence = decode_sound(resolve_sound((np.full(800, 128, np.uint8), 8000), None, False), 8000)
+    assert np.abs(silence).max() == 0
+
+
 SPEC = {"name": "sound", "kind": "audio"} | audio_encoder(ModelSettings(audio_encoder="scratch", audio_seconds=1))
 
 
@@ -155,6 +161,7 @@ def test_a_pretrained_encoder_gives_the_features_it_has_in_transformers(save, tm
     inputs = collate_sounds(spec, [encode(tone(0.5)), encode(tone(1, pitch=700))], [0, 1])
     found, mask = tokens(**inputs)
     torch.testing.assert_close(found, model(inputs["values"]).last_hidden_state)
+    assert tokens(**collate_sounds(spec, [encode(tone(0.005))], [0]))[0].isfinite().all(), "shorter than a window"
     assert mask.all() == (save is save_ast), "patches of a spectrogram are not in the order of time"
     for parameter in model.parameters():
         parameter.data.zero_()

@@ -22,6 +22,8 @@ import eval as evaluation
 import train
 from app import Predictor
 from app.__main__ import main as app
+from app.command_line.ask import Predict
+from app.command_line.commands import Command, run_commands
 from app.serving.server import ServeSettings, build_app, load_predictor
 from app.settings_parser import load_settings
 from data.errors import UserError
@@ -147,8 +149,29 @@ def test_rows_pairs_and_commands_ask_with_contexts_and_get_the_answers_of_the_ta
     options += ["--context.prior", rows[0]["prior"], "--context.patient", patient]
     app(["predict", *options])
     assert f"{scored[0]:.1%}" in capsys.readouterr().out
-    app(["explain", *options, "--output", str(tmp_path / "why.png")])
+    app(["explain", *options, "--output", str(tmp_path / "why.png"), "--method", "gradient"])
     assert (tmp_path / "why.png").is_file()
+
+
+@pytest.mark.parametrize("text", ["Findings: small nodule", "No", "12.50", "null", "[a, b]", "'quoted'", "ä=1 \\n"])
+@pytest.mark.parametrize("equals", [False, True])
+def test_a_text_of_the_command_line_stays_as_it_is(text, equals):
+    given = []
+    command = Command(Predict, lambda options: given.append(options.context))
+    option = [f"--context.note={text}"] if equals else ["--context.note", text]
+    run_commands("app", "", {"predict": command}, ["predict", "RUN", *option, "--top_k", "2"])
+    assert given == [{"note": text}]
+
+
+@pytest.mark.slow
+def test_rows_and_folders_without_a_context_are_refused(run, folder, tmp_path, capsys):
+    predictor = Predictor.from_pretrained(run)
+    rows = pd.read_csv(folder / "test.csv")[:1].rename(columns={"age": "Age"}).to_dict("records")
+    with pytest.raises(UserError, match="has no column 'age' of the context patient"):
+        predictor.predict(rows)
+    with pytest.raises(SystemExit):
+        app(["predict", str(run), "--data.test", str(tmp_path), "--output", str(tmp_path / "a.csv")])
+    assert "without the contexts prior, patient of the model: give a table" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -189,7 +212,7 @@ def test_frozen_encoders_are_cached_for_both_pictures_and_another_run_starts_fro
     train.main([*start, *CONTEXTS, "--run_dir", str(tmp_path / "second")])
     with pytest.raises(SystemExit):
         train.main([*start, "--context.question", "text", "--run_dir", str(tmp_path / "third")])
-    assert "has the contexts a text, prior (image), patient (columns)" in capsys.readouterr().err
+    assert "has the contexts a text, prior (image: prior), patient (columns: age, sex)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -275,6 +298,8 @@ def test_the_api_describes_and_takes_contexts_and_reads_no_file_of_the_server(se
         ({"prior": None, "patient": {"age": str(folder / "a.npy"), "sex": "F"}}, "names a file; send its numbers"),
         ({"prior": None, "patient": {"age": [1.0, 2.0], "sex": None}}, "context patient has"),
         ({"prior": None, "patient": {"age": 3, "sex": {"F": 1}}}, "no number, category, vector"),
+        ({"prior": None, "patient": {"age": 10**20, "sex": "X"}}, "a category that no training row has"),
+        ({"prior": None, "patient": {"age": 10**400, "sex": "F"}}, "not finite in single precision"),
     ):
         reply = ask(inputs[0] | {"contexts": change})
         assert reply.status_code == 422

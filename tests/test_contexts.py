@@ -38,6 +38,8 @@ def test_contexts_are_named_on_the_command_line_and_kept_with_the_run():
         ({"image": "image"}, "cannot be called 'image'"),
         ({"a.b": "image"}, "cannot be called 'a.b'"),
         ({"values": "image"}, "cannot be called 'values'"),
+        ({"question": "text", "text": "text"}, "called 'text' is the first of the kind text"),
+        ({"text": "image"}, "called 'text' is the first of the kind text"),
         ({"prior": ContextSettings("image", ["a", "b"])}, "has one column, got a, b"),
     ],
 )
@@ -59,6 +61,16 @@ def test_numbers_are_standardized_and_categories_indexed_as_in_training():
         encode_features(spec, cells({"age": 1, "sex": "X"})[0].value)
     with pytest.raises(UserError, match="'old' in the column age, which holds numbers"):
         encode_features(spec, cells({"age": "old", "sex": "F"})[0].value)
+
+
+def test_a_column_of_one_value_is_not_divided_by_its_rounding_errors():
+    spec = fit_features(PATIENT, cells(*[{"age": 1.7, "sex": "F"}] * 100))
+    values, _ = encode_features(spec, cells({"age": 2.7, "sex": "F"})[0].value)
+    assert values[0] == pytest.approx(1.0)
+    vector = NamedContext("features", ["v"], "v")
+    long = cells({"v": np.zeros((5000, 1))}, context=vector)
+    with pytest.raises(UserError, match="a sequence of 5,000 vectors; at most 4,096"):
+        encode_features(fit_features(vector, long), long[0].value)
 
 
 def test_vectors_may_be_lists_files_and_sequences(tmp_path):

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm.auto import tqdm
 
@@ -59,7 +60,7 @@ class Predict:
     """Image file; without it the question has no image."""
     text: str = ""
     """Text; without it the question has no text."""
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, str] = field(default_factory=dict)
     """Further contexts of the model by name: --context.prior old.png --context.patient '{age: 61, sex: F}'."""
     top_k: PositiveInt = 3
     """Number of labels."""
@@ -86,7 +87,7 @@ class Explain:
     """Image file."""
     text: str = ""
     """Text."""
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, str] = field(default_factory=dict)
     """Further contexts of the model by name: --context.prior old.png --context.patient '{age: 61, sex: F}'."""
     output: str = "where_it_looked.png"
     """File to write: .png, .jpg, .jpeg, .webp, .svg or .pdf."""
@@ -117,7 +118,9 @@ def run_predict(options: Predict) -> None:
     if options.data.test:
         predict_rows(predictor, options, output)
         return
-    prediction = predictor.predict([(options.image or None, options.text or None, options.context)], options.top_k)[0]
+    prediction = predictor.predict(
+        [(options.image or None, options.text or None, given_contexts(predictor, options.context))], options.top_k
+    )[0]
     for answer in prediction.answers:
         applies = "  ✓" if predictor.label_format.type == "multi" and answer["label"] in prediction.labels else ""
         print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
@@ -156,6 +159,23 @@ def check_question(options: Predict) -> Path:
     return output
 
 
+def given_contexts(predictor: Predictor, values: dict[str, str]) -> dict[str, Any]:
+    """The contexts of the command line by name: features are written as YAML, all others as they are.
+
+    Raises:
+        UserError: features that are no YAML.
+    """
+    kinds = {context.name: context.kind for context in predictor.contexts}
+    given: dict[str, Any] = {name: expand_home(value) for name, value in values.items()}
+    for name in given:
+        if kinds.get(name) == "features":
+            try:
+                given[name] = yaml.load(given[name], Loader=yaml.BaseLoader)
+            except yaml.YAMLError as error:
+                raise UserError(f"--context.{name} is no value, list or {{column: value}}: {error}") from error
+    return given
+
+
 def check_image(image: str, instead: str) -> None:
     """Refuse a folder in place of an image."""
     if image and Path(image).is_dir():
@@ -180,7 +200,8 @@ def open_source(
         raise UserError(f"{error} Name them with --data.image COLUMN and --data.text COLUMN.") from error
     for setting, names in rows.absent.items():
         missing = ", ".join(map(repr, names))
-        print(f"{source} has no column {missing}: its rows are answered without {setting} (--data.{setting} COLUMN)")
+        option = "" if setting.startswith("context.") else f" (--data.{setting} COLUMN)"
+        print(f"{source} has no column {missing}: its rows are answered without {setting}{option}")
     return rows
 
 
@@ -240,7 +261,7 @@ def run_explain(options: Explain) -> None:
         options.answer or None,
         options.method,
         options.depth,
-        contexts=options.context,
+        contexts=given_contexts(predictor, options.context),
     )
     figure = matrices_figure(found, "", options.head, options.level) if options.matrices else explanation_figure(found)
     try:

@@ -61,8 +61,12 @@ def run_commands(prog: str, description: str, commands: Mapping[str, Command], a
         subcommands.add_subcommand(name, command_parser(f"{prog} {name}", command), help=summary)
     if argv and argv[0] in commands and commands[argv[0]].takes_training:
         argv = list(as_paths(list(argv)))
+    elif argv and argv[0] in commands:
+        argv = list(quote_contexts(argv))
     parsed = parser.parse_args(argv)
     command, values = commands[parsed.command], parser.instantiate(parsed)[parsed.command]
+    if not command.takes_training and values.get("context"):
+        values["context"] = {name: json.loads(text) for name, text in values["context"].items()}
     arguments = [command.options(**{f.name: values[f.name] for f in fields(command.options)})]
     if command.takes_training:
         given = parser.parse_args(argv, defaults=False)[parsed.command]
@@ -74,6 +78,20 @@ def run_commands(prog: str, description: str, commands: Mapping[str, Command], a
         if reports_errors():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def quote_contexts(argv: Sequence[str]) -> Iterator[str]:
+    """Values of ``--context.NAME`` as JSON strings, so that a text such as "note: none" is not read as a mapping."""
+    is_value = False
+    for argument in argv:
+        option, equals, value = argument.partition("=")
+        if is_value:
+            yield json.dumps(argument, ensure_ascii=False)
+        elif option.startswith("--context.") and equals:
+            yield f"{option}={json.dumps(value, ensure_ascii=False)}"
+        else:
+            yield argument
+        is_value = not is_value and option.startswith("--context.") and not equals
 
 
 def command_parser(prog: str, command: Command) -> SettingsParser:

@@ -18,6 +18,7 @@ from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
+from models.vgg import LAST
 
 MATTERS = 0.01
 """Smallest change of the probability at which a word gets a map."""
@@ -146,7 +147,7 @@ def explain(
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
     batch = processor([image] if image else None, [text] if text else None).to(device)
-    further = {"contexts": send_to_device(contexts, device)} if contexts else {}
+    further = {"contexts": encode_pictures(model, send_to_device(contexts, device))} if contexts else {}
     inputs = dict(batch) | pair_indices(image is not None, bool(text), device) | further
     seen = encode_image(model, inputs)
     with torch.no_grad():
@@ -199,6 +200,21 @@ def pair_indices(has_image: bool, has_text: bool, device: torch.device) -> dict[
     """Indices of one pair, -1 for a missing part."""
     given = {"image_index": has_image, "text_index": has_text}
     return {name: torch.tensor([0 if there else -1], device=device) for name, there in given.items()}
+
+
+@torch.no_grad()
+def encode_pictures(
+    model: ImageTextClassifier | OnnxModel, contexts: dict[str, dict[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Further contexts with the maps of second pictures in place of their pixels, as in `encode_image`."""
+    if isinstance(model, OnnxModel):
+        return contexts
+    found = {}
+    for name, inputs in contexts.items():
+        found[name] = {key: value for key, value in inputs.items() if key != "pixel_values"}
+        if "pixel_values" in inputs:
+            found[name]["features"] = model.image_encoder.run(inputs["pixel_values"], 0, LAST)
+    return found
 
 
 @torch.no_grad()

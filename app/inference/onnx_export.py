@@ -65,10 +65,10 @@ def dynamic_axes(name: str, spec: dict[str, Any] | None) -> dict[int, Dim]:
     part = name.rpartition(".")[2]
     if part.endswith("index"):
         return {0: Dim("pairs")}
-    of = spec["name"] if spec else "images" if part == "pixel_values" else "texts"
+    of = f"context_{spec['name']}" if spec else "images" if part == "pixel_values" else "texts"
     axes = {0: Dim(of)}
     if part in ("input_ids", "attention_mask") or (spec and spec["kind"] == "vectors"):
-        axes[1] = Dim(f"{spec['name']}_tokens" if spec else "tokens")
+        axes[1] = Dim(f"context_{spec['name']}_tokens" if spec else "tokens")
     return axes
 
 

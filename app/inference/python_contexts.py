@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.inference.python_inputs import read_text_input
 from data.contexts import ContextCell, context_columns, read_cell
 from data.errors import UserError
 from data.messages import enumerate_names
@@ -13,18 +14,23 @@ from models.processor import is_missing
 
 
 def contexts_of_row(row: Mapping[str, Any], contexts: Sequence[NamedContext]) -> dict[str, ContextCell | None]:
-    """The contexts of a row by name; one whose columns the row lacks is missing.
+    """The contexts of a row by name.
 
     Args:
         row: cells by column. Pictures may be of any type that `app.inference.python_inputs.read_image_input` takes.
 
     Raises:
-        UserError: a cell that cannot be read.
+        UserError: a column that the row lacks, or a cell that cannot be read.
     """
     found = {}
     for context in contexts:
         names = list(context_columns([context]))
-        found[context.name] = read_python_cell(row, context, names) if set(names) <= set(row) else None
+        if absent := [name for name in names if name not in row]:
+            raise UserError(
+                f"The row has no column {enumerate_names(absent)} of the context {context.name}; a cell of None is a "
+                "missing one."
+            )
+        found[context.name] = read_python_cell(row, context, names)
     return found
 
 
@@ -56,9 +62,8 @@ def contexts_by_name(
 def read_value(value: Any, context: NamedContext) -> ContextCell | None:
     """The cell of a value that is given by the name of its context."""
     if context.kind == "text":
-        if is_missing(value):
-            return None
-        return ContextCell(str(value), str(value))
+        text = read_text_input(value)
+        return None if text is None else ContextCell(text, text)
     columns = list(context.columns)
     if context.kind != "features" or not isinstance(value, Mapping):
         if len(columns) > 1 and not is_missing(value):

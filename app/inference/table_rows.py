@@ -83,6 +83,9 @@ def open_rows(
     if path.is_dir() and not any(file for name in SAVED for file in path.glob(name)):
         if pool:
             raise UserError(f"{source} is a folder of images: it has no column {pool!r} of cases.")
+        if predictor.contexts:
+            names = ", ".join(context.name for context in predictor.contexts)
+            raise UserError(f"{source} is a folder of images, without the contexts {names} of the model: give a table.")
         return folder_rows(path, text)
     table, folder = load_source(str(source), "test", cache_dir=cache_dir)
     if not len(table):

@@ -100,16 +100,19 @@ def build_from(
 
 
 def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) -> None:
-    """Let a training have the contexts of the classifier that it starts from, with what its own rows fix about them.
+    """Let a training have the contexts of the classifier that it starts from, with what the rows of that fixed.
 
     Raises:
         UserError: other contexts.
     """
-    there = [(spec["name"], spec["kind"]) for spec in config.contexts or ()]
-    here = [(spec["name"], spec["kind"]) for spec in reading.pop("contexts", None) or ()]
+    there = [(spec["name"], spec["kind"], list(spec["columns"])) for spec in config.contexts or ()]
+    here = [(spec["name"], spec["kind"], list(spec["columns"])) for spec in reading.pop("contexts", None) or ()]
     has_text = reading.pop("has_text", True)
     if there != here or has_text != config.has_text:
-        parts = [*(["a text"] if config.has_text else []), *(f"{name} ({kind})" for name, kind in there)]
+        parts = [
+            *(["a text"] if config.has_text else []),
+            *(f"{name} ({kind}: {', '.join(columns)})" for name, kind, columns in there),
+        ]
         raise UserError(
             f"--model.init {init} has the contexts {', '.join(parts)}, and this training has others: name the same, "
             "--context.NAME KIND, or leave out --model.init."

@@ -36,6 +36,7 @@ from data import (
     make_loader,
     stream_loader,
 )
+from data.context_check import check_features
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.audio import SCRATCH
@@ -184,7 +185,10 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     }
     reading |= {"has_text": settings.data.has_text, "contexts": data.contexts or None}
     if settings.model.init:
-        return build_from(settings.model, data.label_names, **reading)
+        model, processor = build_from(settings.model, data.label_names, **reading)
+        for split in data.splits.values():
+            check_features(split, model.config.contexts or ())
+        return model, processor
     reading["linear_probe"] = is_linear_start(settings, rows)
     return build_model(settings.model, data.label_names, rows.texts.present(), **reading)
 

@@ -71,6 +71,11 @@ def code_examples(path: str | None, text: str, address: str, run: Path, has_key:
     return shell, remote, local
 
 
+def escape(text: str) -> str:
+    """A text that a shell reads as it is in a here-document."""
+    return re.sub(r"[\\$`]", lambda found: f"\\{found[0]}", text)
+
+
 def code_with_contexts(
     image: str | None,
     text: str | None,
@@ -89,10 +94,10 @@ def code_with_contexts(
     """
     pair = {name: value for name, value in (("image", image), ("text", text)) if value}
     body = json.dumps({"inputs": [pair | {"contexts": contexts}]}, ensure_ascii=False)
-    body = re.sub(r"[\\\\$`]", lambda found: f"\\{found[0]}", body)
+    body = escape(body)
     python = repr(pair | {"contexts": contexts})
     for file in filter(None, [image, *(contexts[name] for name in files)]):
-        quoted = json.dumps(file, ensure_ascii=False)
+        quoted = escape(json.dumps(file, ensure_ascii=False))
         body = body.replace(f": {quoted}", f': "$(base64 -w0 {shlex.quote(file)})"')
         python = python.replace(f": {file!r}", f": read({file!r})")
     key = ' -H "Authorization: Bearer $API_KEY"' if has_key else ""
