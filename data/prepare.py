@@ -32,7 +32,7 @@ class PreparedData:
         notes: lines about the data and how it was split; warnings start with "warning: ".
         unreadable: row numbers in each source that were left out, because their image or another context cannot be
             read.
-        contexts: what the model is told about the contexts beside the text: the entries of its ``contexts``.
+        contexts: the entries of the model's ``contexts``, one for each context beside the text.
     """
 
     splits: dict[str, Rows]

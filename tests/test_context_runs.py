@@ -1,6 +1,7 @@
 """Trainings with contexts beside the text: scored, answered, explained, served, and started from."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from app.__main__ import main as app
 from app.command_line.ask import Predict
 from app.command_line.commands import Command, run_commands
 from app.serving.server import ServeSettings, build_app, load_predictor
+from app.serving.ui.code_tab import code_with_contexts
 from app.settings_parser import load_settings
 from data.errors import UserError
 
@@ -306,6 +308,29 @@ def test_the_api_describes_and_takes_contexts_and_reads_no_file_of_the_server(se
         assert told in reply.json()["error"]["message"]
     form = requests.post(f"{served}/v1/predict", files={"text": (None, "what?")})
     assert "also has the contexts" in form.json()["error"]["message"]
+
+
+def test_the_shell_code_sends_the_bytes_of_files_and_the_text_as_it_is(tmp_path):
+    """A here-document expands $ and backticks; names of files are replaced by their content."""
+    (tmp_path / "a $HOME`b`.png").write_bytes(b"one")
+    (tmp_path / "c.png").write_bytes(b"two")
+    contexts = {"prior": "c.png", "patient": {"age": 3.0, "sex": "$F"}}
+    text = 'what\'s `this` \\ "$HOME"?'
+    options = {"address": "http://x", "run": tmp_path, "has_key": False}
+    shell, remote, local = code_with_contexts("a $HOME`b`.png", text, contexts, {"prior"}, **options)
+    shown = subprocess.run(["bash", "-c", f"curl() {{ cat; }}; {shell}"], cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(shown.stdout) == {
+        "inputs": [
+            {
+                "image": base64_of(b"one"),
+                "text": text,
+                "contexts": {"prior": base64_of(b"two"), "patient": {"age": 3.0, "sex": "$F"}},
+            }
+        ]
+    }
+    compile(remote, "remote", "exec")
+    compile(local, "local", "exec")
+    assert "read('c.png')" in remote
 
 
 @pytest.mark.slow

@@ -57,6 +57,16 @@ def test_the_figure_shows_the_picture_the_answer_the_words_that_did_most_and_the
     assert "→ yes (90%)" in figure._suptitle.get_text()
 
 
+def test_the_figure_shows_further_pictures_and_names_other_contexts_and_what_the_answer_loses_without_them():
+    contexts = {"prior": Image.new("RGB", (40, 20), "red"), "card": "side left, number 2"}
+    found = make(text="", contexts=contexts, context_effects={"prior": 0.25})
+    figure = explanation_figure(found)
+    assert [ax.get_title() for ax in figure.axes][2] == "prior"
+    assert figure.axes[2].images[0].get_array().shape[:2] == (224, 448)
+    assert figure.get_suptitle().startswith("card: side left, number 2\n→")
+    assert f"Without prior, “{found.answer}” has {found.probability - 0.25:.0%} instead of" in found.sentence
+
+
 def test_matrices_show_one_head_of_one_level_and_name_the_ones_there_are(model, processor):
     told = explain(model, processor, NOISE, "is there a red square?")
     titles = [ax.get_title() for ax in matrices_figure(told, head=2, level=5).axes]

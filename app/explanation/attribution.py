@@ -159,10 +159,9 @@ def explain(
     effects = effects_of_words(model, seen, words, chosen, probability) if words.words else np.zeros(0)
     top = [int(word) for word in np.argsort(-np.abs(effects))[:max_maps] if abs(effects[word]) >= MATTERS]
     heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
-    region = None
-    if image is not None:
-        texts = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch} | further
-        region = decisive_region(model, batch["pixel_values"][0], texts, chosen, probability, heat)
+    others = {name: inputs[name] for name in ("input_ids", "attention_mask", "contexts") if name in inputs}
+    pixels = None if image is None else batch["pixel_values"][0]
+    region = None if pixels is None else decisive_region(model, pixels, others, chosen, probability, heat)
     positions = None if output.position_weights is None else output.position_weights[0, chosen].float().cpu().numpy()
     return Explanation(
         image,
