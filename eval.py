@@ -183,7 +183,7 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
     asked, split = options.data, options.split
     if asked.test and split != "test":
         raise UserError("--split names rows of the run's own data, --data.test other rows: give one of them.")
-    names = ("normalize_labels", "allow_missing", "label_type", "label_separator")
+    names = ("normalize_labels", "allow_missing", "label_type", "label_separator", "frames")
     same = {name: getattr(config, name) for name in names} | contexts_of(run, config)
     trained = replace(run.data, **(config.columns or {}), **same)
     given = {name: value for name, value in asked.given().items() if name not in ("group", "pool", "slice_by")}

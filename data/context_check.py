@@ -76,7 +76,7 @@ def read_file(cell: ContextCell, context: NamedContext, settings: DataSettings) 
             check_sound(cell.value)
             return content_key(sound_bytes(cell.value))
         data = read_image(cell.value)  # type: ignore[arg-type]
-        decode_and_measure(data, settings.max_pixels)
+        decode_and_measure([data], settings.max_pixels)
         return content_key(data)
     except UserError as error:
         return error

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from data.errors import UserError
 from data.image_cells import StoredImage
-from data.images import BadImageError, content_key, decode_and_measure, read_image
+from data.images import BadImageError, content_key, decode_and_measure, read_frames
 from data.messages import excerpt_path
 from data.rows import Rows
 from data.settings import DataSettings
@@ -56,9 +56,9 @@ def inspect_image(image: StoredImage | BadImageError, settings: DataSettings) ->
         return ImageInfo("no image", fault=None if settings.allow_missing else "the cell is empty")
     name = image if isinstance(image, str) else (image.get("path") or "embedded image")
     try:
-        data = read_image(image)
-        picture, value_stats = decode_and_measure(data, settings.max_pixels)
-        return ImageInfo(name, content_key(data), picture.size, value_stats=value_stats)
+        parts = read_frames(image, settings.frames)
+        picture, value_stats = decode_and_measure(parts, settings.max_pixels, settings.frames)
+        return ImageInfo(name, content_key(b"".join(parts)), picture.size, value_stats=value_stats)
     except BadImageError as error:
         return ImageInfo(name, fault=str(error))
 

@@ -8,16 +8,18 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from data.dicom import is_dicom, num_pixels, open_dicom
 from data.errors import UserError
 from data.messages import excerpt
-from data.value_range import ValueRange, kind_of, measure, to_eight_bit
+from data.value_range import EIGHT_BIT, ValueRange, kind_of, measure, to_eight_bit
+from data.videos import MAX_SIDE, animation_frames, contact_sheet, frame_files, is_video, reduced, video_frames
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -38,7 +40,7 @@ BRANDS = {
     "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"},
 }
 """Compatible brands in the ``ftyp`` box. AVIF comes first, because AVIF files may also list the general ``mif1``."""
-PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydicom"}
+PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydicom", "video": "av"}
 """Packages for formats that Pillow cannot always read by itself."""
 MAX_PIXELS = 100_000_000
 MAX_PATH = 4096
@@ -74,6 +76,20 @@ def read_image(image: str | Path | bytes | dict) -> bytes:
         raise BadImageError(f"cannot open the file: {explain_path(str(image), error)}") from error
 
 
+def read_frames(image: str | Path | bytes | dict, frames: int) -> list[bytes]:
+    """Encoded bytes of an image or a video file; of a folder of frames, those of its evenly spaced files.
+
+    Args:
+        frames: see `decode_image`; with 1 a folder is refused.
+    """
+    path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
+    if frames == 1 or not isinstance(path, str | Path) or not os.path.isdir(path):
+        return [read_image(image)]
+    with explain_decoder_errors("not a folder of frames"):
+        files = frame_files(path, IMAGE_ENDINGS, frames)
+    return [read_image(file) for file in files]
+
+
 def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
     """Why a path cannot be opened, and what to do."""
     if path.lower().startswith("data:"):
@@ -89,9 +105,17 @@ def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
 
 
 def decode_image(
-    image: str | Path | bytes | dict | Image.Image, max_pixels: int = MAX_PIXELS, *, value_range: ValueRange = None
+    image: str | Path | bytes | dict | Image.Image,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    value_range: ValueRange = None,
+    frames: int = 1,
 ) -> Image.Image:
     """Decode to 8-bit RGB: the first frame, EXIF orientation applied, transparent pixels on white.
+
+    With several ``frames``, a video becomes a square sheet of its frames, evenly spaced in time, the first at the top
+    left (`data.videos`). A video is a video file, an animated or multi-page picture, or a folder of pictures in the
+    order of their names. Any other picture is taken for a sheet.
 
     Args:
         image: a file, its bytes, the ``{"bytes", "path"}`` of `datasets`, or a Pillow image of any mode.
@@ -99,6 +123,7 @@ def decode_image(
         value_range: values of images of more than 8 bits that become black and white. By default the narrowest usual
             range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that contains all values of the image, or its lowest and
             highest value, see `data.value_range.range_of`.
+        frames: number of frames, one of `data.videos.FRAMES`.
 
     Raises:
         BadImageError: missing, truncated, not one of `FORMATS`, without pixels, or larger than ``max_pixels``.
@@ -106,16 +131,51 @@ def decode_image(
     if isinstance(image, Image.Image):
         with explain_decoder_errors(f"cannot convert a picture of mode {image.mode}"):
             return to_upright_rgb(image, value_range)
-    data = read_image(image)
+    parts = read_frames(image, frames)
     with explain_decoder_errors():
-        return to_upright_rgb(open_image(data, max_pixels), value_range)
+        return to_sheet(open_frames(parts, frames, max_pixels), value_range)
 
 
-def decode_and_measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple]:
-    """Decode bytes as `decode_image` does by default, and return the `data.value_range.VALUE_STATS` of the image."""
+def decode_and_measure(
+    parts: Sequence[bytes], max_pixels: int = MAX_PIXELS, frames: int = 1
+) -> tuple[Image.Image, tuple]:
+    """Decode what `read_frames` gave as `decode_image` does by default, and measure the values of the frames together.
+
+    Returns:
+        the picture, and its `data.value_range.VALUE_STATS`.
+    """
     with explain_decoder_errors():
-        image = open_image(data, max_pixels)
-        return to_upright_rgb(image, None), measure(image)
+        images = open_frames(parts, frames, max_pixels)
+        return to_sheet(images, None), measure_together(images)
+
+
+def open_frames(parts: Sequence[bytes], frames: int, max_pixels: int) -> list[Image.Image]:
+    """The frames of a video, or one picture, before they are converted to 8-bit RGB."""
+    if len(parts) > 1:
+        return [open_image(data, max_pixels) for data in parts]
+    (data,) = parts
+    if is_video(data) and not image_brand(data):
+        if frames == 1:
+            raise BadImageError("a video, where a picture was expected; in training, --data.frames 9 reads videos")
+        with explain_missing_package("video"):
+            return video_frames(data, frames, max_pixels)
+    image = open_image(data, max_pixels)
+    return animation_frames(image, frames) if frames > 1 and getattr(image, "n_frames", 1) > 1 else [image]
+
+
+def to_sheet(images: Sequence[Image.Image], value_range: ValueRange) -> Image.Image:
+    """A picture in 8-bit RGB; several frames on a sheet."""
+    if len(images) == 1:
+        return to_upright_rgb(images[0], value_range)
+    return contact_sheet([reduced(to_upright_rgb(image, value_range)) for image in images])
+
+
+def measure_together(images: Sequence[Image.Image]) -> tuple:
+    """`data.value_range.VALUE_STATS` of the frames of a video, which are all of one kind or of 8 bits."""
+    kinds, lows, highs, finite = zip(*(measure(image) for image in images), strict=True)
+    if max(kinds) < 0:
+        return EIGHT_BIT
+    return max(kinds), float(np.nanmin(lows)), float(np.nanmax(highs)), all(finite)
 
 
 def to_upright_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
@@ -152,11 +212,13 @@ def read_header(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=formats_of(data))
 
 
-def count_pixels(image: str | Path | bytes) -> int:
-    """Number of pixels according to the header; 0 if it cannot be read."""
+def count_pixels(image: str | Path | bytes, frames: int = 1) -> int:
+    """Number of pixels according to the header; 0 if it cannot be read. A sheet of a video counts as the largest."""
     try:
         with explain_decoder_errors():
             data = read_image(image)
+            if frames > 1:
+                return frames * MAX_SIDE**2
             if is_dicom(data):
                 return num_pixels(data)
             with read_header(data) as opened:
@@ -173,8 +235,7 @@ def formats_of(data: bytes) -> list[str]:
     Raises:
         BadImageError: an AVIF or HEIF image, and that package is not installed.
     """
-    brands = {data[i : i + 4] for i in range(8, min(int.from_bytes(data[:4], "big"), 256), 4) if i != 12}
-    named = next((name for name in BRANDS if data[4:8] == b"ftyp" and brands & BRANDS[name]), None)
+    named = image_brand(data)
     if named is None:
         return [name for name in FORMATS if name not in PACKAGES]
     with explain_missing_package(named):
@@ -185,13 +246,20 @@ def formats_of(data: bytes) -> list[str]:
     return [named]
 
 
+def image_brand(data: bytes) -> str | None:
+    """AVIF or HEIF if the first bytes name it."""
+    brands = {data[i : i + 4] for i in range(8, min(int.from_bytes(data[:4], "big"), 256), 4) if i != 12}
+    return next((name for name in BRANDS if data[4:8] == b"ftyp" and brands & BRANDS[name]), None)
+
+
 @contextmanager
 def explain_missing_package(image_format: str) -> Iterator[None]:
     """Say which package a format needs, if it is not installed."""
     try:
         yield
     except ImportError as error:
-        needs = f"an image in the format {image_format}, which needs: pip install {PACKAGES[image_format]}"
+        what = "a video" if image_format == "video" else f"an image in the format {image_format}"
+        needs = f"{what}, which needs: pip install {PACKAGES[image_format]}"
         raise BadImageError(needs) from error
 
 

@@ -42,6 +42,8 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     contexts = settings.further_contexts()
     if contexts and settings.streaming:
         raise UserError("A stream has an image and a text; for other contexts train with --data.streaming false.")
+    if settings.frames > 1 and any(context.kind == "image" for context in contexts):
+        raise UserError("With videos (in training, --data.frames) a context of the kind image is not supported yet.")
     check_columns(list(first), source, split, settings)
     texts, labels = read_texts_and_labels(table, source, settings)
     weight = settings.weight
@@ -58,6 +60,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         table_weights=weights,
         confined=settings.confine_images,
         value_range=value_range,
+        frames=settings.frames,
         contexts=contexts,
     )
     return rows if weights is None else rows.select(np.flatnonzero(weights).tolist())

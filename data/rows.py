@@ -63,6 +63,7 @@ class Rows(torch.utils.data.Dataset[Example]):
         confined: only read image paths inside ``image_root``.
         value_stats: `data.value_range.VALUE_STATS` of each row's image ``(n,)``; ``None`` before ``verify_images``.
         value_range: how images of more than 8 bits are read.
+        frames: number of frames of each video; 1 if the images are pictures.
         contexts: the contexts beside the text.
         context_keys: name of a context → one key for each row, equal for equal values; empty before
             `data.context_check.verify_contexts`.
@@ -80,6 +81,7 @@ class Rows(torch.utils.data.Dataset[Example]):
     confined: bool = False
     value_stats: np.ndarray | None = None
     value_range: ValueRange = None
+    frames: int = 1
     contexts: Sequence[NamedContext] = ()
     context_keys: dict[str, StringColumn[str | None]] = field(default_factory=dict)
 
@@ -148,7 +150,7 @@ class Rows(torch.utils.data.Dataset[Example]):
         """The decoded image of a row. `data.image_check.verify_images` has checked its number of pixels before."""
         image = self.read_image(int(self.numbers[index]))
         assert image is not None
-        return decode_image(image, max_pixels=sys.maxsize, value_range=self.value_range)
+        return decode_image(image, max_pixels=sys.maxsize, value_range=self.value_range, frames=self.frames)
 
     def read_image(self, number: int) -> StoredImage:
         """The stored image of a row of the table."""
@@ -169,7 +171,7 @@ class Rows(torch.utils.data.Dataset[Example]):
     def pictures_of(self, name: str) -> Rows:
         """The same rows with the pictures of a context in place of their images."""
         context = next(context for context in self.contexts if context.name == name)
-        return replace(self, image_column=context.columns[0], image_keys=self.context_keys[name], contexts=())
+        return replace(self, image_column=context.columns[0], image_keys=self.context_keys[name], contexts=(), frames=1)
 
     def value_range_reports(self) -> list[ValueRangeReport]:
         """How images of more than 8 bits are read; an empty list if there are none."""

@@ -34,14 +34,18 @@ class DataSettings:
 
     train: str | None = None
     """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, an image folder with a
-    metadata file, a Hub id (owner/name or owner/name:split), or built-in data: shapes:N, pairs:N, cards:N or
-    tones:N for N images."""
+    metadata file, a Hub id (owner/name or owner/name:split), or built-in data: shapes:N, pairs:N, cards:N,
+    tones:N or clips:N for N images."""
     validation: str | None = None
     """Validation rows, used to choose the best model. Split from the training rows by default."""
     test: str | None = None
     """Test rows, used once, after training."""
     image: str = "image"
     """Column with the path of the image (relative to image_root) or the image itself."""
+    frames: Literal[1, 4, 9, 16] = 1
+    """Number of frames, evenly spaced in time, that the model sees of each video in the image column: a video file, an
+    animated picture or a folder of pictures. A single picture is taken for a sheet of frames. 1: the column holds
+    pictures. See docs/context.md."""
     text: str = "text"
     """Column with the text, or a template of several columns, such as "{question} {report}". Write {{ and }} for braces
     in the text."""

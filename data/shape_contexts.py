@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -10,12 +11,18 @@ from PIL import Image as PILImage
 
 from data.shapes import COLORS, PLACES, SEEDS, SHAPES, paint
 
-TONES = dict(zip(COLORS, (262, 330, 392, 523, 659, 784), strict=True))
+TONES = dict(zip(COLORS, (220, 392, 698, 1245, 2217, 3520), strict=True))
 """The pitch in Hz that belongs to each colour."""
 TONE_RATE, TONE_SECONDS = 8000, 0.5
 MOVED = {"none": 0, "one": 1, "both": 2}
 """Answer → number of shapes that have moved."""
 SIDES = ("left", "right")
+FRAMES_A_PLACE = 2
+"""Frames of a clip that show the shape in the same corner."""
+BEEP = 784, 0.2
+"""Pitch in Hz and length in seconds of the beep of a clip."""
+SOUND = {"bytes": Value("binary"), "path": Value("string")}
+"""A sound file; the feature Audio needs torchcodec."""
 COUNTS = [(0, 1), (0, 2), (1, 0), (2, 0)] * 2 + [(1, 1), (1, 2), (2, 1), (2, 2)]
 """Numbers of shapes on both sides, equally likely; on each side 0, 1 and 2 are, too."""
 
@@ -73,27 +80,48 @@ def generate_cards(num_images: int, seed: int, rows: int):
             yield {"image": image, "side": side, "number": said, "label": label}
 
 
-def make_tones(num_images: int, split: str, rows: int = 4) -> Dataset:
-    """Draw pictures of one shape, each with tones: does the pitch belong to the colour (`TONES`), yes or no?
+def make_tones(num_images: int, split: str) -> Dataset:
+    """Draw pictures of four shapes, each with tones: where is the shape whose colour the pitch means (`TONES`)?
 
-    Columns image, sound and label. Both answers are equally likely whatever the picture shows, and whatever is heard.
-    The same split always gives the same rows.
+    Columns image, sound and label (the corner), a row for each corner. All four answers are equally likely whatever the
+    picture shows, and whatever is heard. The same split always gives the same rows.
     """
-    sound = {"bytes": Value("binary"), "path": Value("string")}  # the feature Audio needs torchcodec
-    features = Features({"image": Image(decode=False), "sound": sound, "label": Value("string")})
-    return Dataset.from_list(list(generate_tones(num_images, SEEDS[split], rows)), features=features)
+    features = Features({"image": Image(decode=False), "sound": SOUND, "label": Value("string")})
+    return Dataset.from_list(list(generate_tones(num_images, SEEDS[split])), features=features)
 
 
-def generate_tones(num_images: int, seed: int, rows: int):
+def generate_tones(num_images: int, seed: int):
     rng = random.Random(seed)
     for number in range(num_images):
-        color, place = rng.choice(list(COLORS)), rng.choice(PLACES)
-        image = as_png(paint({place: (color, rng.choice(SHAPES))}, rng), f"{number}.png")
-        for row in range(rows):
-            label = rng.choice(("yes", "no"))
-            heard = color if label == "yes" else rng.choice([other for other in COLORS if other != color])
-            sound = {"bytes": make_tone(TONES[heard], rng), "path": f"{number}_{row}.wav"}
-            yield {"image": image, "sound": sound, "label": label}
+        looks = [(color, rng.choice(SHAPES)) for color in rng.sample(list(COLORS), len(PLACES))]
+        scene = dict(zip(PLACES, looks, strict=True))
+        image = as_png(paint(scene, rng), f"{number}.png")
+        for row, place in enumerate(rng.sample(PLACES, len(PLACES))):
+            sound = {"bytes": make_tone(TONES[scene[place][0]], rng), "path": f"{number}_{row}.wav"}
+            yield {"image": image, "sound": sound, "label": place}
+
+
+def make_clips(num_clips: int, split: str) -> Dataset:
+    """Draw clips of a shape that jumps from corner to corner, each with sounds of a beep: where was it at the beep?
+
+    Columns image (an animated GIF of a second), sound (as long) and label (the corner), a row for each corner. All four
+    answers are equally likely whatever the clip shows, and whatever is heard. The same split always gives the same
+    rows.
+    """
+    features = Features({"image": Image(decode=False), "sound": SOUND, "label": Value("string")})
+    return Dataset.from_list(list(generate_clips(num_clips, SEEDS[split])), features=features)
+
+
+def generate_clips(num_clips: int, seed: int):
+    rng = random.Random(seed)
+    for number in range(num_clips):
+        path = rng.sample(PLACES, len(PLACES))
+        look = rng.choice(list(COLORS)), rng.choice(SHAPES)
+        frames = [paint({place: look}, rng) for place in path for _ in range(FRAMES_A_PLACE)]
+        image = as_gif(frames, f"{number}.gif")
+        for time in rng.sample(range(len(path)), len(path)):
+            sound = {"bytes": make_beep(time / len(path), rng), "path": f"{number}_{time}.wav"}
+            yield {"image": image, "sound": sound, "label": path[time]}
 
 
 def make_tone(pitch: float, rng: random.Random) -> bytes:
@@ -101,10 +129,22 @@ def make_tone(pitch: float, rng: random.Random) -> bytes:
     times = np.arange(int(TONE_RATE * TONE_SECONDS)) / TONE_RATE
     phase = rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * pitch * times + phase) + rng.uniform(0, 0.3) * np.sin(4 * np.pi * pitch * times)
-    wave *= times >= rng.uniform(0, 0.2)
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(times))
-    file = io.BytesIO()
+    return as_wav(wave * (times >= rng.uniform(0, 0.2)), rng)
+
+
+def make_beep(start: float, rng: random.Random) -> bytes:
+    """A WAV file of a second with a beep that starts soon after this time in seconds, with noise."""
+    pitch, length = BEEP
+    times = np.arange(TONE_RATE) / TONE_RATE
+    start += rng.uniform(0, 0.25 - length)
+    return as_wav(np.sin(2 * np.pi * pitch * times) * ((times >= start) & (times < start + length)), rng)
+
+
+def as_wav(wave: np.ndarray, rng: random.Random) -> bytes:
+    """A WAV file of a wave with a random volume and noise."""
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(wave))
     samples = rng.uniform(0.2, 0.6) * wave + 0.01 * noise
+    file = io.BytesIO()
     soundfile.write(file, samples.astype(np.float32), TONE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
@@ -112,4 +152,10 @@ def make_tone(pitch: float, rng: random.Random) -> bytes:
 def as_png(picture: PILImage.Image, name: str) -> dict:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": name}
+
+
+def as_gif(frames: Sequence[PILImage.Image], name: str) -> dict:
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=100, loop=0)
     return {"bytes": buffer.getvalue(), "path": name}

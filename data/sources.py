@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
-from data.shape_contexts import make_cards, make_pairs, make_tones
+from data.shape_contexts import make_cards, make_clips, make_pairs, make_tones
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
 
@@ -22,7 +22,7 @@ METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
 PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
 """What parsers raise for files that they cannot read. Any other exception is a bug and keeps its traceback."""
-BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards, "tones": make_tones}
+BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards, "tones": make_tones, "clips": make_clips}
 """Names of the built-in data, and what draws them."""
 BUILT_IN_SOURCE = re.compile(rf"({'|'.join(BUILT_IN)}):(\d+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")

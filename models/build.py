@@ -72,7 +72,10 @@ def build_model(
         for encoder in audio_encoders(model):
             encoder.load_pretrained(settings.audio_encoder)
     statistics = load_image_encoder(model.image_encoder, settings)
-    return model, build_processor(tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit)
+    processor = build_processor(
+        tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit, frames=config.frames
+    )
+    return model, processor
 
 
 def with_encoders(settings: ModelSettings, contexts: list[dict] | None) -> list[dict] | None:

@@ -21,6 +21,7 @@ from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
 from models.vgg import LAST, WIDTH, VGG16Encoder
+from models.video import FramePooling, run_frames
 
 
 class ImageTextClassifier(SavedModel):
@@ -28,6 +29,9 @@ class ImageTextClassifier(SavedModel):
 
     Each of I images and T texts is encoded once; B pairs refer to them by index. The text is given as tokens. If
     ``config.context_hidden_size`` is set, features of any other model (of sound, video or a table) take its place.
+
+    With ``config.frames`` of more than 1 an image is a video: a sheet of frames (`models.video`), whose maps are pooled
+    by attention over time.
 
     Contexts beside the text, or in its place, are named in ``config.contexts``: a second picture, a sound, features,
     columns of a table, a second text. Each becomes 49 slots, and the image attends to the slots of all.
@@ -44,7 +48,8 @@ class ImageTextClassifier(SavedModel):
         trust_custom_encoder: allow running the file of a custom text encoder.
 
     Shape:
-        - pixel_values: ``(I, 3, image_size, image_size)``; ``None``: no pair has an image
+        - pixel_values: ``(I, 3, image_size, image_size)``, for videos n times as high and wide, with n² frames;
+          ``None``: no pair has an image
         - input_ids, attention_mask: ``(T, L)``; ``None``: no pair has a text
         - image_index, text_index: ``(B,)`` int64, the rows of ``pixel_values`` and ``input_ids`` of each pair, -1 for
           a missing one; ``None``: pair b consists of row b
@@ -86,6 +91,10 @@ class ImageTextClassifier(SavedModel):
         self.contexts = nn.ModuleDict({spec["name"]: Context(spec, *sizes) for spec in config.contexts or ()})
         self.fusions = LevelFusions(config, self.image_encoder)
         self.levels = self.fusions.levels
+        self.frame_pooling: FramePooling | None = None
+        if config.frames > 1:
+            width = self.image_encoder.width(self.levels[0])
+            self.frame_pooling = FramePooling(width, config.frames, config.num_heads)
         self.classifier = build_classifier(config, self.image_encoder.width(LAST))
         self.probe: LinearProbe | None = None
         if config.linear_probe:
@@ -264,7 +273,9 @@ class ImageTextClassifier(SavedModel):
             side = self.image_encoder.side(self.config.image_size, first)
             copies = 2 if self.training else 1  # batch norm needs more than one value per channel
             return self.no_image.expand(copies, -1, side, side)
-        maps = self.image_encoder.run(self.cast(images) if done else images, done, first)
+        maps = run_frames(self.image_encoder, self.cast(images) if done else images, done, first, self.config.frames)
+        if self.frame_pooling is not None:
+            maps = self.frame_pooling(maps)
         return torch.cat([maps, self.no_image.to(maps.dtype).expand(1, -1, *maps.shape[2:])])
 
     def cast(self, features: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The configuration of a saved classifier: architecture, text encoder, labels, and how its data is read."""
 
+from math import isqrt
 from typing import ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -39,6 +40,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         majority_answer: class indices of the most frequent training label: one, or any number for ``multi``.
         label_type: ``single`` (classes are mutually exclusive, their probabilities sum to 1), ``multi`` (each class has
             a probability of its own), or ``annotators`` (as ``single``, trained on the labels of several annotators).
+        frames: number of frames of each video, see `models.video`; 1 if the images are pictures.
         label_separator: separator between the names in one label.
         normalize_labels: whether labels were lower-cased and their whitespace normalized.
         allow_missing: whether rows without an image or without a text were accepted.
@@ -74,6 +76,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     normalize_labels: bool = False
     allow_missing: bool = False
     value_range: list[float] | dict | None = None
+    frames: int = 1
 
     @property
     def other_contexts(self) -> list[str]:
@@ -81,6 +84,11 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         if self.has_text and not self.contexts:
             return []
         return [*(["text"] if self.has_text else []), *(spec["name"] for spec in self.contexts or ())]
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of an input of the model: of a picture, or of a sheet of the frames of a video."""
+        return self.image_size * isqrt(self.frames)
 
     @property
     def num_contexts(self) -> int:

@@ -12,8 +12,9 @@ def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
     config = model.config
     has_attention = config.fusion not in ("concat", "none")
     contexts = describe_contexts(config)
+    frames = "" if config.frames == 1 else f", {config.frames} frames of each video"
     return {
-        "image encoder": f"{describe_image_encoder(config)} at {config.image_size} × {config.image_size} px",
+        "image encoder": f"{describe_image_encoder(config)} at {config.image_size} × {config.image_size} px{frames}",
         "text encoder": describe_text_encoder(config),
         **({"contexts": contexts} if contexts else {}),
         "fusion": f"{config.fusion}, attention {config.attention}" if has_attention else config.fusion,

@@ -96,7 +96,7 @@ class OnnxModel(nn.Module):
                 f"expected {sorted(wanted)}."
             )
         found = self.session.get_outputs()[0].shape[-1], inputs["pixel_values"][-1]
-        expected = self.config.num_labels, self.config.image_size
+        expected = self.config.num_labels, self.config.input_size
         if found != expected:
             raise UserError(
                 f"{folder}/{ONNX_FILE} has {found[0]} classes and images of {found[1]} pixels, but the config.json "

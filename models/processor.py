@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageOps
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
+from data.videos import contact_sheet, cut_sheet
 from models.letterbox import letterbox
+from models.video import join_sheets
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
@@ -35,11 +38,13 @@ class ImageTextProcessor(ProcessorMixin):
         tokenizer: truncates texts at its ``model_max_length``.
         fit: how pictures that are not square become square: ``squeeze``, or ``letterbox``, which pads them with the
             mean colour.
+        frames: number of frames of a video, whose sheet is resized and normalized frame by frame; 1 for pictures.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, fit: str = "squeeze", **kwargs):
+    def __init__(self, image_processor=None, tokenizer=None, fit: str = "squeeze", frames: int = 1, **kwargs):
         super().__init__(image_processor, tokenizer)
         self.fit = fit
+        self.frames = frames
 
     def __call__(
         self,
@@ -58,7 +63,8 @@ class ImageTextProcessor(ProcessorMixin):
                 that of the model), the rest of `TEXT_OPTIONS`, `IMAGE_OPTIONS`, and ``return_tensors`` (default "pt").
 
         Shape:
-            - images: I; returns ``pixel_values`` ``(I, 3, image_size, image_size)``
+            - images: I; returns ``pixel_values`` ``(I, 3, image_size, image_size)``, sheets of n² frames n times as
+              high and wide
             - text: B; returns ``input_ids`` and ``attention_mask`` ``(B, L)``
 
         Raises:
@@ -73,14 +79,20 @@ class ImageTextProcessor(ProcessorMixin):
         data = {}
         if images is not None:
             rgb = [self.fit_image(to_rgb(image)) for image in as_list(images, Image.Image, IMAGES)]
-            data["pixel_values"] = self.image_processor(rgb, **options["images_kwargs"])["pixel_values"]
+            frames = [frame for image in rgb for frame in cut_sheet(image, self.frames)] if self.frames > 1 else rgb
+            data["pixel_values"] = self.image_processor(frames, **options["images_kwargs"])["pixel_values"]
+            if self.frames > 1:
+                data["pixel_values"] = join_sheets(torch.as_tensor(np.stack(data["pixel_values"])), self.frames)
         if text is not None:
             data |= self.tokenize(as_list(text, str, TEXTS), **options["text_kwargs"])
         return BatchFeature(data)
 
     def fit_image(self, image: Image.Image) -> Image.Image:
         """An RGB picture as it is resized to the model's square: padded, if ``fit`` is ``letterbox``."""
-        return letterbox(image, self.image_processor.image_mean) if self.fit == "letterbox" else image
+        if self.fit != "letterbox":
+            return image
+        frames = [letterbox(frame, self.image_processor.image_mean) for frame in cut_sheet(image, self.frames)]
+        return contact_sheet(frames)
 
     def options(self, kwargs: Mapping) -> dict[str, dict]:
         """Split keyword arguments into those of the tokenizer and those of the image processor.
@@ -193,6 +205,7 @@ def build_processor(
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
     fit: str = "squeeze",
+    frames: int = 1,
 ) -> ImageTextProcessor:
     """Build the processor of a new classifier.
 
@@ -201,10 +214,10 @@ def build_processor(
         image_size: height and width in pixels.
         max_text_length: maximum length of a text in tokens.
         image_mean, image_std: mean and standard deviation per channel, for pixels in [0, 1].
-        fit: see `ImageTextProcessor`.
+        fit, frames: see `ImageTextProcessor`.
     """
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length)
-    return ImageTextProcessor(build_image_processor(image_size, image_mean, image_std), tokenizer, fit)
+    return ImageTextProcessor(build_image_processor(image_size, image_mean, image_std), tokenizer, fit, frames)
 
 
 def build_image_processor(

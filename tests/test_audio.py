@@ -30,7 +30,9 @@ from app.__main__ import main as app
 from app.serving.server import ServeSettings, build_app, load_predictor
 from data.audio import check_sound, collate_sounds, decode_sound, resolve_sound, sound_seconds
 from data.errors import UserError
+from data.images import decode_image
 from data.shape_contexts import TONES, make_tones
+from data.shapes import CELL, COLORS, PLACES
 from models.audio import AudioTokens, audio_encoder
 from models.settings import ModelSettings
 
@@ -181,14 +183,27 @@ def test_an_encoder_that_is_not_there_names_the_way_out(tmp_path, capsys):
         audio_encoder(ModelSettings(audio_encoder=str(tmp_path)))
 
 
-def test_neither_the_picture_nor_the_tone_alone_tells_whether_they_belong_together():
-    rows = make_tones(300, "train").to_pandas()
-    assert rows["label"].value_counts(normalize=True)["yes"] == pytest.approx(0.5, abs=0.05)
+@pytest.fixture(scope="module")
+def tones():
+    """Pictures with tones, and the colour that the pitch of each means."""
+    rows = make_tones(200, "train").to_pandas()
     pitches = [pitch_of(decode_sound(cell["bytes"], 8000), 8000) for cell in rows["sound"]]
-    nearest = [min(TONES, key=lambda color: abs(TONES[color] - pitch)) for pitch in pitches]
-    share = rows.assign(heard=nearest).groupby("heard")["label"].apply(lambda labels: (labels == "yes").mean())
-    assert share.between(0.35, 0.65).all()
-    assert make_tones(3, "test").to_pandas().equals(make_tones(3, "test").to_pandas())
+    return rows.assign(heard=[min(TONES, key=lambda color: abs(TONES[color] - pitch)) for pitch in pitches])
+
+
+def test_neither_the_picture_nor_the_tone_alone_tells_where_the_shape_is(tones):
+    for _, labels in tones.groupby("heard")["label"]:
+        assert labels.value_counts(normalize=True).reindex(list(PLACES)).between(0.12, 0.4).all()
+    for _, labels in tones.groupby(tones["image"].map(lambda cell: cell["path"]))["label"]:
+        assert sorted(labels) == sorted(PLACES)
+
+
+def test_the_answer_is_the_corner_of_the_colour_that_the_pitch_means(tones):
+    for _, row in tones.iterrows():
+        left, top = CELL * ("right" in row["label"]), CELL * ("bottom" in row["label"])
+        pixels = np.asarray(decode_image(row["image"]).crop((left, top, left + CELL, top + CELL))).astype(int)
+        distance = np.abs(pixels - np.array(COLORS[row["heard"]])).max(axis=2)
+        assert (distance <= 15).sum() > 50
 
 
 @pytest.fixture(scope="module")

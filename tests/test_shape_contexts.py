@@ -19,7 +19,7 @@ def occupied(cell: dict) -> frozenset[int]:
     return frozenset(number for number, quarter in enumerate(quarters) if quarter.sum() > 20)
 
 
-@pytest.mark.parametrize("name", ["pairs", "cards", "tones"])
+@pytest.mark.parametrize("name", ["pairs", "cards", "tones", "clips"])
 def test_the_same_split_always_gives_the_same_rows(name):
     rows, root = load_source(f"{name}:12", "train")
     assert root is None

@@ -118,6 +118,7 @@ def run_predict(options: Predict) -> None:
     if options.data.test:
         predict_rows(predictor, options, output)
         return
+    check_image(predictor, options.image, "ask about all its images with --data.test FOLDER")
     prediction = predictor.predict(
         [(options.image or None, options.text or None, given_contexts(predictor, options.context))], options.top_k
     )[0]
@@ -147,7 +148,6 @@ def check_question(options: Predict) -> Path:
             raise UserError(f"{given[0]} is for many pairs: add --data.test SOURCE.")
         if not options.image and not options.text.strip() and not options.context:
             raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --data.test SOURCE.")
-        check_image(options.image, "ask about all its images with --data.test FOLDER")
         return user_path(options.output)
     if options.context:
         raise UserError("The contexts of --data.test are columns of its rows: leave out --context.")
@@ -176,9 +176,9 @@ def given_contexts(predictor: Predictor, values: dict[str, str]) -> dict[str, An
     return given
 
 
-def check_image(image: str, instead: str) -> None:
-    """Refuse a folder in place of an image."""
-    if image and Path(image).is_dir():
+def check_image(predictor: Predictor, image: str, instead: str) -> None:
+    """Refuse a folder in place of an image; that of a video may be a folder of frames."""
+    if image and Path(image).is_dir() and predictor.model.config.frames == 1:
         raise UserError(f"--image {image} is a folder, not an image file; {instead}.")
 
 
@@ -252,9 +252,9 @@ def run_explain(options: Explain) -> None:
         raise UserError("Give --image FILE, --text TEXT or both.")
     if not options.matrices and (options.head is not None or options.level is not None):
         raise UserError("--head and --level choose a matrix of attention: add --matrices true.")
-    check_image(options.image, "explain shows one image")
     output = ready_file(user_path(options.output), PICTURES)
     predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
+    check_image(predictor, options.image, "explain shows one image")
     found = predictor.explain(
         options.image or None,
         options.text or None,

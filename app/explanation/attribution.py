@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from app.explanation.drawing import enlarged, evidence_layer, overlay
-from app.explanation.evidence import PATH, Method, default_method, evidence
+from app.explanation.evidence import PATH, Method, default_method, evidence, over_frames
 from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 from models.vgg import LAST
+from models.video import run_frames
 
 MATTERS = 0.01
 """Smallest change of the probability at which a word gets a map."""
@@ -162,7 +163,9 @@ def explain(
     others = {name: inputs[name] for name in ("input_ids", "attention_mask", "contexts") if name in inputs}
     pixels = None if image is None else batch["pixel_values"][0]
     region = None if pixels is None else decisive_region(model, pixels, others, chosen, probability, heat)
-    positions = None if output.position_weights is None else output.position_weights[0, chosen].float().cpu().numpy()
+    positions = None
+    if output.position_weights is not None:
+        positions = over_frames(output.position_weights[0, chosen].float(), model.config.frames).cpu().numpy()
     return Explanation(
         image,
         text or "",
@@ -224,7 +227,7 @@ def encode_image(model: ImageTextClassifier | OnnxModel, inputs: dict[str, Tenso
     """
     if isinstance(model, OnnxModel) or "pixel_values" not in inputs:
         return inputs
-    maps = model.image_encoder.run(inputs["pixel_values"], 0, model.levels[0])
+    maps = run_frames(model.image_encoder, inputs["pixel_values"], 0, model.levels[0], model.config.frames)
     return {name: value for name, value in inputs.items() if name != "pixel_values"} | {"image_features": maps}
 
 

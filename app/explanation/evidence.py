@@ -13,6 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 from data.errors import UserError
 from models import ImageTextClassifier
 from models.onnx_classifier import OnnxModel
+from models.video import join_sheets
 
 Method = Literal["integrated_gradients", "gradient", "occlusion", "readout"]
 """Names of the attribution methods, see `evidence`."""
@@ -77,7 +78,13 @@ def evidence(
     with torch.no_grad():
         positions = model(**inputs, output_attentions=True).position_weights
     assert positions is not None
-    return positions[torch.arange(len(answers)), answers].float()
+    return over_frames(positions[torch.arange(len(answers)), answers].float(), model.config.frames)
+
+
+def over_frames(positions: Tensor, frames: int) -> Tensor:
+    """Shares of the positions of a map ``(…, h, w)`` that is pooled over time, divided equally among the frames."""
+    side = math.isqrt(frames)
+    return positions.tile(side, side) / frames
 
 
 def check_method(model: ImageTextClassifier | OnnxModel, method: str, depth: int | None) -> None:
@@ -183,11 +190,15 @@ def gradient_x_activation(model: ImageTextClassifier, inputs: Inputs, answers: T
     finally:
         hook.remove()
     (activation,) = outputs
-    found = torch.zeros(len(answers), *to_maps(activation).shape[1:], device=pixels.device)
+    found: list[Tensor | None] = [None] * len(answers)
     for pairs in one_per_image(index):
         (gradient,) = torch.autograd.grad(scores[pairs].sum(), activation, retain_graph=True)
-        found[pairs] = to_maps((activation * gradient).detach().float())[index[pairs]]
-    return found
+        maps = to_maps((activation * gradient).detach().float())
+        maps = join_sheets(maps[:, None], model.config.frames)[:, 0]
+        for pair in pairs.tolist():
+            found[pair] = maps[index[pair]]
+    empty = torch.zeros_like(next(maps for maps in found if maps is not None))
+    return torch.stack([empty if maps is None else maps for maps in found])
 
 
 def to_maps(features: Tensor) -> Tensor:

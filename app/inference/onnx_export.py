@@ -38,7 +38,8 @@ def example_inputs(model: ImageTextClassifier, processor: ImageTextProcessor) ->
     texts = dict(processor(None, ["what is it?", "what color is the circle in the middle?", "how many?"]))
     index = torch.tensor([0, 1, 0, 1, 2, -1, -1])
     contexts = {spec["name"]: example_context(spec, side, texts) | {"index": index} for spec in config.contexts or ()}
-    batch = {"pixel_values": torch.randn(5, 3, side, side), "image_index": torch.tensor([0, 1, 2, -1, 3, 4, 0])}
+    pixels = torch.randn(5, 3, config.input_size, config.input_size)
+    batch = {"pixel_values": pixels, "image_index": torch.tensor([0, 1, 2, -1, 3, 4, 0])}
     flat = flatten_inputs(batch | texts | {"text_index": index, "contexts": contexts})
     return {name: flat[name].clone() for name in graph_inputs(config)}  # inputs that are one tensor would be one input
 

@@ -113,7 +113,8 @@ class Predictor:
 
         Args:
             image: a file, encoded bytes, an open file, a PIL image, a numpy array or a torch tensor (see
-                `app.inference.python_inputs.read_image_input`); or a table as for `predict`. ``None``, NaN and
+                `app.inference.python_inputs.read_image_input`); a video as a file, a folder of frames or an array
+                ``(frames, H, W, 3)``, for a model of videos; or a table as for `predict`. ``None``, NaN and
                 ``pandas.NA`` mean no image.
             text: ``None``, NaN and ``pandas.NA`` mean no text.
             top_k: number of labels.
@@ -194,8 +195,9 @@ class Predictor:
 
     def pictures(self) -> Pictures:
         """An empty collection of pictures that decodes and fits as in training, within the limits of the predictor."""
-        decode = partial(decode_image, max_pixels=self.max_pixels, value_range=self.model.config.value_range)
-        return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls)
+        config = self.model.config
+        decode = partial(decode_image, max_pixels=self.max_pixels, value_range=config.value_range, frames=config.frames)
+        return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls, config.frames)
 
     def prepare_one(
         self,

@@ -15,6 +15,7 @@ from data import BadImageError
 from data.errors import UserError
 from data.images import content_key, read_image
 from data.messages import excerpt_path, quote
+from data.videos import contact_sheet, frame_numbers, reduced
 from models.processor import is_missing
 
 ImageInput = (
@@ -41,13 +42,16 @@ class Pictures:
     Args:
         decode: returns a new RGB picture for encoded bytes or for a picture, as `data.decode_image` does.
         fetch_urls: fetch ``http(s)`` addresses.
+        frames: number of frames that the model sees of a video; 1 for pictures.
 
     Attributes:
         num_pixels: pixels of all different pictures together.
     """
 
-    def __init__(self, decode: Callable[[bytes | Image.Image], Image.Image], fetch_urls: bool = False):
-        self.decode, self.fetch_urls = decode, fetch_urls
+    def __init__(
+        self, decode: Callable[[str | bytes | Image.Image], Image.Image], fetch_urls: bool = False, frames: int = 1
+    ):
+        self.decode, self.fetch_urls, self.frames = decode, fetch_urls, frames
         self.by_bytes: dict[str, tuple[str, Image.Image]] = {}
         self.by_pixels: dict[str, Image.Image] = {}
         self.num_pixels = 0
@@ -59,13 +63,22 @@ class Pictures:
             BadImageError: an image that cannot be read; the message names its file.
         """
         try:
-            found = read_image_input(image, self.fetch_urls)
+            found = read_image_input(image, self.fetch_urls) if self.frames == 1 else self.read_video(image)
             return None if found is None else self.add(found)
         except BadImageError as error:
             name = f"The image {excerpt_path(str(image))}" if isinstance(image, str | os.PathLike) else "The image"
             raise BadImageError(f"{name} cannot be read: {error}") from error
 
-    def add(self, image: bytes | Image.Image) -> tuple[str, Image.Image]:
+    def read_video(self, image: ImageInput) -> str | bytes | Image.Image | None:
+        """As `read_image_input`; also the path of a folder of frames, and the sheet of an array of frames."""
+        if isinstance(image, str | os.PathLike) and os.path.isdir(image):
+            return os.fsdecode(image)
+        if isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4:
+            pictures = [read_image_input(image[number]) for number in frame_numbers(len(image), self.frames)]
+            return contact_sheet([reduced(self.decode(picture)) for picture in pictures if picture is not None])
+        return read_image_input(image, self.fetch_urls)
+
+    def add(self, image: str | bytes | Image.Image) -> tuple[str, Image.Image]:
         """The key and a decoded copy of the picture."""
         encoded = content_key(image) if isinstance(image, bytes) else None
         if encoded is not None and encoded in self.by_bytes:

@@ -20,6 +20,7 @@ from data.images import IMAGE_ENDINGS
 from data.settings import NamedContext
 from data.sources import load_source
 from data.text_template import make_text
+from data.videos import VIDEO_ENDINGS
 
 SAVED = ("metadata.*", "state.json", "dataset_dict.json")
 """Files that make a folder a table rather than a folder of images."""
@@ -86,7 +87,7 @@ def open_rows(
         if predictor.contexts:
             names = ", ".join(context.name for context in predictor.contexts)
             raise UserError(f"{source} is a folder of images, without the contexts {names} of the model: give a table.")
-        return folder_rows(path, text)
+        return folder_rows(path, text, IMAGE_ENDINGS if predictor.model.config.frames == 1 else VIDEO_ENDINGS)
     table, folder = load_source(str(source), "test", cache_dir=cache_dir)
     if not len(table):
         raise UserError(f"{source} has no rows.")
@@ -99,11 +100,11 @@ def open_rows(
     return table_rows(table, str(source), trained, columns or {}, text, root, confined, pool, contexts)
 
 
-def folder_rows(folder: Path, text: str | None) -> SourceRows:
-    """Every image of a folder and its subfolders, with one text for all."""
-    files = sorted(file for file in files_below(folder) if file.suffix.lower() in IMAGE_ENDINGS)
+def folder_rows(folder: Path, text: str | None, endings: Sequence[str]) -> SourceRows:
+    """Every image or video of a folder and its subfolders, with one text for all."""
+    files = sorted(file for file in files_below(folder) if file.suffix.lower() in endings)
     if not files:
-        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)}).")
+        raise UserError(f"{folder} holds no files that the model can answer about ({', '.join(endings)}).")
     return SourceRows([SourceRow(row, str(file), str(file), text) for row, file in enumerate(files)], len(files))
 
 

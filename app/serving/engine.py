@@ -115,7 +115,8 @@ class Engine:
             RefusedError: the queue is full (429), the images are too large (413), the model fails (500) or does not
                 answer in time (504).
         """
-        pixels = sum(count_pixels(image) for image in self.stored_pictures(pairs))
+        frames = self.predictor.model.config.frames
+        pixels = sum(count_pixels(image, frames) for image in self.stored_pictures(pairs))
         self.reserve(len(pairs), pixels)
         work = asyncio.ensure_future(self.prepare_and_answer(pairs))
         work.add_done_callback(lambda done: self.release(len(pairs), pixels, done))

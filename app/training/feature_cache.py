@@ -19,6 +19,7 @@ from models import ImageTextProcessor
 from models.levels import ImageEncoder
 from models.text_encoder import TextEncoder
 from models.vgg import LAST
+from models.video import run_frames
 
 FOLDER = ".features"
 """Folder beside the run folders, shared by all runs."""
@@ -87,7 +88,8 @@ class FeatureCache:
     def about_images(self, level: int, collate: InputCollate) -> tuple:
         """What determines the features of images besides the encoder."""
         fit = () if self.processor.fit == "squeeze" else (self.processor.fit,)
-        return self.processor.image_processor, level, collate.value_range, *fit
+        frames = () if collate.frames == 1 else (collate.frames,)
+        return self.processor.image_processor, level, collate.value_range, *fit, *frames
 
     def image_batches(
         self, encoder: ImageEncoder, rows: Rows, collate: InputCollate, level: int
@@ -95,7 +97,8 @@ class FeatureCache:
         share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
         sampler = ImageBatchSampler(rows.image_keys, self.batch_size, shuffle=False, **share)
         for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):
-            maps = encoder.run(batch["pixel_values"].to(self.accelerator.device), 0, level)
+            pixels = batch["pixel_values"].to(self.accelerator.device)
+            maps = run_frames(encoder, pixels, 0, level, collate.frames)
             yield {str(rows.image_keys[i]): features for i, features in zip(indices, maps.split(1), strict=True)}
 
     def texts(self, encoder: TextEncoder, splits: Iterable[Rows]) -> FeatureStore:

@@ -103,7 +103,7 @@ def image_features(
         encoder, processor = initial_encoder(settings, model, processor)
         folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
         cache = FeatureCache(folder, processor, accelerator, size, settings.data.num_workers)
-        collate = InputCollate(processor, settings.data.max_pixels, splits[-1].value_range)
+        collate = InputCollate(processor, settings.data.max_pixels, splits[-1].value_range, splits[-1].frames)
         store = cache.image_means(encoder.to(accelerator.device), splits, collate)
     except UserError as error:
         accelerator.print(f"No linear classifier of images to compare with: {error}")
@@ -126,7 +126,7 @@ def initial_encoder(
         first, processor = load_model(settings.model.init)
         return first.image_encoder, processor
     encoder, image_processor = build_initial_image_encoder(settings.model)
-    return encoder, ImageTextProcessor(image_processor, processor.tokenizer, processor.fit)
+    return encoder, ImageTextProcessor(image_processor, processor.tokenizer, processor.fit, processor.frames)
 
 
 def stored_features(rows: Rows, store: FeatureStore) -> np.ndarray:

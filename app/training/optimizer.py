@@ -15,7 +15,7 @@ from models.lora import base_parameters
 def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter]]:
     """The parts of a classifier by name; every parameter belongs to exactly one."""
     further = [part for context in model.contexts.children() for part in context.parts]  # type: ignore[union-attr]
-    fusion = [model.context_grid, *further, model.fusions, model.no_text, model.no_image]
+    fusion = [model.context_grid, *further, model.frame_pooling, model.fusions, model.no_text, model.no_image]
     return {
         "image_encoder": [model.image_encoder],
         "text_encoder": [model.text_encoder] if model.text_encoder else [],

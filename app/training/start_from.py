@@ -76,6 +76,7 @@ def build_from(
     if config.custom_text_encoder:
         config.custom_text_encoder = f"{find_file(config).resolve()}:{split_name(config.custom_text_encoder)[1]}"
     check_contexts(settings.init, source.config, reading)
+    check_frames(settings.init, source.config, reading.get("frames", source.config.frames))
     before = source.config.label2id
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
     fitted = {"temperature": 1.0, "classifier_scale": 1.0, "threshold": 0.0, "label_thresholds": None}
@@ -97,6 +98,19 @@ def build_from(
     model.load_state_dict(state)
     print(describe_start(settings.init, len(shared), label_names), flush=True)
     return model, processor
+
+
+def check_frames(init: str, config: ImageTextConfig, frames: int) -> None:
+    """Check that a training reads as many frames of each video as the classifier that it starts from.
+
+    Raises:
+        UserError: another number.
+    """
+    if frames != config.frames:
+        raise UserError(
+            f"--data.frames {frames} contradicts --model.init {init}, which sees {config.frames} "
+            f"{'frame' if config.frames == 1 else 'frames'}: give --data.frames {config.frames}."
+        )
 
 
 def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) -> None:

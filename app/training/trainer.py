@@ -176,7 +176,7 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     """Build the model and its processor; the model's configuration records how rows are read."""
     rows, form = data.splits["train"], LabelFormat.of(settings.data)
     majority = form.majority(rows.labels, data.label_names, rows.weights)
-    same = ("label_type", "label_separator", "normalize_labels", "allow_missing")
+    same = ("label_type", "label_separator", "normalize_labels", "allow_missing", "frames")
     reading: dict[str, Any] = {name: getattr(settings.data, name) for name in same} | {
         "columns": {name: getattr(settings.data, name) for name in ("image", "text", "label")},
         "value_range": rows.value_range,

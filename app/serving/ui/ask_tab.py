@@ -35,18 +35,23 @@ def picture_input(**options) -> gr.Image:
     return picture
 
 
+def main_input(frames: int) -> Component:
+    """The input for the picture, or for the file of a video."""
+    if frames == 1:
+        placeholder = "Drop or paste a picture, or use the camera"
+        return picture_input(label="Picture (optional)", placeholder=placeholder, height=320, elem_id="picture")
+    video = gr.File(label="Video, animated picture or sheet of frames (optional)", elem_id="picture")
+    video.preprocess = path_of  # type: ignore[assignment, method-assign]
+    return video
+
+
 def ask_tab(engine: Engine, run: Path) -> tuple[list[Component], ContextInputs]:
     """Build the tab; returns its inputs: the picture, the text, and those of further contexts."""
     history = gr.State([])
     has_text = engine.predictor.model.config.has_text
     with gr.Row(elem_id="asking"):
         with gr.Column(scale=4):
-            image = picture_input(
-                label="Picture (optional)",
-                placeholder="Drop or paste a picture, or use the camera",
-                height=320,
-                elem_id="picture",
-            )
+            image = main_input(engine.predictor.model.config.frames)
             text = gr.Textbox(
                 label="Question or report (optional)", lines=2, max_lines=12, elem_id="text", visible=has_text
             )

@@ -66,7 +66,7 @@ def write_example(rows: Rows, index: int, folder: Path, max_pixels: int) -> tupl
     """Write a small copy of the picture of a row; returns its path, and the text of the row."""
     image = rows.read_image(int(rows.numbers[index]))
     assert image is not None
-    picture = decode_image(image, max_pixels, value_range=rows.value_range)
+    picture = decode_image(image, max_pixels, value_range=rows.value_range, frames=rows.frames)
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     path = folder / f"{index}.png"
     picture.save(path)
