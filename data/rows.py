@@ -168,6 +168,10 @@ class Rows(torch.utils.data.Dataset[Example]):
             value_stats=None if self.value_stats is None else self.value_stats[np.asarray(indices, dtype=np.int64)],
         )
 
+    def input_keys(self) -> list[tuple[str | None, ...]]:
+        """One key for each row, equal for rows with the same image, text and contexts."""
+        return list(zip(self.image_keys, self.texts, *self.context_keys.values(), strict=True))
+
     def pictures_of(self, name: str) -> Rows:
         """The same rows with the pictures of a context in place of their images."""
         context = next(context for context in self.contexts if context.name == name)

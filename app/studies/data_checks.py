@@ -48,10 +48,11 @@ def check_rows(data: PreparedData) -> list[Finding]:
                 "stops with an error, or leaves them out with --data.on_bad_image skip"
             )
             found.append(Finding("warning", message))
+    inputs = "inputs" if data.contexts else "image, text"
     for split, rows in data.splits.items():
-        counts = Counter(zip(rows.image_keys, rows.texts, rows.labels, strict=True))
+        counts = Counter(zip(rows.input_keys(), rows.labels, strict=True))
         if repeated := sum(number - 1 for number in counts.values()):
-            found.append(Finding("note", f"{split}: {repeated:,} rows repeat another: the same image, text and label"))
+            found.append(Finding("note", f"{split}: {repeated:,} rows repeat another: the same {inputs} and label"))
     return found
 
 
@@ -127,19 +128,20 @@ def check_labels(data: PreparedData, form: LabelFormat) -> list[Finding]:
                 f"rows {', '.join(map(str, numbers))}: {' / '.join(map(excerpt, labels))}"
                 for numbers, labels in contradictory[:SHOWN]
             )
-            message = f"{split}: {len(contradictory):,} pairs of an image and a text have several labels: {examples}"
+            pairs = "inputs" if rows.contexts else "pairs of an image and a text"
+            message = f"{split}: {len(contradictory):,} {pairs} have several labels: {examples}"
             found.append(Finding("warning", message))
     return found
 
 
 def contradictions(rows: Rows, form: LabelFormat) -> list[tuple[list[int], list[str]]]:
-    """Rows with the same image and text but different labels: their numbers, and their labels.
+    """Rows with the same image, text and contexts but different labels: their numbers, and their labels.
 
     The order of the names within a label does not matter.
     """
     places = defaultdict(list)
-    for place, pair in enumerate(zip(rows.image_keys, rows.texts, strict=True)):
-        places[pair].append(place)
+    for place, keys in enumerate(rows.input_keys()):
+        places[keys].append(place)
     found = []
     for same in places.values():
         labels = sorted({form.join(sorted(form.names(rows.labels[place]))) for place in same}) if len(same) > 1 else []
@@ -149,8 +151,9 @@ def contradictions(rows: Rows, form: LabelFormat) -> list[tuple[list[int], list[
 
 
 def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
-    """Pairs of image and text, and groups such as patients, that are in two splits."""
-    pairs = {split: list(zip(rows.image_keys, rows.texts, strict=True)) for split, rows in data.splits.items()}
+    """Rows with the same inputs, and groups such as patients, that are in two splits."""
+    keys = {split: rows.input_keys() for split, rows in data.splits.items()}
+    inputs = "the same inputs as rows" if data.contexts else "an image and text"
     names: dict[str, set[str]] = {}
     found: list[Finding] = []
     for split, rows in data.splits.items():
@@ -160,15 +163,16 @@ def check_leaks(data: PreparedData, group: str | None) -> list[Finding]:
             message = f"{split} has no column {group}: its groups were not compared with those of other splits"
             found.append(Finding("warning", message))
     for other, split in split_pairs(data.splits):
-        seen = set(pairs[other])
-        if same := sum(pair in seen for pair in pairs[split]):
-            message = f"{same:,} of the {len(pairs[split]):,} rows of {split} have an image and text of {other}"
+        seen = set(keys[other])
+        if same := sum(key in seen for key in keys[split]):
+            message = f"{same:,} of the {len(keys[split]):,} rows of {split} have {inputs} of {other}"
             found.append(Finding("warning", message))
         if shared := names.get(other, set()) & names.get(split, set()):
             message = f"{len(shared):,} values of {group} of {split} also occur in {other}: {first_names(shared)}"
             found.append(Finding("warning", message))
     groups = f", and no {group}," if group else ""
-    return found or [Finding("ok", f"no pair of an image and a text{groups} is in two splits")]
+    what = "no row" if data.contexts else "no pair of an image and a text"
+    return found or [Finding("ok", f"{what}{groups} is in two splits")]
 
 
 def first_names(names: Iterable[str]) -> str:
