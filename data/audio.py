@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,22 +23,17 @@ from data.errors import UserError
 from data.image_cells import resolve_path
 from data.images import read_image
 from data.messages import quote
+from data.soundtrack import RATES, open_soundtrack
 
 StoredSound = str | bytes | tuple[np.ndarray, int]
 """The path or the bytes of a sound file, or samples with their rate in Hz."""
 CHECKED_RATE = 16_000
 """Rate in Hz at which sounds are decoded to find faulty ones."""
-PART = 2**20
-"""Samples that are decoded at a time for this."""
-RATES = (1_000, 192_000)
-"""Lowest and highest rate of samples, in Hz."""
 FINEST = 1000
 """Largest denominator of the ratio of two rates, whose filter has 20 times as many values."""
 SHORTEST = 0.05
 """Seconds to which shorter sounds are padded, more than the window of a spectrogram."""
-LONGEST = 24 * 3600
-"""Longest sound, in seconds: a header that claims more is damaged."""
-EXPECTED = "a sound is the path or the bytes of a WAV, FLAC, OGG or MP3 file, or samples with their rate"
+EXPECTED = "a sound is the path or the bytes of a WAV, FLAC, OGG or MP3 file or of a video, or samples with their rate"
 
 
 def resolve_sound(cell: Any, root: Path | None, confined: bool) -> StoredSound | None:
@@ -123,14 +117,8 @@ def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -
     if isinstance(stored, tuple):
         samples, own = stored
     else:
-        data = sound_bytes(stored)
-        with explain_sound_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
-            own = file.samplerate
-            check_length(file)
-            wanted = -1 if seconds is None else int(seconds * own) + 1
-            size = max(1, PART // file.channels)
-            parts = file.blocks(size, frames=wanted, dtype="float32", always_2d=True)
-            samples = np.concatenate([np.zeros(0, np.float32), *(part.mean(axis=1) for part in parts)])
+        with explain_sound_errors(), open_soundtrack(sound_bytes(stored)) as track:
+            samples, own = track.read(seconds), track.rate
     if seconds is not None:
         samples = samples[: int(seconds * own) + 1]
     samples = check_samples(samples)
@@ -149,18 +137,14 @@ def check_sound(stored: StoredSound) -> None:
     if isinstance(stored, tuple):
         check_samples(stored[0])
         return
-    data, number = sound_bytes(stored), 0
-    with explain_sound_errors(), soundfile.SoundFile(io.BytesIO(data)) as file:
-        check_length(file)
-        for part in file.blocks(max(1, PART // file.channels), dtype="float32", always_2d=True):
-            number += len(check_samples(part))
-        if not number:
+    with explain_sound_errors(), open_soundtrack(sound_bytes(stored)) as track:
+        if not sum(len(check_samples(part)) for part in track.parts):
             check_samples(np.zeros(0))
 
 
 @contextmanager
 def explain_sound_errors() -> Iterator[None]:
-    """Turn errors of libsndfile into a `UserError`."""
+    """Turn errors of libsndfile and of PyAV into a `UserError`."""
     try:
         yield
     except UserError:
@@ -173,14 +157,8 @@ def sound_seconds(stored: StoredSound) -> float:
     """The length of a sound that `decode_sound` reads, in seconds, from the header of its file."""
     if isinstance(stored, tuple):
         return len(stored[0]) / stored[1]
-    with soundfile.SoundFile(io.BytesIO(sound_bytes(stored))) as file:
-        return file.frames / file.samplerate
-
-
-def check_length(file: soundfile.SoundFile) -> None:
-    """Refuse rates and lengths that no sound has."""
-    if not RATES[0] <= file.samplerate <= RATES[1] or file.frames > LONGEST * file.samplerate:
-        raise UserError(f"a file of {file.frames:,} samples at {file.samplerate:,} Hz, which is no sound")
+    with open_soundtrack(sound_bytes(stored)) as track:
+        return track.seconds
 
 
 def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows: Sequence[int]) -> dict[str, Tensor]:

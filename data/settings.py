@@ -22,7 +22,8 @@ class ContextSettings:
     """A context: an input that the image attends to."""
 
     kind: ContextKind
-    """text; image (a second picture); audio (a WAV, FLAC, OGG or MP3 file); or features (columns of numbers or
+    """text; image (a second picture); audio (a WAV, FLAC, OGG or MP3 file, or a
+    video, whose sound is taken); or features (columns of numbers or
     categories, such as age and sex; or a column with vectors, sequences of vectors, or .npy files of them)."""
     columns: list[str] = field(default_factory=list)
     """Columns of the table; by default the one with the name of the context. A text may be a template."""

@@ -201,3 +201,46 @@ def architecture() -> str:
         arrow((916, lower), (938, lower)),
     ]
     return svg(1070, 320, parts, "How the classifier answers a question about a picture")
+
+
+def contexts() -> str:
+    """Contexts of every kind, whose slots the map of a picture or of a video attends to together."""
+    rows = [
+        ("text", "“has it grown?”", "text encoder", "any HuggingFace model"),
+        ("second picture", "the earlier X-ray", "image encoder", "shared, or one of its own"),
+        ("sound", "WAV, FLAC, OGG, MP3", "audio encoder", "AST, Wav2Vec2, Whisper …"),
+        ("columns of a table", "age 61, sex F", "one vector a column", "numbers, categories"),
+        ("features", "vectors made elsewhere", "as they are", "standardized"),
+    ]
+    gap, high, lower = 66, 50, 420
+    shades = [[BLUES[(index * step // 7 + step) % len(BLUES)] for index in range(49)] for step in (6, 3, 5, 2, 4)]
+    parts = []
+    for number, ((name, note, encoder, about), colors) in enumerate(zip(rows, shades, strict=True)):
+        y = 34 + gap * number
+        parts += [
+            box(96, y, 180, high, name, note, "data"),
+            box(318, y, 180, high, encoder, about),
+            grid(444, y - 21, 6, colors),
+            arrow((187, y), (226, y)),
+            arrow((409, y), (440, y)),
+            arrow((488, y), (540, y), (540, lower - gap - 12), (716, lower - gap - 12), (716, lower - 27)),
+        ]
+    texture = [BLUES[(3 * index + index // 7) % len(BLUES)] for index in range(49)]
+    parts += [
+        label(598, 30, "49 slots each;", "small") + label(598, 46, "a learned token", "small"),
+        label(598, 62, "for a missing one", "small"),
+        box(96, lower, 180, high, "picture or video", "frames on a sheet", "data"),
+        box(318, lower, 180, high, "image encoder", "one pass a frame"),
+        label(466, lower + 44, "7×7 map; frames pooled", "small"),
+        label(466, lower + 60, "by attention over time", "small"),
+        grid(444, lower - 21, 6, texture),
+        box(716, lower, 180, high, "cross-attention", "reads all slots together"),
+        arrow((187, lower), (226, lower)),
+        arrow((409, lower), (440, lower)),
+        arrow((488, lower), (624, lower)),
+        label(556, lower - 8, "queries", "small"),
+        label(774, lower - 42, "keys, values", "small"),
+        arrow((807, lower), (846, lower)),
+        box(906, lower, 116, high, "classifier", "the answer"),
+    ]
+    return svg(972, 492, parts, "Contexts of every kind, read together by cross-attention")

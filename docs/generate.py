@@ -1,6 +1,6 @@
 """Write the parts of the documentation that follow from the code.
 
-python docs/generate.py           write docs/options.md, docs/images/rooms.svg and docs/images/architecture.svg
+python docs/generate.py           write docs/options.md and the drawings in docs/images
 python docs/generate.py --check   write nothing; exit with 1 if one of them is out of date
 """
 
@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from docstring_parser import parse_from_object
-from drawings import architecture, layered_graph
+from drawings import architecture, contexts, layered_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -131,6 +131,7 @@ PAGES = {
     "docs/options.md": options_page,
     "docs/images/rooms.svg": rooms_graph,
     "docs/images/architecture.svg": architecture,
+    "docs/images/contexts.svg": contexts,
 }
 
 

@@ -3,6 +3,7 @@
 from math import isqrt
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.attention import MultiHeadCrossAttention
 from models.fusion import PositionNorm, init_to_zero, position_encoding
@@ -39,8 +40,9 @@ def run_frames(encoder: nn.Module, sheets: Tensor, after: int, upto: int, frames
 class FramePooling(nn.Module):
     """Pool the maps of the frames of a video to one map, by attention over time at each position.
 
-    The mean of the frames attends to the frames with their places in time, and what it reads is added to it. The last
-    projection is initialized to zero, so before training the map is the mean.
+    Each frame with its place in time passes a layer, so that a sum over frames tells what was seen when. Their mean
+    attends to them, and what it reads is added to the mean of the maps. The last projection is initialized to zero, so
+    before training the map is the mean.
 
     Args:
         dim: channels D of the maps.
@@ -55,6 +57,7 @@ class FramePooling(nn.Module):
         super().__init__()
         self.frames = frames
         self.norm = PositionNorm(dim)
+        self.layer = nn.Linear(dim, dim)
         self.attention = MultiHeadCrossAttention(dim, num_heads)
         init_to_zero(self.attention.out_proj)
 
@@ -64,7 +67,7 @@ class FramePooling(nn.Module):
         values = maps.flatten(2).transpose(1, 2)
         tokens = self.norm(values).unflatten(0, (-1, self.frames))  # I, F, positions, D
         tokens = tokens + position_encoding(self.frames, 1, tokens)[:, None]
-        tokens = tokens.transpose(1, 2).flatten(0, 1)
+        tokens = F.relu(self.layer(tokens)).transpose(1, 2).flatten(0, 1)
         change = self.attention(tokens.mean(dim=1, keepdim=True), tokens)
         mean = values.unflatten(0, (-1, self.frames)).mean(dim=1)
         assert isinstance(change, Tensor)

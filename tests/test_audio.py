@@ -13,6 +13,7 @@ import torch
 from api_client import base64_of
 from gradio_client import Client, handle_file
 from live import live
+from PIL import Image
 from tiny import TINY, shared_encoder
 from transformers import (
     ASTConfig,
@@ -22,6 +23,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
 )
+from videos import make_video
 
 import eval as evaluation
 import train
@@ -88,6 +90,8 @@ def test_a_cell_may_be_a_file_bytes_samples_or_what_datasets_stores(tmp_path):
         (encode(np.zeros((0, 1))), "zero length"),
         (encode(tone())[:30], "no sound"),
         (b"RIFF" * 30, "no sound"),
+        (make_video([Image.new("RGB", (32, 32))]), "a video without sound"),
+        (make_video([], "matroska", np.zeros(4096))[:150], "no sound"),
         ("none.wav", "cannot open the file"),
     ],
 )
@@ -106,6 +110,17 @@ def test_a_long_sound_in_a_small_file_is_decoded_as_far_as_it_is_needed():
     check_sound(data)
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
+
+
+def test_the_sound_of_a_video_is_taken():
+    samples = tone(1, 16000)[:, 0]
+    data = make_video([Image.new("RGB", (32, 32))] * 10, sound=samples)
+    found = decode_sound(data, 16000)
+    assert len(found) == pytest.approx(16000, abs=2048)
+    assert pitch_of(found[:16000], 16000) == pytest.approx(440, abs=5)
+    assert len(decode_sound(data, 8000, seconds=0.5)) == pytest.approx(4000, abs=2)
+    assert sound_seconds(data) == pytest.approx(1, abs=0.2)
+    check_sound(data)
 
 
 def test_a_path_outside_the_folder_is_refused_if_paths_are_confined(tmp_path):

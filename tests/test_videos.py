@@ -4,13 +4,13 @@ import builtins
 import io
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from videos import make_video
 
 from data.images import BadImageError, count_pixels, decode_and_measure, decode_image
 from data.shape_contexts import make_clips
@@ -33,28 +33,6 @@ def animated(pictures: list[Image.Image], kind: str = "GIF") -> bytes:
     return file.getvalue()
 
 
-def encoded(pictures: list[Image.Image], kind: str = "mp4") -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format=kind) as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        (stream.width, stream.height), stream.pix_fmt = pictures[0].size, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-def sound_only() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
 def greys(sheet: Image.Image, number: int) -> list[int]:
     """The numbers of the frames on a sheet, from their grey."""
     return [round(np.asarray(frame)[..., 0].mean() / 20) for frame in cut_sheet(sheet, number)]
@@ -73,7 +51,7 @@ def test_evenly_spaced_frames_come_in_their_order(kind, tmp_path):
     if kind == "folder":
         video = as_folder(pictures, tmp_path / "clip")
     else:
-        video = animated(pictures, kind) if kind.isupper() else encoded(pictures, kind)
+        video = animated(pictures, kind) if kind.isupper() else make_video(pictures, kind)
     sheet = decode_image(video, frames=4)
     assert sheet.size == (2 * SIZE[0], 2 * SIZE[1])
     assert greys(sheet, 4) == [1, 4, 7, 10]
@@ -120,10 +98,10 @@ def test_frames_of_sixteen_bits_are_measured_together(tmp_path):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (lambda folder: sound_only(), "without a video stream"),
+        (lambda folder: make_video([], sound=np.zeros(1024)), "without a video stream"),
         (lambda folder: as_folder([], folder / "empty"), "a folder without pictures"),
-        (lambda folder: encoded(frames(12))[:200], "not a readable"),
-        (lambda folder: encoded([Image.new("RGB", (640, 480))] * 2), "more than the 200,000 pixels allowed"),
+        (lambda folder: make_video(frames(12))[:200], "not a readable"),
+        (lambda folder: make_video([Image.new("RGB", (640, 480))] * 2), "more than the 200,000 pixels allowed"),
         (
             lambda folder: as_folder([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], folder / "mixed"),
             "frames of different sizes: 8×8, 8×9",
@@ -137,7 +115,7 @@ def test_a_video_that_cannot_be_read_is_named(video, message, tmp_path):
 
 def test_a_video_among_pictures_says_how_videos_are_read():
     with pytest.raises(BadImageError, match=r"in training, --data\.frames 9"):
-        decode_image(encoded(frames(3)))
+        decode_image(make_video(frames(3)))
 
 
 def test_without_pyav_the_message_names_the_package(monkeypatch):
@@ -150,7 +128,7 @@ def test_without_pyav_the_message_names_the_package(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(BadImageError, match="a video, which needs: pip install av"):
-        decode_image(encoded(frames(3)), frames=4)
+        decode_image(make_video(frames(3)), frames=4)
     assert decode_image(animated(frames(3)), frames=4)
 
 
