@@ -293,7 +293,8 @@ def test_the_share_of_sounds_that_are_cut_is_told(folder, tmp_path, capsys):
     rows["image"] = [str(folder / name) for name in rows["image"]]
     rows["sound"] = [str(tmp_path / "long.wav"), *(str(folder / name) for name in rows["sound"][1:])]
     rows.to_csv(tmp_path / "train.csv", index=False)
-    train.main([*command(folder, tmp_path / "run"), "--data.train", str(tmp_path / "train.csv"), "--train.epochs", "1"])
+    data = ["--data.train", str(tmp_path / "train.csv"), "--data.validation", str(folder / "test.csv")]
+    train.main([*command(folder, tmp_path / "run"), *data])
     assert "context sound: sounds of 0.5 to 2.5 s; 1 of" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def make_video(pictures: list[Image.Image], kind: str = "mp4", sound: np.ndarray | None = None) -> bytes:
-    """A video file of pictures, ten a second, with mono samples at 16 kHz as its sound; without pictures, that alone."""
+    """A video file of pictures, ten a second, with mono samples at 16 kHz as its sound, or of that alone."""
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
         video = container.add_stream("mpeg4", rate=10) if pictures else None
