@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import MultiHeadCrossAttention
-from models.fusion import PositionNorm, init_to_zero, position_encoding
+from models.fusion import PositionNorm, position_encoding
 
 
 def cut_sheets(sheets: Tensor, frames: int) -> Tensor:
@@ -41,8 +41,8 @@ class FramePooling(nn.Module):
     """Pool the maps of the frames of a video to one map, by attention over time at each position.
 
     Each frame with its place in time passes a layer, so that a sum over frames tells what was seen when. Their mean
-    attends to them, and what it reads is added to the mean of the maps. The last projection is initialized to zero, so
-    before training the map is the mean.
+    attends to them, and what it reads is added to the mean of the maps. Nothing is initialized to zero: behind this
+    branch comes the fusion, whose own starts at zero, and two of them in a row do not learn.
 
     Args:
         dim: channels D of the maps.
@@ -59,7 +59,6 @@ class FramePooling(nn.Module):
         self.norm = PositionNorm(dim)
         self.layer = nn.Linear(dim, dim)
         self.attention = MultiHeadCrossAttention(dim, num_heads)
-        init_to_zero(self.attention.out_proj)
 
     def forward(self, sheets: Tensor) -> Tensor:
         maps = cut_sheets(sheets, self.frames)

@@ -35,7 +35,8 @@ RARE = 5.0
 
 
 def starts_linear(settings: Settings, rows: Rows, is_frozen: bool) -> bool:
-    """Whether a training starts linear: not if it starts from a run, reads a stream, or has the classifier mixture.
+    """Whether a training starts linear: not if it starts from a run, reads a stream, or has the classifier mixture,
+    contexts or videos.
 
     Args:
         rows: training rows.
@@ -43,7 +44,7 @@ def starts_linear(settings: Settings, rows: Rows, is_frozen: bool) -> bool:
     """
     if settings.model.init or rows.is_stream or architecture(settings.model)["classifier"] != "pooled":
         return False
-    if settings.data.context:
+    if settings.data.context or settings.data.frames > 1:
         return False
     wanted = settings.train.linear_start
     return is_frozen and len(rows) < FEW_ROWS if wanted == "auto" else wanted
