@@ -126,7 +126,7 @@ class TrainSettings:
     pictures: NonNegativeInt = 8
     """Number of held-out examples in where_it_looked.png."""
     baselines: bool = True
-    """Compare the result with linear classifiers of the training rows, on words, image features and both."""
+    """Compare the result with linear classifiers of the training rows, on each input and on all together."""
     checkpoint_steps: NonNegativeInt = 200
     """Steps between two checkpoints, from which an interrupted run resumes. One more is written after each epoch; 0
     writes only these."""

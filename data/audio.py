@@ -142,6 +142,11 @@ def check_sound(stored: StoredSound) -> None:
             check_samples(np.zeros(0))
 
 
+def pad_to_shortest(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples with zeros after those of a sound shorter than `SHORTEST`."""
+    return np.pad(samples, (0, max(0, round(rate * SHORTEST) - len(samples))))
+
+
 @contextmanager
 def explain_sound_errors() -> Iterator[None]:
     """Turn errors of libsndfile and of PyAV into a `UserError`."""
@@ -182,8 +187,7 @@ def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows:
             decoded.append(decode_sound(sound, rate, seconds)[: round(rate * seconds)])
         except UserError as error:
             raise UserError(f"The context {spec['name']} of row {row} is {error}.") from error
-    least = round(rate * SHORTEST)
-    padded = [np.pad(samples, (0, max(0, least - len(samples)))) for samples in decoded]
+    padded = [pad_to_shortest(samples, rate) for samples in decoded]
     length = {"padding": "max_length", "max_length": round(rate * seconds), "truncation": True}
     with torch.autocast("cpu", enabled=False):  # spectrograms need float32
         inputs = extractor(padded, sampling_rate=rate, return_tensors="pt", **length)

@@ -181,5 +181,5 @@ class NamedContext(ContextSettings):
         return cls(kind, list(spec["columns"]), name=spec["name"])
 
 
-RESERVED = ("image", "label", "all")
+RESERVED = ("image", "label", "all", "both")
 """Names that contexts cannot have."""

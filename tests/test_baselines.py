@@ -12,20 +12,23 @@ from PIL import Image
 from tiny import arguments, save_encoder
 
 import app.evaluation.baselines as baselines
+import app.evaluation.linear_inputs as linear_inputs_module
 import eval as evaluation
 import train
-from app.evaluation.baselines import LINEAR, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
+from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
 from app.evaluation.figures import Advantage
 from app.evaluation.interval import Interval
+from app.evaluation.linear_inputs import linear_inputs
 from app.evaluation.targets import Targets
 from app.inference.load import load_model
 from app.reporting.text import advantage_text
 from app.settings_parser import load_settings, save_settings
 from app.training.feature_cache import FeatureCache
-from app.training.linear_comparison import compare_run_linear, thumbnails
+from app.training.linear_comparison import compare_run_linear, thumbnail
 from data import DataSettings, LabelFormat, prepare_data
 from models.build import build_initial_image_encoder
 
+LINEAR = (LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH)
 COLORS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 WORDS = {"day": "the sun is up", "night": "the moon is up"}
 
@@ -56,7 +59,7 @@ def accuracies(data, form, metric="accuracy") -> dict[str, float]:
     label2id = {name: number for number, name in enumerate(data.label_names)}
     splits = tuple(data.splits[name] for name in ("train", "validation", "test"))
     targets = Targets.of(splits[2].labels, label2id, form)
-    found = linear_baselines(splits, thumbnails, label2id, form, metric)[0]
+    found = linear_baselines(splits, linear_inputs(splits, (), thumbnail, len(label2id)), label2id, form, metric)[0]
     return {name: targets.mean(targets.correctness(p)) for name, p in found.items()}
 
 
@@ -70,7 +73,7 @@ def accuracies(data, form, metric="accuracy") -> dict[str, float]:
 )
 @pytest.mark.parametrize("most", [0, 100_000])
 def test_each_linear_classifier_learns_what_its_inputs_show(rows_of, monkeypatch, label, expected, most):
-    monkeypatch.setattr(baselines, "MAX_SPARSE", most)
+    monkeypatch.setattr(linear_inputs_module, "MAX_SPARSE", most)
     assert accuracies(rows_of(label), LabelFormat("single")) == pytest.approx(expected, abs=0.2)
 
 
@@ -91,7 +94,8 @@ def test_the_validation_rows_choose_the_regularization(rows_of, monkeypatch):
 
     def figure(strengths) -> float:
         monkeypatch.setattr(baselines, "STRENGTHS", strengths)
-        found = linear_baselines(splits, None, label2id, LabelFormat("single"), "accuracy")[0][LINEAR_TEXT]
+        words = linear_inputs(splits, (), None, 2)
+        found = linear_baselines(splits, words, label2id, LabelFormat("single"), "accuracy")[0][LINEAR_TEXT]
         return targets.mean(targets.correctness(found))
 
     weak, strong = figure((1e-9,)), figure((10.0,))
@@ -114,7 +118,9 @@ def test_rows_without_texts_have_no_linear_classifier_of_texts(rows_of):
 def test_a_single_class_is_always_the_answer(rows_of):
     data = rows_of(lambda color, time: color)
     red = data.splits["train"].select([i for i, label in enumerate(data.splits["train"].labels) if label == "red"])
-    found = linear_baselines((red, red, red), thumbnails, {"red": 0, "blue": 1}, LabelFormat("single"), "accuracy")[0]
+    splits = (red, red, red)
+    seen = linear_inputs(splits, (), thumbnail, 2)
+    found = linear_baselines(splits, seen, {"red": 0, "blue": 1}, LabelFormat("single"), "accuracy")[0]
     assert all((probabilities == [1, 0]).all() for probabilities in found.values())
 
 

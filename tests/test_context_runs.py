@@ -1,6 +1,7 @@
 """Trainings with contexts beside the text: scored, answered, explained, served, and started from."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_a_run_reports_on_every_input_and_is_scored_again_with_the_same_figures(
     assert again["scores"]["all inputs"]["accuracy"] == figures["scores"]["all inputs"]["accuracy"]
     alone = evaluation.main([str(run / "model"), "--data.test", str(folder / "test.csv"), "--pictures", "0"])
     assert alone["scores"]["all inputs"]["accuracy"] == figures["scores"]["all inputs"]["accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_charts")
+def test_a_run_is_compared_with_a_linear_classifier_of_every_input(run, tmp_path):
+    figures = evaluation.main([str(run), "--baselines", "true", "--pictures", "0", "--output_dir", str(tmp_path)])
+    linear = [f"linear, {name}" for name in ("text", "image", "prior", "patient", "all")]
+    assert [name for name in figures["scores"] if name.startswith("linear")] == linear
+    assert list(figures["advantage"]["gained"]) == linear
+    columns = pd.read_parquet(tmp_path / "predictions.parquet").columns
+    assert [name for name in columns if "linear" in name] == [f"correct ({name})" for name in linear]
+    page = (tmp_path / "report.html").read_text()
+    assert "linear, patient" in page
+    assert "words of texts, pictures as features of the frozen image encoder, means of vectors" in page
 
 
 @pytest.mark.slow
@@ -248,10 +263,18 @@ def test_a_faulty_context_is_named_by_row_and_column_before_training(folder, tmp
     assert told in capsys.readouterr().err
 
 
-def test_the_doctor_examines_data_with_contexts(folder, capsys):
+def test_the_doctor_examines_data_with_contexts(folder, tmp_path, capsys):
+    table = pd.read_csv(folder / "train.csv")
+    table.loc[0, "prior"] = str(tmp_path / "first.png")  # a picture that no row has as its image
+    Image.new("RGB", (32, 32), "white").save(table.loc[0, "prior"])
+    table.to_csv(tmp_path / "train.csv", index=False)
     options = [*TINY, "--model.image_encoder", shared_encoder(), *CONTEXTS]
-    app(["doctor", "--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv"), *options])
-    assert "warnings. Train with: python train.py --data.train" in capsys.readouterr().out
+    app(["doctor", "--data.train", str(tmp_path / "train.csv"), "--data.test", str(folder / "test.csv"), *options])
+    told = capsys.readouterr().out
+    assert "warnings. Train with: python train.py --data.train" in told
+    figure = r"\d+\.\d%, on "
+    contexts = f"the context prior {figure}the context patient {figure}all inputs"
+    assert re.search(rf"regression on the words {figure}the image \(features .*\) {figure}{contexts} \d", told)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_contexts_are_named_on_the_command_line_and_kept_with_the_run():
     [
         ({"prior": "picture"}, "of the kind 'picture'; kinds are text, image, audio, features"),
         ({"image": "image"}, "cannot be called 'image'"),
+        ({"both": "image"}, "cannot be called 'both'"),
         ({"a.b": "image"}, "cannot be called 'a.b'"),
         ({"values": "image"}, "cannot be called 'values'"),
         ({"question": "text", "text": "text"}, "called 'text' is the first of the kind text"),

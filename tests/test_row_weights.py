@@ -7,6 +7,7 @@ import torch
 from labelled_tables import read, shapes_table, write
 
 from app.evaluation.baselines import LINEAR_TEXT, linear_baselines
+from app.evaluation.linear_inputs import linear_inputs
 from app.settings import Settings
 from app.studies.doctor import check_baselines
 from app.training.loss import RowLoss
@@ -74,7 +75,8 @@ def test_linear_classifiers_use_row_weights(table, tmp_path, label_type):
     form = DataSettings(train=source, label_type=label_type, text="question", weight="trust")
     rows = load_rows(source, "train", form)
     splits = (rows, rows, rows)
-    found = linear_baselines(splits, None, {"a": 0, "b": 1}, LabelFormat.of(form), "accuracy")[0][LINEAR_TEXT]
+    words = linear_inputs(splits, (), None, 2)
+    found = linear_baselines(splits, words, {"a": 0, "b": 1}, LabelFormat.of(form), "accuracy")[0][LINEAR_TEXT]
     assert found[0, 1] > 0.7 > found[0, 0]
 
 

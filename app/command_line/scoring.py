@@ -67,7 +67,7 @@ class Score:
     """Rows for the deletion check: does hiding what the maps mark lower the probability? By default as many as fit into
     a tenth of the evaluation, at least 8; 0 for no check."""
     baselines: bool | None = None
-    """Compare with linear classifiers of the training rows, on words, image features and both; as in the training by
+    """Compare with linear classifiers of the training rows, on each input and on all together; as in the training by
     default."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] | None = None
     """Arithmetic; as in the training by default."""

@@ -1,43 +1,36 @@
-"""Baselines that a model should beat: a constant answer, and linear classifiers of the text, the image and both."""
+"""Baselines that a model should beat: a constant answer, and linear classifiers of each input and of all together."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-from scipy.sparse import csr_array, hstack, issparse
+from scipy.sparse import issparse
 from sklearn import config_context
-from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.preprocessing import StandardScaler
 
 from app.evaluation.label_thresholds import fit_label_thresholds
+from app.evaluation.linear_inputs import Matrices
 from app.evaluation.metrics import METRICS
 from app.evaluation.targets import Targets
 from data import LabelFormat, Rows
 from models.decisions import Thresholds, center
 
-LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH = LINEAR = ("linear, text", "linear, image", "linear, both")
-"""Names of the linear classifiers by what they are given."""
+LINEAR = "linear, "
+"""Names of linear classifiers start with this; the name of the input follows."""
+LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH, LINEAR_ALL = (LINEAR + name for name in ("text", "image", "both", "all"))
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularization strengths of logistic regression; the validation rows choose one."""
-MAX_SPARSE = 100_000
-"""Training rows times classes. With more, words are reduced to `WORD_COMPONENTS` numbers, which are faster."""
-WORD_COMPONENTS = 300
 MAX_PRODUCTS = 5_000_000_000
 """Products of one pass over the training rows. With more, a classifier learns from a random part of the rows."""
 TRIAL_PRODUCTS, TRIAL_ROWS = 50_000_000, 2_000
 """As `MAX_PRODUCTS`, while the strength is chosen, but not fewer than these rows."""
 LinearModel: TypeAlias = LogisticRegression | OneVsRestClassifier
-Matrices = list
-"""Features of the training, the validation and the held-out rows, dense or sparse."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +38,9 @@ class Linear:
     """Answers of linear classifiers.
 
     Attributes:
-        probabilities: one of `LINEAR` → ``(n, C)``.
-        images: what the classifiers see of an image, in words.
-        thresholds: one of `LINEAR` → thresholds, for several labels a row.
+        probabilities: name of a classifier, `LINEAR` and that of its input → ``(n, C)``.
+        images: what the classifiers see of a picture, in words.
+        thresholds: the same name → thresholds, for several labels a row.
     """
 
     probabilities: dict[str, np.ndarray]
@@ -68,63 +61,31 @@ def constant_baseline(answer: Sequence[int], rows: int, classes: int) -> np.ndar
 
 def linear_baselines(
     splits: tuple[Rows, Rows, Rows],
-    image_features: Callable[[Rows], np.ndarray] | None,
+    inputs: Mapping[str, Matrices],
     label2id: dict[str, int],
     form: LabelFormat,
     metric: str,
 ) -> tuple[dict[str, np.ndarray], dict[str, Thresholds]]:
-    """Probabilities ``(n, C)`` of the last rows by logistic regression on text, on images, and on both.
+    """Probabilities ``(n, C)`` of the last rows by logistic regression on each input.
 
-    A text is its words and pairs of words, weighted by TF-IDF. Regularization is chosen by the second rows. Training
-    rows count by their weights.
+    Regularization is chosen by the second rows. Training rows count by their weights.
 
     Args:
         splits: rows to learn from, to choose by, and to answer.
-        image_features: gives features ``(n, D)`` of rows, zero without an image; ``None`` if no image is used.
+        inputs: name of an input → its features, see `app.evaluation.linear_inputs`.
         metric: name of the figure that the validation rows choose by, one of `app.evaluation.metrics.METRICS`.
 
     Returns:
-        the name of a baseline, one of `LINEAR` → probabilities, and → thresholds for several labels a row; without
-        those whose input no training row has.
+        the name of a linear classifier, `LINEAR` and that of its input → probabilities, and → thresholds for several
+        labels a row.
     """
     targets = [Targets.of(rows.labels, label2id, form, rows.weights) for rows in splits]
-    inputs: dict[str, Matrices] = {}
-    if any(splits[0].texts.present()):
-        inputs[LINEAR_TEXT] = word_features(splits, len(label2id))
-    if image_features is not None and any(key is not None for key in splits[0].image_keys):
-        inputs[LINEAR_IMAGE] = scale([image_features(rows) for rows in splits])
-    if len(inputs) == 2:
-        inputs[LINEAR_BOTH] = [join(*parts) for parts in zip(inputs[LINEAR_TEXT], inputs[LINEAR_IMAGE], strict=True)]
-    classes = len(label2id)
-    found = {name: best_probabilities(features, targets, classes, metric) for name, features in inputs.items()}
+    found = {
+        LINEAR + name: best_probabilities(features, targets, len(label2id), metric) for name, features in inputs.items()
+    }
     return {name: probabilities for name, (probabilities, _) in found.items()}, {
         name: thresholds for name, (_, thresholds) in found.items()
     }
-
-
-def word_features(splits: Sequence[Rows], classes: int) -> Matrices:
-    """TF-IDF features of words and pairs of words, fitted on the first rows: sparse, or reduced if there are many."""
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, dtype=np.float32)
-    texts = [[text or "" for text in rows.texts] for rows in splits]
-    words = [vectorizer.fit_transform(texts[0]), *(vectorizer.transform(held_out) for held_out in texts[1:])]
-    components = min(WORD_COMPONENTS, min(words[0].shape) - 1)
-    if words[0].shape[0] * classes <= MAX_SPARSE or components < 1:
-        return words
-    reduction = TruncatedSVD(components, random_state=0).fit(words[0])
-    return [reduction.transform(part).astype(np.float32) for part in words]
-
-
-def scale(features: Sequence[np.ndarray]) -> Matrices:
-    """Standardized features of about unit length, as TF-IDF has it, so that one strength serves both."""
-    scaler = StandardScaler().fit(features[0])
-    return [(scaler.transform(part) / math.sqrt(part.shape[1])).astype(np.float32) for part in features]
-
-
-def join(words, images: np.ndarray):
-    """Features of words and images side by side."""
-    if issparse(words):
-        return hstack([words, csr_array(images)]).tocsr()
-    return np.hstack([words, images])
 
 
 def best_probabilities(

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
+from app.evaluation.baselines import LINEAR, LINEAR_ALL, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
 from app.evaluation.calibration_figures import Calibration
 from app.evaluation.compare import Comparison
 from app.evaluation.figures import CaseFigures, Evaluation
@@ -124,8 +124,9 @@ def advantage_text(figures: Evaluation, cases: CaseFigures | None = None) -> str
         LINEAR_TEXT: "the words of the text",
         LINEAR_IMAGE: f"the image ({found.images})",
         LINEAR_BOTH: f"the words and the image ({found.images})",
+        LINEAR_ALL: f"all inputs (pictures as {found.images})",
     }
-    linear = f"logistic regression on {sees[best]}"
+    linear = f"logistic regression on {sees.get(best, f'the context {best.removeprefix(LINEAR)}')}"
     metric = metric_name(found.metric, figures.label_type)
     figure = f"its {metric} is {score:.1%}, the model's differs by {points_with_interval(gain)}"
     if gain.low > 0:

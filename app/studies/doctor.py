@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, constant_baseline
+from app.evaluation.baselines import LINEAR, LINEAR_ALL, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, constant_baseline
 from app.evaluation.targets import Targets
 from app.precision import choose_precision
 from app.settings import Settings
@@ -84,10 +84,18 @@ def check_baselines(settings: Settings, data: PreparedData, form: LabelFormat) -
     except UserError:  # the training check reports it
         linear = None
     if linear is not None:
-        given = {LINEAR_TEXT: "the words", LINEAR_IMAGE: f"the image ({linear.images})", LINEAR_BOTH: "both"}
-        found = [f"{given[name]} {accuracy_of(p, targets)}" for name, p in linear.centered().items()]
+        given = {
+            LINEAR_TEXT: "the words",
+            LINEAR_IMAGE: f"the image ({linear.images})",
+            LINEAR_BOTH: "both",
+            LINEAR_ALL: "all inputs",
+        }
+        found = [
+            f"{given.get(name, f'the context {name.removeprefix(LINEAR)}')} {accuracy_of(p, targets)}"
+            for name, p in linear.centered().items()
+        ]
         parts.append(f"logistic regression on {', on '.join(found)}")
-    if not any(train.texts.present()):
+    if settings.data.has_text and not any(train.texts.present()):
         parts.append("no row of train has a text")
     parts.append(f"the highest possible accuracy is {targets.mean(targets.best_correctness()):.1%}")
     return [Finding("note", f"{split}: {'; '.join(parts)}")]

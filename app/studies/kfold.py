@@ -119,7 +119,7 @@ def systems_text(others: dict[str, tuple[float, Interval]]) -> list[str]:
     width = max(map(len, others))
     lines = ["", f"{'on the same rows':{width}}  accuracy  the model gains"]
     lines += [f"{name:{width}}  {value:8.1%}  {points_with_interval(gain)}" for name, (value, gain) in others.items()]
-    if linear := [name for name in LINEAR if name in others]:
+    if linear := [name for name in others if name.startswith(LINEAR)]:
         best = max(linear, key=lambda name: others[name][0])
         gain = others[best][1]
         verdict = "The rows do not show that the model is better or worse than"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 from PIL import Image
-from tqdm.auto import tqdm
 
 from app.evaluation.baselines import Linear, linear_baselines
 from app.evaluation.evaluate import judging_metric
+from app.evaluation.linear_inputs import Describe, linear_inputs, picture_rows
 from app.inference.load import load_model
 from app.run_paths import find_data
 from app.settings import Settings
@@ -26,7 +26,6 @@ from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_initial_image_encoder, image_is_pretrained
 from models.levels import ImageEncoder
 
-ImageFeatures = Callable[[Rows], np.ndarray]
 THUMBNAIL = 16
 """Side in pixels of the pictures that a linear classifier sees if the image encoder starts from random weights."""
 
@@ -41,9 +40,9 @@ def compare_linear(
 ) -> Linear | None:
     """Answers to rows by linear classifiers of the training rows; `None` on processes other than the main one.
 
-    Their image features are means over the positions of the last map of the image encoder as it was before the
+    Their features of pictures are means over the positions of the last map of the image encoder as it was before the
     training, computed once and stored beside the run folders. For encoders that start from random weights they are the
-    colours of a thumbnail. If the features cannot be computed, this is printed, and images are left out.
+    colours of a thumbnail. If the features cannot be computed, this is printed, and pictures are left out.
 
     Args:
         settings: of the run.
@@ -55,13 +54,14 @@ def compare_linear(
     if train.is_stream:
         return None
     used = (train, validation, replace(rows, value_range=model.config.value_range))
-    features, seen = image_features(settings, used, model, processor, accelerator)
+    config, contexts = model.config, model.config.contexts or ()
+    names = ["image", *(spec["name"] for spec in contexts if spec["kind"] == "image")]
+    pictures = [picture_rows(split, name) for split in used for name in names]
+    picture, seen = picture_features(settings, pictures, model, processor, accelerator)
     if not accelerator.is_main_process:
         return None
-    config = model.config
-    found, thresholds = linear_baselines(
-        used, features, config.label2id, LabelFormat.of(config), judging_metric(config)
-    )
+    inputs = linear_inputs(used, contexts, picture, config.num_labels)
+    found, thresholds = linear_baselines(used, inputs, config.label2id, LabelFormat.of(config), judging_metric(config))
     return Linear(found, seen, thresholds)
 
 
@@ -89,22 +89,26 @@ def compare_run_linear(
     return compare_linear(settings, splits, rows, model, processor, accelerator)
 
 
-def image_features(
+def picture_features(
     settings: Settings,
-    splits: Sequence[Rows],
+    pictures: Sequence[Rows],
     model: ImageTextClassifier,
     processor: ImageTextProcessor,
     accelerator: Accelerator,
-) -> tuple[ImageFeatures | None, str]:
-    """A function that gives the image features of rows, and in words what they are; see `compare_linear`."""
+) -> tuple[Describe | None, str]:
+    """A function that gives the features of a row's picture, and in words what they are; see `compare_linear`.
+
+    Args:
+        pictures: rows with all pictures as their images.
+    """
     if not image_is_pretrained(settings.model):
-        return thumbnails, f"thumbnails of {THUMBNAIL}×{THUMBNAIL} pixels"
+        return thumbnail, f"thumbnails of {THUMBNAIL}×{THUMBNAIL} pixels"
     try:
         encoder, processor = initial_encoder(settings, model, processor)
         folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
         cache = FeatureCache(folder, processor, accelerator, size, settings.data.num_workers)
-        collate = InputCollate(processor, settings.data.max_pixels, splits[-1].value_range, splits[-1].frames)
-        store = cache.image_means(encoder.to(accelerator.device), splits, collate)
+        collate = InputCollate(processor, settings.data.max_pixels, pictures[-1].value_range, pictures[-1].frames)
+        store = cache.image_means(encoder.to(accelerator.device), pictures, collate)
     except UserError as error:
         accelerator.print(f"No linear classifier of images to compare with: {error}")
         return None, "none"
@@ -129,25 +133,12 @@ def initial_encoder(
     return encoder, ImageTextProcessor(image_processor, processor.tokenizer, processor.fit, processor.frames)
 
 
-def stored_features(rows: Rows, store: FeatureStore) -> np.ndarray:
-    """Features of rows ``(n, D)`` from a store, zero without an image."""
-    width = next(iter(store.features.values())).shape[-1]
-    found = np.zeros((len(rows), width), dtype=np.float32)
-    for row, key in enumerate(rows.image_keys):
-        if key is not None:
-            found[row] = store[key].float().numpy()
-    return found
+def stored_features(rows: Rows, row: int, store: FeatureStore) -> np.ndarray:
+    """Features ``(D,)`` of the image of a row from a store."""
+    return store[str(rows.image_keys[row])].float().numpy().reshape(-1)
 
 
-def thumbnails(rows: Rows) -> np.ndarray:
-    """Colours of tiny copies of the images ``(n, 768)``, in [0, 1]; zero without an image."""
-    found = np.zeros((len(rows), THUMBNAIL, THUMBNAIL, 3), dtype=np.float32)
-    seen: dict[str, np.ndarray] = {}
-    for row, key in enumerate(tqdm(rows.image_keys, "thumbnails", leave=False)):
-        if key is None:
-            continue
-        if key not in seen:
-            image = rows.decoded_image(row)
-            seen[key] = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.float32) / 255
-        found[row] = seen[key]
-    return found.reshape(len(rows), -1)
+def thumbnail(rows: Rows, row: int) -> np.ndarray:
+    """Colours of a tiny copy of the image of a row ``(768,)``, in [0, 1]."""
+    small = rows.decoded_image(row).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32).reshape(-1) / 255
