@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from data.contact_sheet import contact_sheet
 from data.dicom import is_dicom, num_pixels, open_dicom
 from data.errors import UserError
 from data.messages import excerpt
 from data.value_range import EIGHT_BIT, ValueRange, kind_of, measure, to_eight_bit
-from data.videos import MAX_SIDE, animation_frames, contact_sheet, frame_files, is_video, reduced, video_frames
+from data.videos import MAX_SIDE, animation_frames, frame_files, is_video, reduced, video_frames
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),

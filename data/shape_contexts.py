@@ -11,16 +11,14 @@ from PIL import Image as PILImage
 
 from data.shapes import COLORS, PLACES, SEEDS, SHAPES, paint
 
-TONES = dict(zip(COLORS, (220, 392, 698, 1245, 2217, 3520), strict=True))
-"""The pitch in Hz that belongs to each colour."""
+TONES = dict(zip(COLORS, (220, 550, 1000, 1620, 2460, 3600), strict=True))
+"""The pitch in Hz that means each colour, about equally spaced on the mel scale."""
 TONE_RATE, TONE_SECONDS = 8000, 0.5
 MOVED = {"none": 0, "one": 1, "both": 2}
 """Answer → number of shapes that have moved."""
 SIDES = ("left", "right")
 FRAMES_A_PLACE = 2
 """Frames of a clip that show the shape in the same corner."""
-BEEP = 784, 0.2
-"""Pitch in Hz and length in seconds of the beep of a clip."""
 SOUND = {"bytes": Value("binary"), "path": Value("string")}
 """A sound file; the feature Audio needs torchcodec."""
 COUNTS = [(0, 1), (0, 2), (1, 0), (2, 0)] * 2 + [(1, 1), (1, 2), (2, 1), (2, 2)]
@@ -102,11 +100,11 @@ def generate_tones(num_images: int, seed: int):
 
 
 def make_clips(num_clips: int, split: str) -> Dataset:
-    """Draw clips of a shape that jumps from corner to corner, each with sounds of a beep: where was it at the beep?
+    """Draw clips of a shape that jumps and changes colour, each with tones: where had it the colour that is meant?
 
-    Columns image (an animated GIF of a second), sound (as long) and label (the corner), a row for each corner. All four
-    answers are equally likely whatever the clip shows, and whatever is heard. The same split always gives the same
-    rows.
+    Columns image (an animated GIF), sound and label (the corner), a row for each corner; the pitch means a colour as in
+    `make_tones`. All four answers are equally likely whatever the clip shows, and whatever is heard, and no frame shows
+    more than one corner. The same split always gives the same rows.
     """
     features = Features({"image": Image(decode=False), "sound": SOUND, "label": Value("string")})
     return Dataset.from_list(list(generate_clips(num_clips, SEEDS[split])), features=features)
@@ -115,13 +113,13 @@ def make_clips(num_clips: int, split: str) -> Dataset:
 def generate_clips(num_clips: int, seed: int):
     rng = random.Random(seed)
     for number in range(num_clips):
-        path = rng.sample(PLACES, len(PLACES))
-        look = rng.choice(list(COLORS)), rng.choice(SHAPES)
-        frames = [paint({place: look}, rng) for place in path for _ in range(FRAMES_A_PLACE)]
+        shape = rng.choice(SHAPES)
+        path = dict(zip(rng.sample(PLACES, len(PLACES)), rng.sample(list(COLORS), len(PLACES)), strict=True))
+        frames = [paint({place: (color, shape)}, rng) for place, color in path.items() for _ in range(FRAMES_A_PLACE)]
         image = as_gif(frames, f"{number}.gif")
-        for time in rng.sample(range(len(path)), len(path)):
-            sound = {"bytes": make_beep(time / len(path), rng), "path": f"{number}_{time}.wav"}
-            yield {"image": image, "sound": sound, "label": path[time]}
+        for row, place in enumerate(rng.sample(PLACES, len(PLACES))):
+            sound = {"bytes": make_tone(TONES[path[place]], rng), "path": f"{number}_{row}.wav"}
+            yield {"image": image, "sound": sound, "label": place}
 
 
 def make_tone(pitch: float, rng: random.Random) -> bytes:
@@ -129,22 +127,10 @@ def make_tone(pitch: float, rng: random.Random) -> bytes:
     times = np.arange(int(TONE_RATE * TONE_SECONDS)) / TONE_RATE
     phase = rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * pitch * times + phase) + rng.uniform(0, 0.3) * np.sin(4 * np.pi * pitch * times)
-    return as_wav(wave * (times >= rng.uniform(0, 0.2)), rng)
-
-
-def make_beep(start: float, rng: random.Random) -> bytes:
-    """A WAV file of a second with a beep that starts soon after this time in seconds, with noise."""
-    pitch, length = BEEP
-    times = np.arange(TONE_RATE) / TONE_RATE
-    start += rng.uniform(0, 0.25 - length)
-    return as_wav(np.sin(2 * np.pi * pitch * times) * ((times >= start) & (times < start + length)), rng)
-
-
-def as_wav(wave: np.ndarray, rng: random.Random) -> bytes:
-    """A WAV file of a wave with a random volume and noise."""
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(wave))
-    samples = rng.uniform(0.2, 0.6) * wave + 0.01 * noise
+    wave *= times >= rng.uniform(0, 0.2)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(times))
     file = io.BytesIO()
+    samples = rng.uniform(0.2, 0.6) * wave + 0.01 * noise
     soundfile.write(file, samples.astype(np.float32), TONE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 

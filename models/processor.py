@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
-from data.videos import contact_sheet, cut_sheet
+from data.contact_sheet import contact_sheet, cut_sheet
 from models.letterbox import letterbox
 from models.video import join_sheets
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from app.inference.download import fetch, is_url
 from data import BadImageError
+from data.contact_sheet import contact_sheet
 from data.errors import UserError
 from data.images import content_key, read_image
 from data.messages import excerpt_path, quote
-from data.videos import contact_sheet, frame_numbers, reduced
+from data.videos import frame_numbers, reduced
 from models.processor import is_missing
 
 ImageInput = (
