@@ -54,6 +54,7 @@ runs/quickstart/summary.txt: | $(STAMP)
 bench: $(STAMP)  ## Measure, on easy_vqa in the folder EASY_VQA; figures go to docs/
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.contexts
 	$(BIN)/python -m benchmarks.training $(EASY_VQA)
 
 clean:           ## Remove the environment and caches (runs stay)

@@ -135,14 +135,19 @@ def peak_memory(name: str, number: int, dtype: torch.dtype, slots: int | None) -
 def peak_memory_here(name: str, number: int, dtype: torch.dtype, slots: int | None) -> int:
     one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # libraries allocate some memory once
     attend, tensors = build_kinds(slots or number)[name], random_inputs(number, dtype, slots)
+    return peak_of(lambda: one_pass(attend, tensors))
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that a function needs at its peak beyond those in use before it."""
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        one_pass(attend, tensors)
+        work()
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
     before = peak_resident()
-    one_pass(attend, tensors)
+    work()
     return peak_resident() - before
 
 

@@ -312,6 +312,7 @@ def paired(rounds: int, first: Callable[[], float], second: Callable[[], float])
 
 
 def medians(pairs: list[tuple[float, float]]) -> Iterator[float]:
+    """The median of the first measurements, and that of the second."""
     return (statistics.median(column) for column in zip(*pairs, strict=True))
 
 

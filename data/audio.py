@@ -179,7 +179,7 @@ def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows:
     Raises:
         UserError: a sound that cannot be decoded; names the row.
     """
-    extractor = load_extractor(json.dumps(spec["extractor"], sort_keys=True))
+    extractor = extractor_of(spec)
     rate, seconds = extractor.sampling_rate, spec["seconds"]
     decoded = []
     for sound, row in zip(sounds, rows, strict=True):
@@ -196,9 +196,14 @@ def collate_sounds(spec: Mapping[str, Any], sounds: Sequence[StoredSound], rows:
     return {"values": values, "filled": filled}
 
 
+def extractor_of(spec: Mapping[str, Any]) -> FeatureExtractionMixin:
+    """The feature extractor that an entry of the model's ``contexts`` holds."""
+    return load_extractor(json.dumps(spec["extractor"], sort_keys=True))
+
+
 @lru_cache
 def load_extractor(extractor: str) -> FeatureExtractionMixin:
-    """The feature extractor that a model's configuration holds, from JSON."""
+    """A feature extractor from JSON."""
     values = json.loads(extractor)
     return feature_extractor_class_from_name(values["feature_extractor_type"]).from_dict(values)
 

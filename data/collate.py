@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +67,7 @@ class InputCollate:
         features_level: block of the image encoder that ``image_features`` come from.
         contexts: the entries of the model's ``contexts``.
         context_maps: last maps of a frozen image encoder, which replace second pictures.
+        context_sounds: name of a context → tokens of its frozen audio encoder, which replace sounds.
     """
 
     processor: Callable
@@ -78,6 +79,7 @@ class InputCollate:
     features_level: int | None = None
     contexts: Sequence[Mapping[str, Any]] = ()
     context_maps: FeatureStore | None = None
+    context_sounds: Mapping[str, FeatureStore] = field(default_factory=dict)
 
     @classmethod
     def of(cls, processor: Callable, config, max_pixels: int = MAX_PIXELS) -> InputCollate:
@@ -128,6 +130,9 @@ class InputCollate:
         rows = [examples[index.index(place)].row for place in range(len(cells))]
         if spec["kind"] == "text":
             return found | dict(self.processor(None, [cell.value for cell in cells]))
+        if (store := self.context_sounds.get(spec["name"])) is not None:
+            tokens, mask = pad_tokens([store[cell.key] for cell in cells])
+            return found | {"tokens": tokens, "mask": mask}
         if spec["kind"] == "audio":
             return found | collate_sounds(spec, [cell.value for cell in cells], rows)
         if spec["kind"] != "image":
@@ -156,10 +161,8 @@ class InputCollate:
             return {}
         if self.text_features is None:
             return dict(self.processor(None, texts))
-        tokens = [self.text_features[text_key(text)] for text in texts]
-        mask = pad_sequence([torch.ones(len(features)).long() for features in tokens], batch_first=True)
-        features = pad_sequence(tokens, batch_first=True).transpose(1, 2)
-        return {"context_features": features, "attention_mask": mask}
+        tokens, mask = pad_tokens([self.text_features[text_key(text)] for text in texts])
+        return {"context_features": tokens.transpose(1, 2), "attention_mask": mask.long()}
 
     def decode(self, example: Example) -> Image.Image:
         assert example.image is not None
@@ -205,6 +208,12 @@ class Collate:
         return values
 
 
+def pad_tokens(tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stored tokens ``(L, hidden)`` of K inputs as ``(K, L, hidden)``, and the mask of real ones ``(K, L)`` bool."""
+    masks = [torch.ones(len(one), dtype=torch.bool) for one in tokens]
+    return pad_sequence(tokens, batch_first=True), pad_sequence(masks, batch_first=True)
+
+
 def row_contexts(model: Any, processor: Callable, rows: Rows, index: int) -> dict[str, Any]:
     """``contexts`` of one row, as `ImageTextClassifier.forward` takes them; empty if the model has none."""
     collate = InputCollate.of(processor, model.config)
@@ -215,7 +224,7 @@ def row_contexts(model: Any, processor: Callable, rows: Rows, index: int) -> dic
 
 
 def make_loader(
-    rows: Rows, sampler: ImageBatchSampler, collate: Collate | InputCollate, num_workers: int
+    rows: Rows, sampler: ImageBatchSampler, collate: Callable[[list[Example]], Any], num_workers: int
 ) -> DataLoader:
     """Load batches in the order of the sampler. The loader leaves the global random state unchanged."""
     end_workers_at_exit()

@@ -15,7 +15,7 @@ from data.errors import UserError
 
 
 class FeatureStore:
-    """A mapping from image or text keys to feature tensors.
+    """A mapping from image, text or sound keys to feature tensors.
 
     Features are in memory-mapped safetensors files. Files are written atomically, so several processes can add to a
     folder at the same time, and a killed process loses only the file it was writing.

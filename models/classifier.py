@@ -60,8 +60,9 @@ class ImageTextClassifier(SavedModel):
           ``features_level``, by default the first level
         - contexts: name → the tensors of a further context: ``index`` ``(B,)`` int64, the row of each pair, -1 for a
           missing one, or ``(1,)`` for all; and ``pixel_values`` ``(K, 3, H, W)`` of a picture or ``features``
-          ``(K, D, h, w)``, its last map; ``input_ids`` and ``attention_mask`` of a text; or ``values`` and ``mask`` of
-          features (`models.contexts`)
+          ``(K, D, h, w)``, its last map; ``input_ids`` and ``attention_mask`` of a text; ``values`` and ``filled`` of
+          a sound or its ``tokens`` ``(K, L, hidden_size)`` and ``mask`` ``(K, L)`` bool, the output of
+          `models.audio.AudioTokens`; or ``values`` and ``mask`` of features (`models.contexts`)
         - returns: `ImageTextOutput` with logits ``(B, C)``
 
     Raises:
@@ -248,6 +249,8 @@ class ImageTextClassifier(SavedModel):
             maps = given.get("features")
             maps = self.image_encoder.run(given["pixel_values"], 0, LAST) if maps is None else self.cast(maps)
             tokens, mask = context.tokens(maps)
+        elif "tokens" in given:
+            tokens, mask = self.cast(given["tokens"]), given["mask"]
         elif context.tokens is None:
             assert self.text_encoder is not None
             mask = given["attention_mask"].bool()

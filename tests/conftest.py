@@ -39,7 +39,8 @@ IMAGE_SIZE = 32
 SLOW_MODULES = {"test_ablate", "test_compare", "test_course", "test_doctor", "test_feature_cache", "test_learning"}
 SLOW_MODULES |= {"test_lora", "test_odd_images", "test_onnx", "test_page", "test_places", "test_provenance"}
 SLOW_MODULES |= {"test_checkpoints", "test_out_of_memory", "test_start_from", "test_training_signals"}
-SLOW_MODULES |= {"test_proxy", "test_resume", "test_sharding", "test_stopping", "test_train", "test_values"}
+SLOW_MODULES |= {"test_proxy", "test_resume", "test_sharding", "test_sound_cache", "test_stopping"}
+SLOW_MODULES |= {"test_train", "test_values"}
 """Modules in which most tests train a model or start a process."""
 
 

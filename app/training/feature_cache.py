@@ -1,11 +1,14 @@
-"""Cache of the features of frozen encoders: computed once per image and text, then shared by all epochs and runs."""
+"""Cache of the features of frozen encoders: computed once per image, text and sound, shared by all epochs and runs."""
 
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +17,10 @@ from tqdm.auto import tqdm
 from transformers.utils import PushToHubMixin
 
 from data import FeatureStore, ImageBatchSampler, InputCollate, Rows, make_loader, text_key
+from data.audio import extractor_of
 from data.errors import UserError
 from models import ImageTextProcessor
+from models.audio import AudioTokens
 from models.levels import ImageEncoder
 from models.text_encoder import TextEncoder
 from models.vgg import LAST
@@ -38,8 +43,8 @@ class FeatureCache:
         folder: the folder of all caches; each combination of weights, preprocessing and precision has a subfolder.
         processor: the processor of the frozen encoders.
         accelerator: devices, processes and precision.
-        batch_size: images or texts per batch.
-        num_workers: processes that decode images.
+        batch_size: images, texts or sounds per batch.
+        num_workers: processes that decode images and sounds.
     """
 
     folder: Path
@@ -55,7 +60,7 @@ class FeatureCache:
             UserError: the disk is too small, or half precision cannot represent a feature.
         """
         store = self.open("image", encoder.blocks(0, level), *self.about_images(level, collate))
-        missing = [missing_images(rows, store) for rows in splits]
+        missing = not_stored(splits, attrgetter("image_keys"), store)
         batches = (batch for rows in missing for batch in self.image_batches(encoder, rows, collate, level))
         self.fill(store, encoder, batches, sum(map(len, missing)), "image")
         return store
@@ -70,13 +75,13 @@ class FeatureCache:
         """
         about = (encoder.blocks(0, LAST), *self.about_images(LAST, collate))
         maps, means = self.open("image", *about), self.open("image_mean", *about)
-        missing = [missing_images(rows, means) for rows in splits]
+        missing = not_stored(splits, attrgetter("image_keys"), means)
         stored = {key: maps[key] for rows in missing for key in rows.image_keys if key and key in maps}
         if stored and self.accelerator.is_main_process:
             means.add({key: self.to_half(mean_over_positions(found), "image") for key, found in stored.items()})
         self.accelerator.wait_for_everyone()
         means.refresh()
-        left = [missing_images(rows, means) for rows in missing]
+        left = not_stored(missing, attrgetter("image_keys"), means)
         batches = (
             {key: mean_over_positions(found) for key, found in batch.items()}
             for rows in left
@@ -94,12 +99,17 @@ class FeatureCache:
     def image_batches(
         self, encoder: ImageEncoder, rows: Rows, collate: InputCollate, level: int
     ) -> Iterator[dict[str, Tensor]]:
-        share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
-        sampler = ImageBatchSampler(rows.image_keys, self.batch_size, shuffle=False, **share)
-        for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):
+        for keys, batch in self.load(rows, rows.image_keys, replace(collate, contexts=())):
             pixels = batch["pixel_values"].to(self.accelerator.device)
             maps = run_frames(encoder, pixels, 0, level, collate.frames)
-            yield {str(rows.image_keys[i]): features for i, features in zip(indices, maps.split(1), strict=True)}
+            yield dict(zip(keys, maps.split(1), strict=True))
+
+    def load(self, rows: Rows, keys: Sequence[str | None], collate: Callable) -> Iterator[tuple[list[str], dict]]:
+        """This process's share of the rows, whose keys all differ: batches as collated, with their keys."""
+        share = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
+        sampler = ImageBatchSampler(keys, self.batch_size, shuffle=False, **share)
+        for indices, batch in zip(sampler, make_loader(rows, sampler, collate, self.num_workers), strict=True):
+            yield [str(keys[i]) for i in indices], batch
 
     def texts(self, encoder: TextEncoder, splits: Iterable[Rows]) -> FeatureStore:
         """Token features ``(L, hidden)`` for the texts of all rows."""
@@ -118,6 +128,31 @@ class FeatureCache:
             mask = inputs["attention_mask"].bool()
             yield {text_key(text): row[real] for text, row, real in zip(batch, features, mask, strict=True)}
 
+    def sounds(
+        self, encoder: AudioTokens, splits: Iterable[Rows], collate: InputCollate, spec: Mapping[str, Any]
+    ) -> FeatureStore:
+        """Tokens before the padding ``(L, hidden_size)`` for the sounds that all rows have for a context.
+
+        Args:
+            spec: the context's entry of ``config.contexts``.
+
+        Raises:
+            UserError: as `images`, or a sound that cannot be decoded.
+        """
+        store = self.open("sound", encoder, extractor_of(spec), spec["seconds"])
+        missing = not_stored(splits, lambda rows: rows.context_keys[spec["name"]], store)
+        batches = (batch for rows in missing for batch in self.sound_batches(encoder, rows, collate, spec))
+        self.fill(store, encoder, batches, sum(map(len, missing)), "sound")
+        return store
+
+    def sound_batches(
+        self, encoder: AudioTokens, rows: Rows, collate: InputCollate, spec: Mapping[str, Any]
+    ) -> Iterator[dict[str, Tensor]]:
+        for keys, batch in self.load(rows, rows.context_keys[spec["name"]], partial(collate.collate_context, spec)):
+            values, filled = (batch[name].to(self.accelerator.device) for name in ("values", "filled"))
+            tokens, mask = encoder(values, filled)
+            yield {key: row[real] for key, row, real in zip(keys, tokens, mask, strict=True)}
+
     def open(self, kind: str, encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> FeatureStore:
         """The store of an encoder; other weights, preprocessing or precision give another folder."""
         return FeatureStore(self.folder / f"{kind}_{fingerprint(encoder, preprocessing, self.dtype, *more)}")
@@ -130,6 +165,7 @@ class FeatureCache:
         self, store: FeatureStore, encoder: nn.Module, batches: Iterator[dict[str, Tensor]], number: int, kind: str
     ) -> None:
         """Write the features of all batches, after a check of the free disk space."""
+        self.accelerator.wait_for_everyone()  # so that all have listed what is missing before one adds to it
         encoder.eval()
         with torch.inference_mode(), self.accelerator.autocast():
             held: list[dict[str, Tensor]] = []
@@ -148,7 +184,7 @@ class FeatureCache:
 
     def check_room(self, folder: Path, number: int, size: int, kind: str) -> None:
         needed = number * size
-        about = f"features of {number:,} {kind}s from the frozen {kind} encoder, about {needed / 2**20:,.1f} MiB"
+        about = f"features of {number:,} {kind}s from their frozen encoder, about {needed / 2**20:,.1f} MiB"
         self.accelerator.print(f"  {about}, are computed once and kept in {folder} (--train.cache_features)")
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free
@@ -162,7 +198,7 @@ class FeatureCache:
         half = features.to(self.dtype).cpu().contiguous()
         if not bool(half.isfinite().all()):
             raise UserError(
-                f"Features of the {kind} encoder are larger than {self.dtype} can hold: compute them in every epoch, "
+                f"Features of {kind}s are larger than {self.dtype} can hold: compute them in every epoch, "
                 "--train.cache_features false."
             )
         return half
@@ -173,13 +209,20 @@ def mean_over_positions(maps: Tensor) -> Tensor:
     return maps.float().mean(dim=(2, 3))
 
 
-def missing_images(rows: Rows, store: FeatureStore) -> Rows:
-    """One row for each image that is not in the store."""
-    first: dict[str, int] = {}
-    for number, key in enumerate(rows.image_keys):
-        if key is not None and key not in store:
-            first.setdefault(key, number)
-    return rows.select(list(first.values()))
+def not_stored(
+    splits: Iterable[Rows], keys_of: Callable[[Rows], Sequence[str | None]], store: FeatureStore
+) -> list[Rows]:
+    """The rows of each split whose key is neither in the store nor that of an earlier row of any split."""
+    seen: set[str] = set()
+    found = []
+    for rows in splits:
+        numbers = []
+        for number, key in enumerate(keys_of(rows)):
+            if key is not None and key not in store and key not in seen:
+                seen.add(key)
+                numbers.append(number)
+        found.append(rows.select(numbers))
+    return found
 
 
 def fingerprint(encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> str:

@@ -128,7 +128,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimizer)
 
     def use_cached_features(self, settings: Settings, data: PreparedData, accelerator: Accelerator) -> None:
-        """Let batches hold the features of frozen encoders in place of images or texts."""
+        """Let batches hold the features of frozen encoders in place of images, texts or sounds."""
         model: ImageTextClassifier = accelerator.unwrap_model(self.model.to(accelerator.device))
         folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
         cache = FeatureCache(folder, self.processor, accelerator, size, settings.data.num_workers)
@@ -141,10 +141,16 @@ class Training:
         text_encoder = model.text_encoder if scales["text_encoder"] == 0 else None
         texts = None if text_encoder is None else cache.texts(text_encoder, splits)
         inputs = self.collate.inputs
+        sounds = {
+            spec["name"]: cache.sounds(model.contexts[spec["name"]].tokens, splits, inputs, spec)  # type: ignore[arg-type]
+            for spec in inputs.contexts
+            if spec["kind"] == "audio" and scales["audio_encoder"] == 0
+        }
         features: dict[str, Any] = {
             "image_features": images,
             "features_level": level,
             "context_maps": images if names else None,
+            "context_sounds": sounds,
         }
         self.collate.inputs = replace(inputs, text_features=texts, **features)
 
