@@ -19,7 +19,7 @@ from data.errors import UserError
 from data.hashing import sha256
 from data.sources import BUILT_IN_SOURCE
 from models.backbone import is_backbone_type
-from models.build import VGG16
+from models.picture_encoder import VGG16
 
 if TYPE_CHECKING:
     from app.settings import Settings

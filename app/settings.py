@@ -36,7 +36,7 @@ class LearningRateScales:
     """Factors of the learning rate for the parts of the model; 0 freezes a part."""
 
     image_encoder: NonNegativeFloat | None = None
-    """The image encoder. Default: 0.3 from scratch, 0.1 if pretrained."""
+    """The image encoder, and those that contexts have of their own. Default: 0.3 from scratch, 0.1 if pretrained."""
     text_encoder: NonNegativeFloat | None = None
     """The text encoder. Default: 1 from scratch or with LoRA, 0.1 if pretrained."""
     audio_encoder: NonNegativeFloat | None = None

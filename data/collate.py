@@ -66,7 +66,7 @@ class InputCollate:
         image_features, text_features: precomputed outputs of frozen encoders. They replace the images or the texts.
         features_level: block of the image encoder that ``image_features`` come from.
         contexts: the entries of the model's ``contexts``.
-        context_maps: last maps of a frozen image encoder, which replace second pictures.
+        context_maps: name of a context → last maps of its frozen image encoder, which replace its pictures.
         context_sounds: name of a context → tokens of its frozen audio encoder, which replace sounds.
     """
 
@@ -78,7 +78,7 @@ class InputCollate:
     text_features: FeatureStore | None = None
     features_level: int | None = None
     contexts: Sequence[Mapping[str, Any]] = ()
-    context_maps: FeatureStore | None = None
+    context_maps: Mapping[str, FeatureStore] = field(default_factory=dict)
     context_sounds: Mapping[str, FeatureStore] = field(default_factory=dict)
 
     @classmethod
@@ -114,14 +114,23 @@ class InputCollate:
             text_index.append(-1 if example.text is None else texts.setdefault(example.text, len(texts)))
         inputs = self.collate_images(images) | self.collate_texts(list(texts))
         inputs |= {"image_index": torch.tensor(image_index), "text_index": torch.tensor(text_index)}
-        contexts = self.collate_contexts(examples)
+        contexts = self.collate_contexts(examples, images, inputs.get("pixel_values"))
         return inputs | {"contexts": contexts} if contexts else inputs
 
-    def collate_contexts(self, examples: Sequence[Example]) -> dict[str, dict[str, Tensor]]:
-        """Tensors of the further contexts by name, as `ImageTextClassifier.forward` takes them."""
-        return {spec["name"]: self.collate_context(spec, examples) for spec in self.contexts}
+    def collate_contexts(
+        self, examples: Sequence[Example], images: Iterable[str] = (), pixels: Tensor | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Tensors of the further contexts by name, as `ImageTextClassifier.forward` takes them.
 
-    def collate_context(self, spec: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, Tensor]:
+        Args:
+            images: keys of the main images, in the order of their ``pixels``; the same pictures are not decoded again.
+        """
+        keys = list(images)
+        return {spec["name"]: self.collate_context(spec, examples, keys, pixels) for spec in self.contexts}
+
+    def collate_context(
+        self, spec: Mapping[str, Any], examples: Sequence[Example], images: list[str], pixels: Tensor | None
+    ) -> dict[str, Tensor]:
         """Tensors of one further context; only ``index`` if no example has it."""
         cells, index = unique([example.contexts.get(spec["name"]) for example in examples])
         found = {"index": torch.tensor(index)}
@@ -137,8 +146,10 @@ class InputCollate:
             return found | collate_sounds(spec, [cell.value for cell in cells], rows)
         if spec["kind"] != "image":
             return found | collate_features(spec, [cell.value for cell in cells], rows)
-        if self.context_maps is not None:
-            return found | {"features": torch.cat([self.context_maps[cell.key] for cell in cells])}
+        if spec["name"] in self.context_maps:
+            return found | {"features": torch.cat([self.context_maps[spec["name"]][cell.key] for cell in cells])}
+        if pixels is not None and [cell.key for cell in cells] == images:
+            return found | {"pixel_values": pixels}
         return found | self.pixels([Example(row, cell.value, None) for row, cell in zip(rows, cells, strict=True)])
 
     def collate_images(self, images: dict[str, Example]) -> dict:

@@ -123,7 +123,8 @@ def fit_contexts(rows: Rows) -> list[dict[str, Any]]:
         if context.kind == "features":
             found.append(fit_features(context, read_all(rows, context)))
         else:
-            found.append({"name": context.name, "kind": context.kind, "columns": list(context.columns)})
+            own = {"encoder": context.encoder} if context.encoder else {}
+            found.append({"name": context.name, "kind": context.kind, "columns": list(context.columns)} | own)
     return found
 
 

@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from torch import nn
 
 from data.errors import UserError
+from data.paths import expand_home
 
 TEXT_SLICES = ("text_tokens", "text_cut")
 """Values of ``slice_by`` that are not columns: the text's number of tokens, and whether the model truncates it."""
@@ -27,6 +28,10 @@ class ContextSettings:
     categories, such as age and sex; or a column with vectors, sequences of vectors, or .npy files of them)."""
     columns: list[str] = field(default_factory=list)
     """Columns of the table; by default the one with the name of the context. A text may be a template."""
+    encoder: str | None = field(default=None, kw_only=True)
+    """Image encoder of a picture's own, in training: what --model.image_encoder accepts, a HuggingFace Hub id, a local
+    folder, random weights (a backbone type of transformers, or scratch), or vgg16 with --model.image_weights. By
+    default a picture passes the image encoder of the main one."""
 
 
 @dataclass
@@ -49,7 +54,7 @@ class DataSettings:
     pictures. See docs/context.md."""
     text: str = "text"
     """Column with the text, or a template of several columns, such as "{question} {report}". Write {{ and }} for braces
-    in the text."""
+    in the text. Empty: no text; in training, --model.fusion none then classifies the image alone."""
     context: dict[str, str | ContextSettings] = field(default_factory=dict)
     """Named contexts in place of the one text, each a kind or its settings; in training: --context.question text
     --context.prior image --context.patient '{kind: features, columns: [age, sex]}'. See docs/context.md."""
@@ -128,6 +133,21 @@ class DataSettings:
         """Whether rows have a sound."""
         return any(context.kind == "audio" for context in self.contexts())
 
+    @property
+    def image_encoders(self) -> list[str]:
+        """The image encoders that contexts have of their own."""
+        return [context.encoder for context in self.contexts() if context.encoder]
+
+    @property
+    def same_pictures(self) -> list[str]:
+        """The contexts whose pictures are the main ones."""
+        return [c.name for c in self.contexts() if c.kind == "image" and c.columns == [self.image]]
+
+    @property
+    def encoders(self) -> tuple[bool, bool, list[str]]:
+        """What `models.build.fetch_pretrained` must know: `has_text`, `has_audio` and `image_encoders`."""
+        return self.has_text, self.has_audio, self.image_encoders
+
     def contexts(self) -> list["NamedContext"]:
         """The named contexts in order.
 
@@ -172,7 +192,12 @@ class NamedContext(ContextSettings):
                 " Several columns of text are a template: '{question} {report}'." if settings.kind == "text" else ""
             )
             raise UserError(f"The context {name} has one column, got {', '.join(columns)}.{instead}")
-        return cls(settings.kind, columns, name)
+        if settings.encoder and settings.kind != "image":
+            raise UserError(
+                f"The context {name} is of the kind {settings.kind!r}, and has an encoder: only the kind image has one "
+                "of its own."
+            )
+        return cls(settings.kind, columns, name, encoder=settings.encoder and expand_home(settings.encoder))
 
     @classmethod
     def of_spec(cls, spec: Mapping[str, Any]) -> "NamedContext":

@@ -89,10 +89,11 @@ class BackboneEncoder(nn.Module):
             self.train(was_training)
         return self.sides[image_size]
 
-    def load_pretrained(self, name: str, revision: str | None = None) -> None:
+    def load_pretrained(self, name: str, revision: str | None = None, instead: str = INSTEAD) -> None:
         """Load the pretrained weights of a Hub id or local folder (safetensors only).
 
-        A saved `ImageTextClassifier` provides those of its image encoder.
+        A saved `ImageTextClassifier` provides those of its image encoder. ``instead`` is suggested if they cannot be
+        loaded.
 
         Raises:
             UserError: weights that cannot be read, or that do not cover the encoder.
@@ -103,7 +104,7 @@ class BackboneEncoder(nn.Module):
             name,
             self.network.config,
             part=part,
-            instead=INSTEAD,
+            instead=instead,
             prefix="image_encoder.network.",
             revision=revision,
         )
@@ -116,7 +117,7 @@ def is_backbone_type(name: str) -> bool:
     return name == SCRATCH or name in MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 
-def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+def backbone_config(name: str, revision: str | None = None, instead: str = INSTEAD) -> PreTrainedConfig:
     """The configuration of a Hub id or local folder, or the default configuration of a backbone type.
 
     Raises:
@@ -127,7 +128,7 @@ def backbone_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         return type(config).from_dict(
             json.loads(config.to_json_string())
         )  # lists instead of tuples, as read from a file
-    with explain_hub_errors(name, "the image encoder", INSTEAD):
+    with explain_hub_errors(name, "the image encoder", instead):
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if not isinstance(config, ImageTextConfig):
         return config
@@ -144,21 +145,21 @@ def small_resnet() -> ResNetConfig:
     return ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], layer_type="basic")
 
 
-def fetch_backbone(name: str, revision: str | None = None) -> None:
+def fetch_backbone(name: str, revision: str | None = None, instead: str = INSTEAD) -> None:
     """Download the configuration, image processor and weights of a Hub id, unless they are in the cache already.
 
     Raises:
         UserError: one of them cannot be loaded.
     """
-    backbone_config(name, revision)
-    backbone_statistics(name, revision)
-    fetch_weights(name, revision, "the image encoder", INSTEAD)
+    backbone_config(name, revision, instead)
+    backbone_statistics(name, revision, instead)
+    fetch_weights(name, revision, "the image encoder", instead)
 
 
-def backbone_statistics(name: str, revision: str | None = None) -> dict[str, list[float]]:
+def backbone_statistics(name: str, revision: str | None = None, instead: str = INSTEAD) -> dict[str, list[float]]:
     """Mean and standard deviation with which a pretrained backbone's images were normalized; none for a type."""
     if is_backbone_type(name):
         return {}
-    with explain_hub_errors(name, "the image processor", INSTEAD):
+    with explain_hub_errors(name, "the image processor", instead):
         processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     return {"image_mean": processor.image_mean, "image_std": processor.image_std}

@@ -1,6 +1,6 @@
 """Build a classifier and its processor from model settings, label names and training texts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ from models.audio import SCRATCH, audio_encoder, fetch_audio_encoder
 from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, fetch_backbone, is_backbone_type
 from models.classifier import ImageTextClassifier, build_image_encoder
 from models.configuration import ImageTextConfig
-from models.contexts import audio_encoders
+from models.contexts import audio_encoders, picture_encoders
 from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
 from models.image_weights import imagenet_state, load_image_weights
 from models.levels import ImageEncoder
-from models.processor import ImageTextProcessor, build_image_processor, build_processor
+from models.picture_encoder import INSTEAD, VGG16, is_pretrained, picture_encoder
+from models.processor import IMAGENET_MEAN, IMAGENET_STD, ImageTextProcessor, build_image_processor, build_processor
 from models.settings import Architecture, ModelSettings
 from models.text_encoder import (
     fetch_text_encoder,
@@ -27,8 +28,6 @@ from models.text_encoder import (
     train_tokenizer,
 )
 
-VGG16 = "vgg16"
-"""Name of the one image encoder that is not a transformers backbone."""
 NO_TEXT = "no text"
 """What the tokenizer of a model without a text is trained on; nothing uses it."""
 
@@ -48,7 +47,8 @@ def build_model(
         UserError: settings that contradict each other, an encoder or weights that cannot be loaded, or a custom encoder
             that breaks its contract.
     """
-    if settings.image_encoder != VGG16 and settings.image_weights not in ("none", "imagenet"):
+    own = {spec["name"]: spec["encoder"] for spec in reading.get("contexts") or () if "encoder" in spec}
+    if VGG16 not in (settings.image_encoder, *own.values()) and settings.image_weights not in ("none", "imagenet"):
         raise UserError(
             "--model.image_weights applies to VGG16 only. Other image encoders are loaded with their weights: "
             "--model.image_encoder HUB_ID_OR_FOLDER."
@@ -60,7 +60,8 @@ def build_model(
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
     encoders = text | {"image_config": image_config(settings)}
-    reading["contexts"] = with_encoders(settings, reading.get("contexts"))
+    statistics = image_statistics(settings)
+    reading["contexts"] = with_encoders(settings, reading.get("contexts"), statistics)
     config = ImageTextConfig(**encoders, **architecture(settings), **labels, **reading)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     max_length = settings.max_text_length
@@ -71,16 +72,32 @@ def build_model(
     if settings.audio_encoder != SCRATCH:
         for encoder in audio_encoders(model):
             encoder.load_pretrained(settings.audio_encoder)
-    statistics = load_image_encoder(model.image_encoder, settings)
+    for name, own_encoder in picture_encoders(model).items():
+        own_encoder.load(own[name], settings)
+    load_image_encoder(model.image_encoder, settings)
     processor = build_processor(
         tokenizer, settings.image_size, max_length, **statistics, fit=settings.fit, frames=config.frames
     )
     return model, processor
 
 
-def with_encoders(settings: ModelSettings, contexts: list[dict] | None) -> list[dict] | None:
-    """The entries of ``contexts``, those of sounds with their encoder."""
-    return contexts and [spec | audio_encoder(settings) if spec["kind"] == "audio" else spec for spec in contexts]
+def with_encoders(
+    settings: ModelSettings, contexts: list[dict] | None, statistics: dict[str, list[float]]
+) -> list[dict] | None:
+    """The entries of ``contexts``, those of sounds and of pictures that have one with their encoder.
+
+    Args:
+        statistics: of the main image encoder, see `image_statistics`.
+    """
+    normal = statistics.get("image_mean", IMAGENET_MEAN), statistics.get("image_std", IMAGENET_STD)
+    found = []
+    for spec in contexts or ():
+        if spec["kind"] == "audio":
+            spec = spec | audio_encoder(settings)
+        elif "encoder" in spec:
+            spec = spec | {"encoder": picture_encoder(spec["encoder"], settings, *normal)}
+        found.append(spec)
+    return found or None
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:
@@ -98,19 +115,19 @@ def image_config(settings: ModelSettings) -> dict[str, Any] | None:
     return backbone_config(settings.image_encoder, settings.image_revision)
 
 
-def load_image_encoder(encoder: ImageEncoder, settings: ModelSettings) -> dict[str, Any]:
-    """Load the initial weights of an image encoder.
+def image_statistics(settings: ModelSettings) -> dict[str, list[float]]:
+    """The statistics of an image encoder's preprocessing, if they are not those of `build_image_processor`."""
+    if settings.image_encoder == VGG16:
+        return {}
+    return backbone_statistics(settings.image_encoder, settings.image_revision)
 
-    Returns:
-        the statistics of its preprocessing, if they are not those of `build_image_processor`.
-    """
+
+def load_image_encoder(encoder: ImageEncoder, settings: ModelSettings) -> None:
+    """Load the initial weights of an image encoder."""
     if not isinstance(encoder, BackboneEncoder):
         load_image_weights(encoder, settings.image_weights, settings.batch_norm)
-        return {}
-    source = settings.image_encoder, settings.image_revision
-    if image_is_pretrained(settings):
-        encoder.load_pretrained(*source)
-    return backbone_statistics(*source)
+    elif image_is_pretrained(settings):
+        encoder.load_pretrained(settings.image_encoder, settings.image_revision)
 
 
 def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, ViTImageProcessor]:
@@ -121,14 +138,18 @@ def build_initial_image_encoder(settings: ModelSettings) -> tuple[ImageEncoder, 
     """
     config: dict[str, Any] = architecture(settings) | {"image_config": image_config(settings)}
     encoder = build_image_encoder(ImageTextConfig(**config))
-    return encoder, build_image_processor(settings.image_size, **load_image_encoder(encoder, settings))
+    load_image_encoder(encoder, settings)
+    return encoder, build_image_processor(settings.image_size, **image_statistics(settings))
 
 
-def fetch_pretrained(settings: ModelSettings, has_text: bool = True, has_audio: bool = False) -> None:
+def fetch_pretrained(
+    settings: ModelSettings, has_text: bool = True, has_audio: bool = False, image_encoders: Sequence[str] = ()
+) -> None:
     """Download what the model starts from and is not on the disk yet, before any data are read.
 
     Args:
         has_text, has_audio: whether the model has a text encoder, and one of sound.
+        image_encoders: names of those that contexts have of their own.
 
     Raises:
         UserError: everything that could not be loaded, and the option that needs no download.
@@ -140,18 +161,28 @@ def fetch_pretrained(settings: ModelSettings, has_text: bool = True, has_audio: 
         steps.append(partial(fetch_text_encoder, settings.text_encoder, settings.text_revision))
     if has_audio and settings.audio_encoder != SCRATCH:
         steps.append(partial(fetch_audio_encoder, settings.audio_encoder))
-    if settings.image_encoder == VGG16 and settings.image_weights == "imagenet":
+    if VGG16 in (settings.image_encoder, *image_encoders) and settings.image_weights == "imagenet":
         steps.append(partial(imagenet_state, settings.batch_norm))
-    elif settings.image_encoder != VGG16 and image_is_pretrained(settings):
+    if settings.image_encoder != VGG16 and image_is_pretrained(settings):
         steps.append(partial(fetch_backbone, settings.image_encoder, settings.image_revision))
+    problems = failures(steps)
+    if problems:
+        problems.append("To start from random weights, without any download: --recipe scratch")
+    pretrained = [name for name in image_encoders if name != VGG16 and not is_backbone_type(name)]
+    problems += failures([partial(fetch_backbone, name, instead=INSTEAD) for name in pretrained])
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def failures(steps: Sequence[Callable[[], object]]) -> list[str]:
+    """The messages of the steps that fail."""
     problems = []
     for step in steps:
         try:
             step()
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        raise UserError("\n".join([*problems, "To start from random weights, without any download: --recipe scratch"]))
+    return problems
 
 
 def text_is_pretrained(settings: ModelSettings) -> bool:
@@ -161,11 +192,7 @@ def text_is_pretrained(settings: ModelSettings) -> bool:
 
 def image_is_pretrained(settings: ModelSettings) -> bool:
     """Whether the image encoder has pretrained weights."""
-    if settings.init:
-        return True
-    if settings.image_encoder == VGG16:
-        return settings.image_weights != "none"
-    return not is_backbone_type(settings.image_encoder)
+    return bool(settings.init) or is_pretrained(settings.image_encoder, settings)
 
 
 def is_custom(text_encoder: str) -> bool:

@@ -20,7 +20,7 @@ from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
-from models.vgg import LAST, WIDTH, VGG16Encoder
+from models.vgg import GRID, LAST, WIDTH, VGG16Encoder
 from models.video import FramePooling, run_frames
 
 
@@ -33,8 +33,9 @@ class ImageTextClassifier(SavedModel):
     With ``config.frames`` of more than 1 an image is a video: a sheet of frames (`models.video`), whose maps are pooled
     by attention over time.
 
-    Contexts beside the text, or in its place, are named in ``config.contexts``: a second picture, a sound, features,
-    columns of a table, a second text. Each becomes 49 slots, and the image attends to the slots of all.
+    Contexts beside the text, or in its place, are named in ``config.contexts``: a second picture, the same picture
+    through another network, a sound, features, columns of a table, a second text. Each becomes 49 slots, and the image
+    attends to the slots of all. Without any, the image alone is classified, with the fusion ``none``.
 
     A missing text (a row of ``attention_mask`` without a 1, or no ``input_ids``), a missing image (``image_index``
     of -1, or no ``pixel_values``) and a missing context are each replaced by a learned token. In training mode a share
@@ -148,7 +149,9 @@ class ImageTextClassifier(SavedModel):
         maps = self.encode_images(images, 0 if image_features is None else features_level or self.levels[0])
         image_index = missing_to_last(image_index, maps)
         slots_index = text_index
-        if self.contexts:
+        if not self.config.num_contexts:
+            slots, slots_index = maps.new_zeros(1, WIDTH, GRID, GRID), torch.zeros_like(image_index)
+        elif self.contexts:
             grids = [] if self.context_grid is None else [slots[text_index]]
             grids += [self.encode_context(name, further.get(name, {}), index) for name, index in others.items()]
             slots, slots_index = torch.cat(grids, dim=2), torch.arange(image_index.shape[0], device=image_index.device)
@@ -190,7 +193,7 @@ class ImageTextClassifier(SavedModel):
         if self.no_text is None:
             if input_ids is None and context_features is None:
                 return
-            raise ValueError(f"This model has no text; its contexts are {', '.join(self.contexts)}.")
+            raise ValueError(f"This model has no text; its contexts are {', '.join(self.contexts) or 'none'}.")
         width = len(self.no_text)
         if self.text_encoder is None and input_ids is not None:
             raise ValueError("This model takes context_features, not input_ids: it was built with context_hidden_size.")
@@ -247,7 +250,7 @@ class ImageTextClassifier(SavedModel):
             return context.slots(None, None, index, self.no_image.dtype)
         if context.kind == "image" and context.tokens is not None:
             maps = given.get("features")
-            maps = self.image_encoder.run(given["pixel_values"], 0, LAST) if maps is None else self.cast(maps)
+            maps = self.picture_maps(name, given["pixel_values"]) if maps is None else self.cast(maps)
             tokens, mask = context.tokens(maps)
         elif "tokens" in given:
             tokens, mask = self.cast(given["tokens"]), given["mask"]
@@ -260,6 +263,12 @@ class ImageTextClassifier(SavedModel):
         else:
             tokens, mask = context.tokens(**given)
         return context.slots(tokens, mask, index, self.no_image.dtype)
+
+    def picture_maps(self, name: str, pixel_values: Tensor) -> Tensor:
+        """The last maps of the pictures of a context, of its own image encoder or of that of the main images."""
+        context = self.contexts[name]
+        assert isinstance(context, Context)
+        return (context.encoder or self.image_encoder).run(pixel_values, 0, LAST)
 
     def encode_images(self, images: Tensor | None, done: int) -> Tensor:
         """Encode the images up to the first level; the last map is the learned "no image" map.

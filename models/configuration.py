@@ -21,9 +21,10 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         custom_text_encoder_kwargs: arguments of that class.
         context_hidden_size: width of ``context_features`` computed by another model; replaces the text encoder.
         has_text: whether a text is among the contexts.
-        contexts: the contexts beside the text, in order: ``name``, ``kind`` (``text``, ``image``, ``vectors`` or
-            ``columns``), ``columns`` of the training data, and what the training rows fix about them, see
-            `data.context_check.fit_contexts`.
+        contexts: the contexts beside the text, in order: ``name``, ``kind`` (``text``, ``image``, ``audio``,
+            ``vectors`` or ``columns``), ``columns`` of the training data, what the training rows fix about them, see
+            `data.context_check.fit_contexts`, and the encoder of a sound (`models.audio`) or of a picture that has one
+            of its own (`models.picture_encoder`).
         image_config: configuration of a transformers backbone, of any type; ``None`` is VGG16.
         gate_threshold: at inference a fusion runs if its gate's probability is above this threshold, in [0, 1].
         temperature: divisor of the logits in evaluation mode, fitted on the validation rows after training.

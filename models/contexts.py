@@ -11,6 +11,7 @@ from data.errors import UserError
 from models.audio import AudioTokens
 from models.context import ContextGrid
 from models.fusion import PositionNorm, position_encoding
+from models.picture_encoder import PictureEncoder
 
 COLUMN_WIDTH = 128
 """Width of the tokens that columns of a table become."""
@@ -102,7 +103,8 @@ class Context(nn.Module):
     def __init__(self, spec: dict[str, Any], pooling: str, image_dim: int, text_dim: int | None):
         super().__init__()
         self.name, self.kind = spec["name"], spec["kind"]
-        self.tokens = build_tokens(spec, image_dim)
+        self.encoder = PictureEncoder(spec["encoder"]) if spec.get("encoder") else None
+        self.tokens = build_tokens(spec, image_dim if self.encoder is None else self.encoder.width())
         hidden_size = text_dim if self.tokens is None else int(self.tokens.hidden_size)  # type: ignore[arg-type]
         if hidden_size is None:
             raise UserError(f"The context {self.name!r} is a text, but the model has no text encoder.")
@@ -111,7 +113,8 @@ class Context(nn.Module):
 
     @property
     def parts(self) -> list[nn.Module | nn.Parameter]:
-        """What makes its tokens, if it is no text; the pooling to slots; and the token for a missing input."""
+        """What makes its tokens, if it is no text, without its image encoder; the pooling to slots; and the token for a
+        missing input."""
         return [*([] if self.tokens is None else [self.tokens]), self.grid, self.missing]
 
     def slots(self, tokens: Tensor | None, mask: Tensor | None, index: Tensor, dtype: torch.dtype) -> Tensor:
@@ -152,3 +155,9 @@ def build_tokens(spec: dict[str, Any], image_dim: int) -> nn.Module | None:
 def audio_encoders(model: nn.Module) -> list[AudioTokens]:
     """The encoders of the sounds of a classifier."""
     return [module for module in model.modules() if isinstance(module, AudioTokens)]
+
+
+def picture_encoders(model: nn.Module) -> dict[str, PictureEncoder]:
+    """The image encoders of a classifier beside the main one, by the name of their context."""
+    found = {module.name: module.encoder for module in model.modules() if isinstance(module, Context)}
+    return {name: encoder for name, encoder in found.items() if encoder is not None}

@@ -25,12 +25,14 @@ def describe_model(model: ImageTextClassifier | OnnxModel) -> dict[str, str]:
 
 
 def describe_contexts(config: ImageTextConfig) -> str:
-    """The contexts beside image and text, with the columns of those that have several."""
-    several = {
-        spec["name"]: ", ".join(spec["columns"]) if len(spec["columns"]) > 1 else spec["kind"]
-        for spec in config.contexts or ()
-    }
-    return ", ".join(f"{name} ({what})" for name, what in several.items())
+    """The contexts beside image and text, with the columns of those that have several, and with own encoders."""
+    found = []
+    for spec in config.contexts or ():
+        what = ", ".join(spec["columns"]) if len(spec["columns"]) > 1 else spec["kind"]
+        if own := spec.get("encoder"):
+            what += f" through {own['config']['model_type'] if own['config'] else 'a second VGG16'}"
+        found.append(f"{spec['name']} ({what})")
+    return ", ".join(found)
 
 
 def describe_classifier(config: ImageTextConfig) -> str:

@@ -88,11 +88,16 @@ class LevelFusions(nn.ModuleDict):
 
 
 def check_contexts(config: ImageTextConfig) -> None:
-    """Refuse attention that needs the slots of one context.
+    """Refuse a fusion without a context, and attention that needs the slots of one.
 
     Raises:
-        UserError: window attention with several contexts.
+        UserError: a fusion with nothing, or window attention with several contexts.
     """
+    if not config.num_contexts and config.fusion != "none":
+        raise UserError(
+            f"The fusion {config.fusion} needs a context, and the model has neither a text nor another one. Name one "
+            "with --context.NAME KIND, or classify the image alone: --model.fusion none."
+        )
     if config.attention == "window" and config.num_contexts > 1:
         raise UserError(
             f"Window attention needs the 7×7 slots of one context; the model has {config.num_contexts}. Choose another "
@@ -108,7 +113,7 @@ def build_level(config: ImageTextConfig, image_encoder: ImageEncoder, level: int
     check_contexts(config)
     attend = build_attention(
         config.attention,
-        GRID * GRID * config.num_contexts + positions,
+        GRID * GRID * max(1, config.num_contexts) + positions,
         window=config.attention_window,
         top_k=config.attention_top_k,
         rank=config.attention_rank,

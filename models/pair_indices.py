@@ -65,7 +65,7 @@ def mark_empty_texts(text_index: Tensor, mask: Tensor | None) -> Tensor:
 def drop_inputs(indices: list[Tensor], rate: float) -> list[Tensor]:
     """Drop the first input of a random share of the pairs, the second of another share, and so on: never two of one.
 
-    Only pairs that have all inputs lose one.
+    Only pairs that have all inputs lose one, and an only input is not dropped.
 
     Args:
         rate: the share of each input, at most one divided by the number of inputs.
@@ -73,6 +73,8 @@ def drop_inputs(indices: list[Tensor], rate: float) -> list[Tensor]:
     Shape:
         - indices, and those returned: ``(B,)`` each, -1 for a missing or dropped input
     """
+    if len(indices) == 1:
+        return indices
     draw = torch.rand(len(indices[0]), device=indices[0].device)
     has_all = torch.stack(indices).ge(0).all(dim=0)
     shares = [(number * rate, (number + 1) * rate) for number in range(len(indices) - 1)] + [(1 - rate, 1.0)]

@@ -18,7 +18,6 @@ from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
-from models.vgg import LAST
 from models.video import run_frames
 
 MATTERS = 0.01
@@ -215,7 +214,7 @@ def encode_pictures(
     for name, inputs in contexts.items():
         found[name] = {key: value for key, value in inputs.items() if key != "pixel_values"}
         if "pixel_values" in inputs:
-            found[name]["features"] = model.image_encoder.run(inputs["pixel_values"], 0, LAST)
+            found[name]["features"] = model.picture_maps(name, inputs["pixel_values"])
     return found
 
 

@@ -78,7 +78,7 @@ def check_baselines(settings: Settings, data: PreparedData, form: LabelFormat) -
     name = " and ".join(f"“{excerpt(label)}”" for label in majority) or "no label"
     parts = [f"always {name} has an accuracy of {accuracy_of(answer, targets)}"]
     try:
-        fetch_pretrained(settings.model, settings.data.has_text, settings.data.has_audio)
+        fetch_pretrained(settings.model, *settings.data.encoders)
         accelerator = Accelerator(mixed_precision=choose_precision(settings.train.mixed_precision))
         linear = compare_linear(settings, data.splits, rows, *build(settings, data), accelerator)
     except UserError:  # the training check reports it
@@ -108,7 +108,7 @@ def accuracy_of(probabilities: np.ndarray, targets: Targets) -> str:
 def check_training(settings: Settings, data: PreparedData) -> list[Finding]:
     """Truncated texts, the size of the model, and the time of a training on this machine."""
     try:
-        fetch_pretrained(settings.model, settings.data.has_text, settings.data.has_audio)
+        fetch_pretrained(settings.model, *settings.data.encoders)
     except UserError as error:
         return [Finding("warning", f"A training cannot start. {error}")]
     accelerator = Accelerator(mixed_precision=choose_precision(settings.train.mixed_precision))

@@ -7,7 +7,7 @@ from app.precision import choose_precision
 from app.settings import Settings
 from app.training.progress import check_trackers
 from app.training.sharding import sharding_plugin
-from models.build import VGG16
+from models.picture_encoder import VGG16
 
 
 def build_accelerator(settings: Settings) -> Accelerator:
@@ -19,7 +19,8 @@ def build_accelerator(settings: Settings) -> Accelerator:
     check_trackers(settings.train.trackers)
     # DDP must look for parameters without a gradient: VGG16 if a batch may have no image, the text encoder without
     # fusion, and the layers of other backbones behind their feature map.
-    unused = settings.data.allow_missing or settings.model.fusion == "none" or settings.model.image_encoder != VGG16
+    names = {settings.model.image_encoder, *settings.data.image_encoders}
+    unused = settings.data.allow_missing or settings.model.fusion == "none" or names != {VGG16}
     return Accelerator(
         mixed_precision=choose_precision(settings.train.mixed_precision),
         log_with=settings.train.trackers or None,

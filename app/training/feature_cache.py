@@ -22,6 +22,7 @@ from data.errors import UserError
 from models import ImageTextProcessor
 from models.audio import AudioTokens
 from models.levels import ImageEncoder
+from models.picture_encoder import PictureEncoder
 from models.text_encoder import TextEncoder
 from models.vgg import LAST
 from models.video import run_frames
@@ -53,7 +54,9 @@ class FeatureCache:
     batch_size: int
     num_workers: int = 0
 
-    def images(self, encoder: ImageEncoder, splits: Iterable[Rows], collate: InputCollate, level: int) -> FeatureStore:
+    def images(
+        self, encoder: ImageEncoder | PictureEncoder, splits: Iterable[Rows], collate: InputCollate, level: int
+    ) -> FeatureStore:
         """Feature maps after the first ``level`` blocks for the images of all rows.
 
         Raises:
@@ -97,7 +100,7 @@ class FeatureCache:
         return self.processor.image_processor, level, collate.value_range, *fit, *frames
 
     def image_batches(
-        self, encoder: ImageEncoder, rows: Rows, collate: InputCollate, level: int
+        self, encoder: ImageEncoder | PictureEncoder, rows: Rows, collate: InputCollate, level: int
     ) -> Iterator[dict[str, Tensor]]:
         for keys, batch in self.load(rows, rows.image_keys, replace(collate, contexts=())):
             pixels = batch["pixel_values"].to(self.accelerator.device)

@@ -44,7 +44,7 @@ def starts_linear(settings: Settings, rows: Rows, is_frozen: bool) -> bool:
     """
     if settings.model.init or rows.is_stream or architecture(settings.model)["classifier"] != "pooled":
         return False
-    if settings.data.context or settings.data.frames > 1:
+    if settings.data.context or not settings.data.has_text or settings.data.frames > 1:
         return False
     wanted = settings.train.linear_start
     return is_frozen and len(rows) < FEW_ROWS if wanted == "auto" else wanted

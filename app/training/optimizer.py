@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from data.errors import UserError
 from models.classifier import ImageTextClassifier
-from models.contexts import AudioTokens, audio_encoders
+from models.contexts import AudioTokens, audio_encoders, picture_encoders
 from models.lora import base_parameters
 
 
@@ -17,7 +17,7 @@ def parts(model: ImageTextClassifier) -> dict[str, list[nn.Module | nn.Parameter
     further = [part for context in model.contexts.children() for part in context.parts]  # type: ignore[union-attr]
     fusion = [model.context_grid, *further, model.frame_pooling, model.fusions, model.no_text, model.no_image]
     return {
-        "image_encoder": [model.image_encoder],
+        "image_encoder": [model.image_encoder, *picture_encoders(model).values()],
         "text_encoder": [model.text_encoder] if model.text_encoder else [],
         "audio_encoder": list(audio_encoders(model)),
         "fusion": [part for part in fusion if part is not None and not isinstance(part, AudioTokens)],

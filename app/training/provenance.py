@@ -28,9 +28,10 @@ from data.hashing import sha256
 from data.messages import quote
 from models import ImageTextClassifier, ImageTextProcessor
 from models.audio import SCRATCH
-from models.build import VGG16, image_is_pretrained, text_is_pretrained
-from models.contexts import audio_encoders
+from models.build import image_is_pretrained, text_is_pretrained
+from models.contexts import audio_encoders, picture_encoders
 from models.custom_encoder import split_name
+from models.picture_encoder import VGG16, PictureEncoder, is_pretrained
 from models.settings import ModelSettings
 
 SPLITS = ("train", "validation", "test")
@@ -75,6 +76,8 @@ class Provenance:
             if audio := audio_encoders(model):
                 is_scratch = settings.model.audio_encoder == SCRATCH
                 contents["audio encoder"] = SCRATCH if is_scratch else pretrained_content(audio[0])
+            for name, encoder in picture_encoders(model).items():
+                contents[f"image encoder of {name}"] = own_content(settings, name, encoder)
         return cls(rows, contents, places_of(settings))
 
     def save(self, run_dir: Path) -> None:
@@ -172,6 +175,14 @@ def image_content(settings: ModelSettings, model: ImageTextClassifier, processor
         return pretrained_content(model.image_encoder)
     statistics = processor.image_processor.image_mean, processor.image_processor.image_std
     return pretrained_content(model.image_encoder, settings.image_encoder, settings.image_revision, statistics)
+
+
+def own_content(settings: Settings, context: str, encoder: PictureEncoder) -> str:
+    """The initial content of the image encoder of a context, with its normalization."""
+    name = next(one.encoder for one in settings.data.contexts() if one.name == context)
+    assert name is not None
+    normal = encoder.scale, encoder.shift
+    return pretrained_content(encoder, None, None, normal) if is_pretrained(name, settings.model) else name
 
 
 def pretrained_content(encoder: nn.Module, name: str | None = None, revision: str | None = None, *more) -> str:

@@ -46,7 +46,7 @@ def run_training(settings: Settings) -> Path:
             with accelerator.main_process_first():  # so that an error in the data is reported once
                 resumes = run.resumes(settings)
                 if settings.data.train:
-                    fetch_pretrained(settings.model, settings.data.has_text, settings.data.has_audio)
+                    fetch_pretrained(settings.model, *settings.data.encoders)
                 data = prepare_data(settings.data, settings.train.seed)
             train_in_memory(settings, data, accelerator, run, resumes)
             finish(settings, data, accelerator, run, started)

@@ -55,7 +55,8 @@ def describe_run(accelerator: Accelerator, model: ImageTextClassifier) -> str:
 def next_commands(run_dir: Path, rows: Rows, config: ImageTextConfig) -> str:
     """The commands that a user most likely needs next."""
     example = next((rows[i] for i in range(len(rows)) if rows.texts[i]), rows[0])
-    folder, text = shlex.quote(str(run_dir)), example.text or "TEXT"
+    folder = shlex.quote(str(run_dir))
+    text = f" --text {shlex.quote(example.text or 'TEXT')}" if config.has_text else ""
     image = shlex.quote(example.image) if isinstance(example.image, str) else "IMAGE.png"
     trust = " --trust_custom_encoder true" if config.custom_text_encoder is not None else ""
     if config.other_contexts:
@@ -68,7 +69,7 @@ def next_commands(run_dir: Path, rows: Rows, config: ImageTextConfig) -> str:
     return (
         "Next:\n"
         f"  python eval.py {folder}{trust} --data.test OTHER.csv\n"
-        f"  python -m app predict {folder}{trust} --image {image} --text {shlex.quote(text)}\n"
-        f"  python -m app explain {folder}{trust} --image {image} --text {shlex.quote(text)}\n"
+        f"  python -m app predict {folder}{trust} --image {image}{text}\n"
+        f"  python -m app explain {folder}{trust} --image {image}{text}\n"
         f"  tensorboard --logdir {folder}"
     )

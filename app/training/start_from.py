@@ -119,8 +119,9 @@ def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) 
     Raises:
         UserError: other contexts.
     """
+    given = reading.pop("contexts", None) or ()
     there = [(spec["name"], spec["kind"], list(spec["columns"])) for spec in config.contexts or ()]
-    here = [(spec["name"], spec["kind"], list(spec["columns"])) for spec in reading.pop("contexts", None) or ()]
+    here = [(spec["name"], spec["kind"], list(spec["columns"])) for spec in given]
     has_text = reading.pop("has_text", True)
     if there != here or has_text != config.has_text:
         parts = [
@@ -128,8 +129,13 @@ def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) 
             *(f"{name} ({kind}: {', '.join(columns)})" for name, kind, columns in there),
         ]
         raise UserError(
-            f"--model.init {init} has the contexts {', '.join(parts)}, and this training has others: name the same, "
-            "--context.NAME KIND, or leave out --model.init."
+            f"--model.init {init} has the contexts {', '.join(parts) or 'none'}, and this training has others: name "
+            "the same, --context.NAME KIND, or leave out --model.init."
+        )
+    if own := [spec["name"] for spec in given if "encoder" in spec]:
+        raise UserError(
+            f"The encoders of the contexts come from --model.init {init}: leave out the encoder of {', '.join(own)}, "
+            "or leave out --model.init."
         )
 
 

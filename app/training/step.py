@@ -68,6 +68,8 @@ def train_step(
         inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
         if training.augment and "pixel_values" in inputs:
             inputs["pixel_values"] = training.augment(inputs["pixel_values"])
+            for name in training.same_pictures:
+                inputs["contexts"][name]["pixel_values"] = inputs["pixel_values"]
         with nullcontext() if number == len(group) else accelerator.no_sync(model):
             with explain_batch_norm():
                 output = model(**inputs, output_attentions=options.attention_penalty > 0)

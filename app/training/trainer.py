@@ -41,6 +41,7 @@ from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.audio import SCRATCH
 from models.build import build_model, image_is_pretrained, text_is_pretrained
+from models.contexts import picture_encoders
 from models.gate import GatedFusion
 from models.lora import add_lora
 from models.settings import ModelSettings
@@ -52,7 +53,11 @@ PRETRAINED_SCALE = 0.1
 
 @dataclass
 class Training:
-    """Everything that a training step needs: the model, its optimizer, and the batches in their order."""
+    """Everything that a training step needs: the model, its optimizer, and the batches in their order.
+
+    Attributes:
+        same_pictures: contexts with the main pictures, which are augmented as these are.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -64,6 +69,7 @@ class Training:
     loader: DataLoader
     steps_per_epoch: int
     augment: Augmentation | None = None
+    same_pictures: list[str] = field(default_factory=list)
     watch: GradientWatch = field(default_factory=GradientWatch)
     started_linear: bool = False
 
@@ -101,9 +107,8 @@ class Training:
         loss_function = build_loss(options, collate.label2id, rows.labels, form)
         normal = processor.image_processor
         augment = Augmentation(normal.image_mean, normal.image_std) if options.augment else None
-        return cls(
-            model, optimizer, schedule, loss_function, processor, collate, sampler, loader, steps_per_epoch, augment
-        )
+        parts = (model, optimizer, schedule, loss_function, processor, collate, sampler, loader)
+        return cls(*parts, steps_per_epoch, augment, settings.data.same_pictures)
 
     def to_device(self, settings: Settings, data: PreparedData, accelerator: Accelerator, is_new: bool = False) -> None:
         """Move to the accelerator's device and compute the features of frozen encoders that are not cached yet.
@@ -134,24 +139,25 @@ class Training:
         cache = FeatureCache(folder, self.processor, accelerator, size, settings.data.num_workers)
         splits = [data.splits["train"], data.splits["validation"]]
         scales = learning_rate_scales(settings.train, settings.model)
-        level = cached_level(settings, model, scales)
-        names = [name for name, context in model.contexts.items() if context.kind == "image" and level == LAST]
+        level, inputs = cached_level(settings, model, scales), self.collate.inputs
+        own = picture_encoders(model) if scales["image_encoder"] == 0 and not settings.train.augment else {}
+        shared = [name for name, one in model.contexts.items() if one.kind == "image" and one.encoder is None]
+        names = shared if level == LAST else []
         pictures = [*splits, *(rows.pictures_of(name) for rows in splits for name in names)]
-        images = cache.images(model.image_encoder, pictures, self.collate.inputs, level) if level else None
+        images = cache.images(model.image_encoder, pictures, inputs, level) if level else None
+        maps = {name: images for name in names if images is not None} | {
+            name: cache.images(encoder, [rows.pictures_of(name) for rows in splits], inputs, LAST)
+            for name, encoder in own.items()
+        }
         text_encoder = model.text_encoder if scales["text_encoder"] == 0 else None
         texts = None if text_encoder is None else cache.texts(text_encoder, splits)
-        inputs = self.collate.inputs
         sounds = {
             spec["name"]: cache.sounds(model.contexts[spec["name"]].tokens, splits, inputs, spec)  # type: ignore[arg-type]
             for spec in inputs.contexts
             if spec["kind"] == "audio" and scales["audio_encoder"] == 0
         }
-        features: dict[str, Any] = {
-            "image_features": images,
-            "features_level": level,
-            "context_maps": images if names else None,
-            "context_sounds": sounds,
-        }
+        features: dict[str, Any] = {"image_features": images, "features_level": level}
+        features |= {"context_maps": maps, "context_sounds": sounds}
         self.collate.inputs = replace(inputs, text_features=texts, **features)
 
     def start_epoch(self, progress: Progress, options: TrainSettings) -> None:
