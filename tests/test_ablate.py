@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import yaml
 from tiny import shared_encoder
 
 from app.__main__ import main
-from app.studies.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy
+from app.evaluation.interval import Interval
+from app.inference.load import load_model
+from app.studies.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy, with_published
+from app.training.progress import EpochClock
 from app.training.run import run_training
+from app.training.run_folder import RunDir
 from data.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
@@ -36,15 +41,34 @@ def config(tmp_path) -> Path:
     return path
 
 
+def within(values: dict[int, float]) -> dict[int, Interval]:
+    return {seed: Interval(value, value - 0.01, value + 0.01) for seed, value in values.items()}
+
+
 def test_the_table_shows_mean_standard_deviation_and_paired_difference():
-    base = Variant("base", [], {0: 0.90, 1: 0.80}, {0: 0.7, 1: 0.8}, {0: 1.0, 1: 2.0})
-    other = Variant("other", ["--a", "b c"], {0: 0.88, 1: 0.74}, {0: 0.9, 1: 0.9}, {0: 3.0, 1: 3.0})
-    once = Variant("once", [], {1: 0.5}, {1: 0.6}, {1: 1.0})
-    lines = table_of([base, other, once, Variant("not yet", [])]).splitlines()
-    assert lines[2] == "| base |  | 90.0, 80.0 | 85.0 | 7.1 |  | 75.0 | 1.5 |"
-    assert lines[3] == "| other | `--a 'b c'` | 88.0, 74.0 | 81.0 | 9.9 | -4.0 (2.8) | 90.0 | 3.0 |"
-    assert lines[4] == "| once |  | 50.0 | 50.0 | – | -30.0 (–) | 60.0 | 1.0 |"
+    base = Variant("base", [], within({0: 0.90, 1: 0.80}), {0: 0.7, 1: 0.8}, {0: 1.0, 1: 2.0})
+    other = Variant("other", ["--a", "b c"], within({0: 0.88, 1: 0.74}), {0: 0.9, 1: 0.9}, {0: 3.0, 1: 3.0})
+    other = replace(other, epoch_minutes={0: 0.25, 1: 0.35}, parameters=14_700_000)
+    once = Variant("once", [], within({1: 0.5}), {1: 0.6}, {1: 1.0}, {1: None})
+    variants = [base, other, once, Variant("not yet", [])]
+    lines = table_of(variants).splitlines()
+    assert lines[2] == "| base |  | 90.0 [89.0, 91.0], 80.0 [79.0, 81.0] | 85.0 | 7.1 |  | 75.0 |  |  | 1.5 |"
+    shown = "| other | `--a 'b c'` | 88.0 [87.0, 89.0], 74.0 [73.0, 75.0] |"
+    assert lines[3] == f"{shown} 81.0 | 9.9 | -4.0 (2.8) | 90.0 | 14.7 | 0.30 | 3.0 |"
+    assert lines[4] == "| once |  | 50.0 [49.0, 51.0] | 50.0 | – | -30.0 (–) | 60.0 |  |  | 1.0 |"
     assert len(lines) == 5
+    lines = table_of(with_published(variants, [72.3, 75.8, 76.1, 1])).splitlines()
+    assert lines[0].startswith("| variant | options | accuracy by seed | published | mean |")
+    assert lines[3].startswith(f"{shown} 75.8 | 81.0 |")
+    assert {line.count("|") for line in lines} == {12}
+    with pytest.raises(UserError, match="--published has 1 accuracies for 4 variants"):
+        with_published(variants, [72.3])
+
+
+def test_the_time_of_an_epoch_that_was_interrupted_is_that_of_all_its_steps(monkeypatch):
+    now = iter([0.0, 60.0])
+    monkeypatch.setattr("app.training.progress.time.monotonic", lambda: next(now))
+    assert EpochClock(steps=5).minutes(steps_per_epoch=20) == 4
 
 
 def test_the_validation_accuracy_is_that_of_the_epoch_whose_model_was_kept():
@@ -66,6 +90,15 @@ def test_an_ablation_trains_each_variant_and_seed_once(config, tmp_path, monkeyp
         assert yaml.safe_load((run / "config.yaml").read_text())["train"]["seed"] == seed
     first = (folder / "ablation.md").read_text()
     assert "| as it is |" in first
+    model = load_model(folder / "as_it_is_3/model")[0]
+    row = first.splitlines()[-1].split(" | ")
+    assert row[-3] == f"{model.num_parameters() / 1e6:.1f}"
+    figures = json.loads((folder / "as_it_is_4/evaluation/test/metrics.json").read_text())
+    accuracy = next(iter(figures["scores"].values()))["accuracy"]
+    assert f"{100 * accuracy['value']:.1f} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]" in row[2]
+    epochs = [record["minutes"] for record in RunDir(folder / "as_it_is_3").records() if "epoch" in record]
+    assert len(epochs) == 2
+    assert 0 < sum(epochs) < RunDir(folder / "as_it_is_3").result()["minutes"]
     assert re.findall(r"seed \d", capfd.readouterr().out) == ["seed 3", "seed 4"]
     main(command)
     assert "seed 3" not in capfd.readouterr().out, "it was trained again"

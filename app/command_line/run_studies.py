@@ -62,6 +62,8 @@ class Ablate:
     the four fusions."""
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])
     """Seeds that each variant is trained with."""
+    published: list[float] = field(default_factory=list)
+    """Accuracies in percent that others report, one for each variant: a column of the table."""
     output: str = ""
     """Folder of the runs; by default runs/ablation_<config>."""
 
@@ -121,10 +123,10 @@ def run_kfold(options: KFold, training: list[str]) -> None:
 
 def run_ablate(options: Ablate, training: list[str]) -> None:
     """Train the variants and print the table."""
-    from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant
+    from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant, with_published
 
     config = user_path(options.config)
-    variants = [parse_variant(text) for text in options.variant] or FUSION_VARIANTS
+    variants = with_published([parse_variant(text) for text in options.variant] or FUSION_VARIANTS, options.published)
     folder = user_path(options.output) if options.output else Path("runs") / f"ablation_{config.stem}"
     print("\n" + ablate(config, variants, options.seeds, folder, training))
     print(f"\nwritten to {folder / 'ablation.md'}")

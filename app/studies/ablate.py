@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from app.evaluation.interval import Interval
+from app.reporting.metrics_file import read_scores
 from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
-from app.training.run_folder import RunDir
+from app.training.run_folder import RunDir, own_evaluation
 from app.training.start_from import FREE
 from data.errors import UserError
 from models.fusion import FUSIONS
@@ -21,17 +23,28 @@ from models.settings import ModelSettings
 
 @dataclass
 class Variant:
-    """A variant: its name, its options, and by seed the held-out accuracy, the validation accuracy and the minutes.
+    """A variant of a configuration, and its results by seed.
 
-    With ``init``, a trained classifier, the architecture is the one found there, whatever the configuration says.
+    Attributes:
+        options: of `train.py`.
+        accuracy: held-out accuracy, with its interval over the held-out rows.
+        validation: validation accuracy of the epoch whose model was kept.
+        minutes: of the last call that trained the run.
+        epoch_minutes: mean of the training of an epoch; ``None`` for runs of earlier versions.
+        parameters: of the model; ``None`` for runs of earlier versions.
+        init: a trained classifier. The architecture is the one found there, whatever the configuration says.
+        published: held-out accuracy that others report, in percent.
     """
 
     name: str
     options: list[str]
-    accuracy: dict[int, float] = field(default_factory=dict)
+    accuracy: dict[int, Interval] = field(default_factory=dict)
     validation: dict[int, float] = field(default_factory=dict)
     minutes: dict[int, float] = field(default_factory=dict)
+    epoch_minutes: dict[int, float | None] = field(default_factory=dict)
+    parameters: int | None = None
     init: str = ""
+    published: float | None = None
 
     @property
     def folder(self) -> str:
@@ -52,6 +65,19 @@ def parse_variant(text: str) -> Variant:
     if not name.strip():
         raise UserError(f"A variant has the form “name: options of train.py”, got {text!r}.")
     return Variant(name.strip(), shlex.split(options))
+
+
+def with_published(variants: Sequence[Variant], published: Sequence[float]) -> list[Variant]:
+    """The variants with the accuracies that others report, in percent.
+
+    Raises:
+        UserError: neither none nor one for each variant.
+    """
+    if not published:
+        return list(variants)
+    if len(published) != len(variants):
+        raise UserError(f"--published has {len(published)} accuracies for {len(variants)} variants: give one for each.")
+    return [replace(variant, published=value) for variant, value in zip(variants, published, strict=True)]
 
 
 def ablate(
@@ -79,10 +105,7 @@ def ablate(
     for seed in seeds:
         for variant in variants:
             run = train_variant(config, options, variant, seed, folder / f"{variant.folder}_{seed}")
-            result = run.result()
-            assert result is not None
-            variant.accuracy[seed], variant.minutes[seed] = result["accuracy"], result["minutes"]
-            variant.validation[seed] = validation_accuracy(run.records())
+            read_results(variant, seed, run)
             table = table_of(variants)
             command_line = shlex.join(["python", "train.py", str(config), *options])
             (folder / "ablation.md").write_text(f"`{command_line}` and the options named\n\n{table}\n", "utf-8")
@@ -111,6 +134,18 @@ def train_variant(config: Path, options: Sequence[str], variant: Variant, seed: 
     return finished_run(settings, f"{variant.name}, seed {seed}")
 
 
+def read_results(variant: Variant, seed: int, run: RunDir) -> None:
+    """Put the results of a finished run into its variant."""
+    result, records = run.result(), run.records()
+    assert result is not None
+    scores = read_scores(own_evaluation(run.path) / "metrics.json")
+    variant.accuracy[seed] = next(iter(scores.values()))["accuracy"]
+    variant.validation[seed], variant.minutes[seed] = validation_accuracy(records), result["minutes"]
+    epochs = [record["minutes"] for record in records if "validation_accuracy" in record and "minutes" in record]
+    variant.epoch_minutes[seed] = statistics.mean(epochs) if epochs else None
+    variant.parameters = result.get("parameters")
+
+
 def validation_accuracy(records: Sequence[dict]) -> float:
     """Validation accuracy of the epoch whose model was kept; of the best epoch in runs of earlier versions."""
     epochs = [record for record in records if "validation_accuracy" in record]
@@ -123,27 +158,42 @@ def validation_accuracy(records: Sequence[dict]) -> float:
 def table_of(variants: Sequence[Variant]) -> str:
     """Mean and standard deviation over seeds, and the paired difference from the first variant, in percentage points.
 
-    ``accuracy`` is on the held-out rows. ``validation`` is on the validation rows; use it to choose a variant.
+    ``accuracy`` is on the held-out rows, with 95 % intervals over these. ``validation`` is on the validation rows; use
+    it to choose a variant.
     """
     base = variants[0]
-    lines = [
-        f"| variant | options | accuracy by seed | mean | sd | less {base.name}, mean (sd) | validation | minutes |",
-        "| --- " * 8 + "|",
+    names = ["variant", "options", "accuracy by seed", "mean", "sd", f"less {base.name}, mean (sd)", "validation"]
+    names += ["M parameters", "minutes an epoch", "minutes"]
+    rows = [cells_of(variant, base) for variant in variants if variant.accuracy]
+    if any(variant.published is not None for variant in variants):
+        names.insert(3, "published")
+        for variant, cells in zip((one for one in variants if one.accuracy), rows, strict=True):
+            cells.insert(3, "" if variant.published is None else f"{variant.published:.1f}")
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def cells_of(variant: Variant, base: Variant) -> list[str]:
+    """The row of a variant in the table, without the published accuracy."""
+    intervals = [interval for _, interval in sorted(variant.accuracy.items())]
+    values = [100 * interval.value for interval in intervals]
+    shown = [f"{100 * i.value:.1f} [{100 * i.low:.1f}, {100 * i.high:.1f}]" for i in intervals]
+    both = sorted(variant.accuracy.keys() & base.accuracy.keys())
+    gaps = [100 * (variant.accuracy[seed].value - base.accuracy[seed].value) for seed in both]
+    gap = "" if variant is base or not gaps else f"{statistics.mean(gaps):+.1f} ({standard_deviation(gaps)})"
+    epochs = [minutes for minutes in variant.epoch_minutes.values() if minutes is not None]
+    return [
+        variant.name,
+        f"`{shlex.join(variant.options)}`" if variant.options else "",
+        ", ".join(shown),
+        f"{statistics.mean(values):.1f}",
+        standard_deviation(values),
+        gap,
+        f"{100 * statistics.mean(variant.validation.values()):.1f}",
+        "" if variant.parameters is None else f"{variant.parameters / 1e6:.1f}",
+        f"{statistics.mean(epochs):.2f}" if epochs else "",
+        f"{statistics.mean(variant.minutes.values()):.1f}",
     ]
-    for variant in variants:
-        values = [100 * value for _, value in sorted(variant.accuracy.items())]
-        if not values:
-            continue
-        both = sorted(variant.accuracy.keys() & base.accuracy.keys())
-        gaps = [100 * (variant.accuracy[seed] - base.accuracy[seed]) for seed in both]
-        gap = "" if variant is base or not gaps else f"{statistics.mean(gaps):+.1f} ({standard_deviation(gaps)})"
-        options = f"`{shlex.join(variant.options)}`" if variant.options else ""
-        lines.append(
-            f"| {variant.name} | {options} | {', '.join(f'{v:.1f}' for v in values)} | {statistics.mean(values):.1f} "
-            f"| {standard_deviation(values)} | {gap} | {100 * statistics.mean(variant.validation.values()):.1f} "
-            f"| {statistics.mean(variant.minutes.values()):.1f} |"
-        )
-    return "\n".join(lines)
 
 
 def standard_deviation(values: list[float]) -> str:

@@ -70,7 +70,8 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     summary += f"\n\n{minutes:.1f} minutes. In {run.path}: {CONTENTS.format(split=split, pictures=pictures)}\n\n"
     summary += next_commands(run.path, rows, model.config)
     (run.path / "summary.txt").write_text(summary + "\n", encoding="utf-8")
-    run.log({"step": run.records()[-1]["step"], "held_out": split, "accuracy": accuracy, "minutes": minutes})
+    result = {"held_out": split, "accuracy": accuracy, "minutes": minutes, "parameters": model.num_parameters()}
+    run.log({"step": run.records()[-1]["step"], **result})
     print(f"\n{summary}", flush=True)
 
 

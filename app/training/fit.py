@@ -11,7 +11,7 @@ from app.reporting.charts import draw_curves
 from app.settings import Settings, flat
 from app.training.best_epoch import best_metric, is_better, validation_figure
 from app.training.checkpoint import Checkpoints, Progress
-from app.training.progress import SlowTrainingNote, keep_record
+from app.training.progress import EpochClock, SlowTrainingNote, keep_record
 from app.training.run_folder import RunDir
 from app.training.schedule import is_enough, num_epochs
 from app.training.sharding import whole_model
@@ -57,6 +57,7 @@ def fit(
             validate(settings, data, training, accelerator, run, progress, bar)
         while progress.epoch < epochs and not is_enough(options, progress):
             training.start_epoch(progress, options)
+            clock = EpochClock(training.steps_per_epoch - progress.epoch_step)
             for record in train_epoch(training, accelerator, options, progress):
                 if told := note.step():
                     print(told, flush=True)
@@ -72,7 +73,8 @@ def fit(
                     checkpoints.save(*state, progress)
                 if stopping:
                     raise Stopped(stop.number or signal.SIGTERM, progress.step)
-            validate(settings, data, training, accelerator, run, progress, bar)
+            minutes = clock.minutes(training.steps_per_epoch)
+            validate(settings, data, training, accelerator, run, progress, bar, minutes)
             checkpoints.save(*state, progress)
             if stop.is_made(accelerator):
                 raise Stopped(stop.number or signal.SIGTERM, progress.step)
@@ -111,8 +113,13 @@ def validate(
     run: RunDir,
     progress: Progress,
     bar: tqdm,
+    minutes: float | None = None,
 ) -> None:
-    """Score the validation rows after an epoch or before the first, and keep the model if it is the best so far."""
+    """Score the validation rows after an epoch or before the first, and keep the model if it is the best so far.
+
+    Args:
+        minutes: of the training of the epoch.
+    """
     options = settings.train
     model = whole_model(training.model, accelerator)
     predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
@@ -128,7 +135,7 @@ def validate(
         "epoch": progress.epoch,
         **{f"validation_{name}": value for name, value in figures.items()},
         "best": progress.since_best == 0,
-    }
+    } | ({} if minutes is None else {"minutes": minutes})
     keep_record(record, run, accelerator)
     if not accelerator.is_main_process:
         return

@@ -38,6 +38,21 @@ def keep_record(record: dict, run: RunDir, accelerator: Accelerator) -> None:
     accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
 
+class EpochClock:
+    """Measure the training of an epoch, from now on.
+
+    Args:
+        steps: steps of the epoch that are left; fewer than all if an interrupted run is resumed.
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self.started = steps, time.monotonic()
+
+    def minutes(self, steps_per_epoch: int) -> float:
+        """Minutes of the whole epoch at the speed of the steps since the start."""
+        return (time.monotonic() - self.started) / 60 * steps_per_epoch / max(1, self.steps)
+
+
 class SlowTrainingNote:
     """Estimate the time of a training on a CPU from its first steps, and name the way that is faster.
 
