@@ -129,9 +129,13 @@ class InputCollate:
         return {spec["name"]: self.collate_context(spec, examples, keys, pixels) for spec in self.contexts}
 
     def collate_context(
-        self, spec: Mapping[str, Any], examples: Sequence[Example], images: list[str], pixels: Tensor | None
+        self,
+        spec: Mapping[str, Any],
+        examples: Sequence[Example],
+        images: Sequence[str] = (),
+        pixels: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Tensors of one further context; only ``index`` if no example has it."""
+        """Tensors of one further context; only ``index`` if no example has it. For pixels see `collate_contexts`."""
         cells, index = unique([example.contexts.get(spec["name"]) for example in examples])
         found = {"index": torch.tensor(index)}
         if not cells:
@@ -148,7 +152,7 @@ class InputCollate:
             return found | collate_features(spec, [cell.value for cell in cells], rows)
         if spec["name"] in self.context_maps:
             return found | {"features": torch.cat([self.context_maps[spec["name"]][cell.key] for cell in cells])}
-        if pixels is not None and [cell.key for cell in cells] == images:
+        if pixels is not None and [cell.key for cell in cells] == list(images):
             return found | {"pixel_values": pixels}
         return found | self.pixels([Example(row, cell.value, None) for row, cell in zip(rows, cells, strict=True)])
 

@@ -16,6 +16,7 @@ from app.command_line.reading import Reading, reading_options
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
 from app.explanation.evidence import Method
 from app.inference.batch_predict import Answers, answer_cases, answer_rows, write_answers
+from app.inference.load import find_model
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
 from app.inference.table_rows import SourceRows, open_rows
@@ -23,6 +24,7 @@ from app.output_paths import ready_file
 from app.settings_parser import load_settings
 from data.errors import UserError
 from data.paths import expand_home, user_path
+from models import ImageTextConfig
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 """File formats that ``explain`` writes."""
@@ -118,7 +120,6 @@ def run_predict(options: Predict) -> None:
     if options.data.test:
         predict_rows(predictor, options, output)
         return
-    check_image(predictor, options.image, "ask about all its images with --data.test FOLDER")
     prediction = predictor.predict(
         [(options.image or None, options.text or None, given_contexts(predictor, options.context))], options.top_k
     )[0]
@@ -148,6 +149,7 @@ def check_question(options: Predict) -> Path:
             raise UserError(f"{given[0]} is for many pairs: add --data.test SOURCE.")
         if not options.image and not options.text.strip() and not options.context:
             raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --data.test SOURCE.")
+        check_image(options.model, options.image, "ask about all its images with --data.test FOLDER")
         return user_path(options.output)
     if options.context:
         raise UserError("The contexts of --data.test are columns of its rows: leave out --context.")
@@ -176,10 +178,18 @@ def given_contexts(predictor: Predictor, values: dict[str, str]) -> dict[str, An
     return given
 
 
-def check_image(predictor: Predictor, image: str, instead: str) -> None:
-    """Refuse a folder in place of an image; that of a video may be a folder of frames."""
-    if image and Path(image).is_dir() and predictor.model.config.frames == 1:
+def check_image(model: str, image: str, instead: str) -> None:
+    """Refuse a folder in place of an image, unless the model sees videos, which may be folders of frames."""
+    if image and Path(image).is_dir() and not sees_videos(model):
         raise UserError(f"--image {image} is a folder, not an image file; {instead}.")
+
+
+def sees_videos(model: str) -> bool:
+    """Whether the configuration of a model says that it sees videos; a model that is not there is named later."""
+    try:
+        return ImageTextConfig.from_pretrained(find_model(model)).frames > 1
+    except (UserError, OSError):
+        return False
 
 
 def open_source(
@@ -252,9 +262,9 @@ def run_explain(options: Explain) -> None:
         raise UserError("Give --image FILE, --text TEXT or both.")
     if not options.matrices and (options.head is not None or options.level is not None):
         raise UserError("--head and --level choose a matrix of attention: add --matrices true.")
+    check_image(options.model, options.image, "explain shows one image")
     output = ready_file(user_path(options.output), PICTURES)
     predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
-    check_image(predictor, options.image, "explain shows one image")
     found = predictor.explain(
         options.image or None,
         options.text or None,
