@@ -53,13 +53,14 @@ def losses(run_dir: Path) -> list[float]:
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_from_stored_sounds_gives_the_results_of_training_without_them(tmp_path, precision):
     runs = {"stored": [], "computed": ["--train.cache_features", "false"]}
+    fast = ["--train.learning_rate", "0.01", "--train.epochs", "4", "--train.mixed_precision", precision]
     for name, more in runs.items():
-        train.main(command(tmp_path / name, "--train.mixed_precision", precision, *more))
-    assert losses(tmp_path / "stored") == pytest.approx(losses(tmp_path / "computed"), rel=5e-3)
+        train.main(command(tmp_path / name, *fast, *more))
+    assert losses(tmp_path / "stored") == pytest.approx(losses(tmp_path / "computed"), rel=1e-2)
     stored, computed = (
         pd.read_parquet(tmp_path / name / "evaluation/test/predictions.parquet")["probability"] for name in runs
     )
-    assert stored.to_numpy() == pytest.approx(computed.to_numpy(), abs=5e-3)
+    assert stored.to_numpy() == pytest.approx(computed.to_numpy(), abs=1e-2)
 
 
 def test_a_sound_is_decoded_once_in_all_epochs_and_runs(tmp_path, monkeypatch, decoded):
@@ -101,6 +102,7 @@ def built(tmp_path) -> tuple[ImageTextClassifier, InputCollate, Rows]:
     settings = parse_settings(command(tmp_path / "run"))
     prepared = prepare_data(settings.data, 0)
     model, processor = build(settings, prepared)
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)  # the sound matters
     rows = prepared.splits["train"]
     keys = list(rows.context_keys["sound"])
     (changed,) = write_columns([[key] for key in (None, keys[1], keys[1], *keys[3:])], 1)
