@@ -9,7 +9,7 @@ import soundfile
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from data.shapes import COLORS, PLACES, SEEDS, SHAPES, paint
+from data.shapes import COLORS, PLACES, SEEDS, SHAPES, light_color, paint
 
 TONES = dict(zip(COLORS, (220, 550, 1000, 1620, 2460, 3600), strict=True))
 """The pitch in Hz that means each colour, about equally spaced on the mel scale."""
@@ -115,7 +115,9 @@ def generate_clips(num_clips: int, seed: int):
     for number in range(num_clips):
         shape = rng.choice(SHAPES)
         path = dict(zip(rng.sample(PLACES, len(PLACES)), rng.sample(list(COLORS), len(PLACES)), strict=True))
-        frames = [paint({place: (color, shape)}, rng) for place, color in path.items() for _ in range(FRAMES_A_PLACE)]
+        scenes = [{place: (color, shape)} for place, color in path.items() for _ in range(FRAMES_A_PLACE)]
+        background = light_color(rng)
+        frames = [paint(scene, rng, background) for scene in scenes]
         image = as_gif(frames, f"{number}.gif")
         for row, place in enumerate(rng.sample(PLACES, len(PLACES))):
             sound = {"bytes": make_tone(TONES[path[place]], rng), "path": f"{number}_{row}.wav"}

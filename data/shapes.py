@@ -36,6 +36,7 @@ QUESTIONS = {
 }
 """(asked attribute, given attribute) → templates of the question."""
 SEEDS = {"train": 0, "validation": 1, "test": 2}
+Color = tuple[int, int, int]
 Scene = dict[str, tuple[str, str]]
 """Place → (colour, shape). All colours and all shapes differ, so that "the circle" is unambiguous."""
 
@@ -73,10 +74,9 @@ def draw_scene(rng: random.Random) -> Scene:
     return {place: (color, shape) for place, color, shape in zip(places, colors, shapes, strict=True)}
 
 
-def paint(scene: Scene, rng: random.Random) -> PILImage.Image:
+def paint(scene: Scene, rng: random.Random, background: Color | None = None) -> PILImage.Image:
     """Draw a scene: a light background, and each shape with random size, colour shift and position in its quarter."""
-    background = tuple(rng.randint(225, 250) for _ in range(3))
-    image = PILImage.new("RGB", (SIZE, SIZE), background)
+    image = PILImage.new("RGB", (SIZE, SIZE), background or light_color(rng))
     draw = ImageDraw.Draw(image)
     for place, (color, shape) in scene.items():
         side = rng.randint(18, 26)
@@ -85,6 +85,11 @@ def paint(scene: Scene, rng: random.Random) -> PILImage.Image:
         fill = tuple(max(0, min(255, c + rng.randint(-15, 15))) for c in COLORS[color])
         draw_shape(draw, shape, left, top, side, fill)
     return image
+
+
+def light_color(rng: random.Random) -> Color:
+    """A colour for a background."""
+    return rng.randint(225, 250), rng.randint(225, 250), rng.randint(225, 250)
 
 
 def draw_shape(draw: ImageDraw.ImageDraw, shape: str, left: int, top: int, side: int, fill: tuple) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -12,6 +13,8 @@ FRAMES = (1, 4, 9, 16)
 """Numbers of frames that fill a square sheet; 1 is a picture."""
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv", ".gif", ".apng")
 """File name endings of videos; the content decides whether a file is one."""
+SEQUENTIAL = 1000
+"""Frames of a video up to which it is decoded as a whole; in longer ones, the frames are sought."""
 MAX_SIDE = 640
 """Longer side of a frame in pixels; larger frames are reduced."""
 CONTAINERS = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (8, b"AVI "), (0, b"\x00\x00\x01\xba"), (0, b"FLV\x01"))
@@ -67,18 +70,34 @@ def video_frames(data: bytes, frames: int, max_pixels: int) -> list[Image.Image]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
             raise ValueError(f"{width}×{height} is more than the {max_pixels:,} pixels allowed")
-        number = sum(packet.size > 0 for packet in container.demux(stream))
-        wanted = set(frame_numbers(number, frames))
-        container.seek(0)
-        decoded = {
-            place: reduced(frame.to_image().rotate(frame.rotation, expand=True))
-            for place, frame in enumerate(container.decode(stream))
-            if place in wanted
-        }
-    if not decoded:
+        packets = [packet.pts for packet in container.demux(stream) if packet.size]
+        wanted, times = frame_numbers(len(packets), frames), sorted(time for time in packets if time is not None)
+        if len(packets) > SEQUENTIAL and len(times) == len(packets):
+            found = [frame_at(container, stream, times[number]) for number in wanted]
+        else:
+            found = decode_through(container, stream, wanted)
+    if not found:
         raise ValueError("a video without frames")
-    last = max(decoded)  # a damaged end gives fewer frames than packets
-    return [decoded[min(place, last)] for place in frame_numbers(number, frames)]
+    return [reduced(frame.to_image().rotate(frame.rotation, expand=True)) for frame in found]
+
+
+def decode_through(container: Any, stream: Any, wanted: Sequence[int]) -> list[Any]:
+    """The frames of these numbers, by decoding all; a damaged end has fewer, and the last stands for the rest."""
+    container.seek(0)
+    found = {number: frame for number, frame in enumerate(container.decode(stream)) if number in wanted}
+    return [found[min(number, max(found))] for number in wanted if found]
+
+
+def frame_at(container: Any, stream: Any, time: int) -> Any:
+    """The first frame from a time on, in units of the stream, decoded from the key frame before it."""
+    container.seek(time, stream=stream)
+    frame = None
+    for frame in container.decode(stream):
+        if frame.pts is not None and frame.pts >= time:
+            break
+    if frame is None:
+        raise ValueError("a video that cannot be decoded to its end")
+    return frame
 
 
 def reduced(frame: Image.Image) -> Image.Image:

@@ -58,6 +58,14 @@ def test_evenly_spaced_frames_come_in_their_order(kind, tmp_path):
     assert greys(sheet, 4) == [1, 4, 7, 10]
 
 
+@pytest.mark.parametrize("kind", ["mp4", "avi", "matroska"])
+def test_frames_of_a_long_video_are_sought(kind, monkeypatch):
+    video = make_video(frames(12) * 4, kind)
+    whole = decode_image(video, frames=9)
+    monkeypatch.setattr("data.videos.SEQUENTIAL", 10)
+    assert decode_image(video, frames=9).tobytes() == whole.tobytes()
+
+
 def test_a_short_video_repeats_frames_in_order():
     assert greys(decode_image(animated(frames(2)), frames=4), 4) == [0, 0, 1, 1]
 
