@@ -57,9 +57,9 @@ def main() -> None:
                 started = clock()
                 results[threshold] = predict(model, batches)
                 seconds[threshold].append(clock() - started)
-    levels = "".join(f" level {level} runs |" for level in model.levels)
-    print(f"| threshold |{levels} work behind gates | accuracy | seconds | relative to all open |")
-    print("| --- |" + " --- |" * (len(model.levels) + 4))
+    names = "".join(f" fusion {name} runs |" for name in model.fusions)
+    print(f"| threshold |{names} work behind gates | accuracy | seconds | relative to all open |")
+    print("| --- |" + " --- |" * (len(model.fusions) + 4))
     for threshold in THRESHOLDS:
         accuracy, work, shares = results[threshold]
         ratio = statistics.median(

@@ -204,7 +204,7 @@ def architecture() -> str:
 
 
 def contexts() -> str:
-    """Contexts of every kind, whose slots the map of a picture or of a video attends to together."""
+    """Contexts of every kind, whose slots the map of a picture or of a video reads in turn."""
     rows = [
         ("text", "“has it grown?”", "text encoder", "any HuggingFace model"),
         ("second picture", "the earlier X-ray", "image encoder", "shared, or one of its own"),
@@ -234,7 +234,7 @@ def contexts() -> str:
         label(466, lower + 44, "7×7 map; frames pooled", "small"),
         label(466, lower + 60, "by attention over time", "small"),
         grid(444, lower - 21, 6, texture),
-        box(716, lower, 180, high, "cross-attention", "reads all slots together"),
+        box(716, lower, 180, high, "cross-attention", "one context after the other"),
         arrow((187, lower), (226, lower)),
         arrow((409, lower), (440, lower)),
         arrow((488, lower), (624, lower)),
@@ -243,4 +243,4 @@ def contexts() -> str:
         arrow((807, lower), (846, lower)),
         box(906, lower, 116, high, "classifier", "the answer"),
     ]
-    return svg(972, 492, parts, "Contexts of every kind, read together by cross-attention")
+    return svg(972, 492, parts, "Contexts of every kind, read one after the other by cross-attention")

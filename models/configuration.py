@@ -93,5 +93,5 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
 
     @property
     def num_contexts(self) -> int:
-        """Number of contexts that the image attends to together."""
+        """Number of contexts that the image attends to."""
         return int(self.has_text) + len(self.contexts or ())

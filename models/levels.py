@@ -20,7 +20,9 @@ ImageEncoder = VGG16Encoder | BackboneEncoder
 class LevelFusions(nn.ModuleDict):
     """The fusions of a classifier by level, and the pass through them and the blocks that follow each.
 
-    Pairs share the map of their image until their first fusion; from there on each pair has a map of its own.
+    Pairs share the map of their image until their first fusion; from there on each pair has a map of its own. Several
+    contexts are read one after the other, each by a fusion of its own. All together in one attention they were learned
+    less well (docs/context.md).
 
     Args:
         config: levels, fusion, attention and gates.
@@ -30,8 +32,9 @@ class LevelFusions(nn.ModuleDict):
         - maps: ``(I, D, h, w)``, the maps at the first level
         - contexts: ``(T, 512, 7, 7)``; of K contexts ``(T, 512, 7·K, 7)``
         - image_index, text_index: ``(B,)`` int64, the rows of ``maps`` and ``contexts`` of each pair
-        - returns: the fused maps after the last block ``(B, D', h', w')``; the attention weights of each level, or
-          ``None``; and, if gated, the gates ``(B, levels)`` and the share of work done ``(B,)``, else ``None``
+        - returns: the fused maps after the last block ``(B, D', h', w')``; the attention weights of each level over
+          the slots of all contexts ``(B, H, N, 49 · K)``, which sum to 1 over those of one, or ``None``; and, if gated,
+          the gates ``(B, levels · K)`` and the share of work done ``(B,)``, else ``None``
 
     Raises:
         UserError: levels, heads or kinds of attention that do not go together.
@@ -40,8 +43,11 @@ class LevelFusions(nn.ModuleDict):
     def __init__(self, config: ImageTextConfig, image_encoder: ImageEncoder):
         check_fusion(config.fusion, config.attention, config.gated)
         levels = check_levels(config.levels)
-        super().__init__({str(level): build_level(config, image_encoder, level) for level in levels})
+        number = max(1, config.num_contexts)
+        names = [fusion_name(level, context) for level in levels for context in range(number)]
+        super().__init__({name: build_level(config, image_encoder, int(name.partition("_")[0])) for name in names})
         self.levels = levels
+        self.num_contexts = number
         self.gated = config.gated
         self.costs = self.count_costs(image_encoder, config.image_size) if config.gated else None
 
@@ -58,14 +64,17 @@ class LevelFusions(nn.ModuleDict):
         attentions: list[Tensor] = []
         gates: list[Tensor] = []
         for level, next_level in pairwise((*self.levels, LAST)):
-            fusion = self[str(level)]
-            if self.gated:
-                maps, rows, weights, gate = fusion(maps, contexts, output_attentions, rows, text_index)
-                gates.append(gate)
-            else:
-                maps, weights = fusion(maps, contexts, output_attentions, rows, text_index)
-                rows = None
-            attentions += [] if weights is None else [weights]
+            of_level: list[Tensor] = []
+            for number, slots in enumerate(contexts.chunk(self.num_contexts, dim=2)):
+                fusion = self[fusion_name(level, number)]
+                if self.gated:
+                    maps, rows, weights, gate = fusion(maps, slots, output_attentions, rows, text_index)
+                    gates.append(gate)
+                else:
+                    maps, weights = fusion(maps, slots, output_attentions, rows, text_index)
+                    rows = None
+                of_level += [] if weights is None else [weights]
+            attentions += [torch.cat(of_level, dim=-1)] if of_level else []
             maps = image_encoder.run(maps, level, next_level)
         maps = take(maps, rows)
         if self.costs is None:
@@ -74,7 +83,7 @@ class LevelFusions(nn.ModuleDict):
         return maps, tuple(attentions) or None, all_gates, gated_work(all_gates, *self.costs)
 
     def count_costs(self, image_encoder: ImageEncoder, image_size: int) -> tuple[list[float], list[int]]:
-        """Multiplications of each level's fusion per pair, and of the blocks up to the next level per map.
+        """Multiplications of each fusion per pair, and of the blocks between it and the next fusion per map.
 
         A fusion's are estimated as its weights times the mean of the numbers of positions and of slots.
         """
@@ -82,27 +91,28 @@ class LevelFusions(nn.ModuleDict):
         for level, next_level in pairwise((*self.levels, LAST)):
             layers = [layer for layer in self[str(level)].modules() if isinstance(layer, nn.Linear)]
             weights = sum(layer.weight.numel() for layer in layers)
-            fusions.append(weights * (image_encoder.side(image_size, level) ** 2 + GRID**2) / 2)
-            blocks.append(image_encoder.work(image_size, level, next_level))
+            work = weights * (image_encoder.side(image_size, level) ** 2 + GRID**2) / 2
+            fusions += [work] * self.num_contexts
+            blocks += [0] * (self.num_contexts - 1) + [image_encoder.work(image_size, level, next_level)]
         return fusions, blocks
 
 
 def check_contexts(config: ImageTextConfig) -> None:
-    """Refuse a fusion without a context, and attention that needs the slots of one.
+    """Refuse a fusion without a context.
 
     Raises:
-        UserError: a fusion with nothing, or window attention with several contexts.
+        UserError: a fusion with nothing.
     """
     if not config.num_contexts and config.fusion != "none":
         raise UserError(
             f"The fusion {config.fusion} needs a context, and the model has neither a text nor another one. Name one "
             "with --context.NAME KIND, or classify the image alone: --model.fusion none."
         )
-    if config.attention == "window" and config.num_contexts > 1:
-        raise UserError(
-            f"Window attention needs the 7×7 slots of one context; the model has {config.num_contexts}. Choose another "
-            "--model.attention."
-        )
+
+
+def fusion_name(level: int, context: int) -> str:
+    """The name of the fusion with a context, counted from 0, after a block of the image encoder."""
+    return f"{level}_{context + 1}" if context else str(level)
 
 
 def build_level(config: ImageTextConfig, image_encoder: ImageEncoder, level: int) -> nn.Module:
@@ -113,7 +123,7 @@ def build_level(config: ImageTextConfig, image_encoder: ImageEncoder, level: int
     check_contexts(config)
     attend = build_attention(
         config.attention,
-        GRID * GRID * max(1, config.num_contexts) + positions,
+        GRID * GRID + positions,
         window=config.attention_window,
         top_k=config.attention_top_k,
         rank=config.attention_rank,

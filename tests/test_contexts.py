@@ -6,6 +6,8 @@ import torch
 import yaml
 
 from app.settings_parser import parse_settings
+from app.studies.data_checks import contradictions
+from data import LabelFormat, prepare_data
 from data.contexts import ContextCell, collate_features, encode_features, fit_features, read_cell
 from data.errors import UserError
 from data.settings import ContextSettings, DataSettings, NamedContext
@@ -138,7 +140,8 @@ def model() -> ImageTextClassifier:
     text |= {"num_attention_heads": 1, "intermediate_size": 32}
     config = ImageTextConfig(image_size=32, text_config=text, num_labels=3, classifier="mixture", contexts=contexts)
     model = ImageTextClassifier(config)
-    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)  # it starts at zero
+    for fusion in model.fusions.values():
+        torch.nn.init.normal_(fusion.attention.out_proj.weight, std=0.1)  # it starts at zero
     return model.eval()
 
 
@@ -200,3 +203,10 @@ def test_settings_keep_contexts_as_a_configuration_holds_them(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump({"data": {"context": {"prior": {"kind": "image", "columns": ["before"]}}}}))
     assert parse_settings([str(file)]).data.context["prior"].columns == ["before"]
+
+
+def test_rows_with_other_contexts_are_told_apart():
+    prepared = prepare_data(DataSettings(train="tones:6", validation="tones:2", context={"sound": "audio"}), 0)
+    rows = prepared.splits["train"]
+    assert len(set(rows.input_keys())) == len(rows) == 24
+    assert not contradictions(rows, LabelFormat())

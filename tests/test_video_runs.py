@@ -72,6 +72,7 @@ def test_frozen_features_of_videos_give_the_answers_of_the_videos_themselves(fol
         train.main(command(folder, tmp_path / cached, *frozen, "--train.cache_features", cached))
         figures.append(pd.read_parquet(tmp_path / cached / "evaluation/test/predictions.parquet")["probability"])
     np.testing.assert_allclose(*figures, atol=2e-3)
+    train.main(command(folder, tmp_path / "nine", *frozen, "--data.frames", "9"))
 
 
 @pytest.mark.slow
