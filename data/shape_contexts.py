@@ -100,13 +100,16 @@ def generate_tones(num_images: int, seed: int):
 
 
 def make_clips(num_clips: int, split: str) -> Dataset:
-    """Draw clips of a shape that jumps and changes colour, each with tones: where had it the colour that is meant?
+    """Draw clips of a shape that jumps and changes colour: where had it this colour?
 
-    Columns image (an animated GIF), sound and label (the corner), a row for each corner; the pitch means a colour as in
-    `make_tones`. All four answers are equally likely whatever the clip shows, and whatever is heard, and no frame shows
-    more than one corner. The same split always gives the same rows.
+    Columns image (an animated GIF), text, sound and label (the corner), a row for each corner. The text names the
+    colour, and the pitch of the sound means it as in `make_tones`: each can be the context. All four answers are
+    equally likely whatever the clip shows, and whatever the context says, and no frame shows more than one corner. The
+    same split always gives the same rows.
     """
-    features = Features({"image": Image(decode=False), "sound": SOUND, "label": Value("string")})
+    features = Features(
+        {"image": Image(decode=False), "text": Value("string"), "sound": SOUND, "label": Value("string")}
+    )
     return Dataset.from_list(list(generate_clips(num_clips, SEEDS[split])), features=features)
 
 
@@ -121,7 +124,7 @@ def generate_clips(num_clips: int, seed: int):
         image = as_gif(frames, f"{number}.gif")
         for row, place in enumerate(rng.sample(PLACES, len(PLACES))):
             sound = {"bytes": make_tone(TONES[path[place]], rng), "path": f"{number}_{row}.wav"}
-            yield {"image": image, "sound": sound, "label": place}
+            yield {"image": image, "text": f"where was it {path[place]}?", "sound": sound, "label": place}
 
 
 def make_tone(pitch: float, rng: random.Random) -> bytes:
