@@ -134,7 +134,7 @@ def table_of_cache(folder: Path, sizes: Sizes, names: Sequence[str] = CACHED, ro
     for name in names:
         cached = training_steps(prepare(folder, name, sizes, *FROZEN))
         plain = training_steps(prepare(folder, name, sizes, *FROZEN, "--train.cache_features", "false"))
-        pairs = paired(rounds, partial(step_time, plain, sizes.steps), partial(step_time, cached, 4 * sizes.steps))
+        pairs = paired(rounds, partial(step_time, plain, sizes.steps), partial(step_time, cached, 2 * sizes.steps))
         before, after = (1000 * seconds for seconds in medians(pairs))
         ratio = with_quartiles([a / b for a, b in pairs])
         lines.append(f"| {name} | {before:.0f} | {after:.0f} | {ratio} |")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import importlib
 import io
+import math
 import os
 import re
 import stat
@@ -15,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from data.contact_sheet import contact_sheet
+from data.contact_sheet import contact_sheet, cut_sheet
 from data.dicom import is_dicom, num_pixels, open_dicom
 from data.errors import UserError
 from data.messages import excerpt
-from data.value_range import EIGHT_BIT, ValueRange, kind_of, measure, to_eight_bit
+from data.value_range import EIGHT_BIT, VALUE_STATS, ValueRange, choose_ranges, kind_of, measure, to_eight_bit
 from data.videos import MAX_SIDE, animation_frames, frame_files, is_video, reduced, video_frames
 
 FORMATS = {
@@ -43,6 +44,7 @@ BRANDS = {
 """Compatible brands in the ``ftyp`` box. AVIF comes first, because AVIF files may also list the general ``mif1``."""
 PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydicom", "video": "av"}
 """Packages for formats that Pillow cannot always read by itself."""
+NOT_AN_IMAGE = f"not a readable {', '.join(FORMATS)} image"
 MAX_PIXELS = 100_000_000
 MAX_PATH = 4096
 """Characters of a path, the limit of common systems."""
@@ -131,10 +133,11 @@ def decode_image(
     """
     if isinstance(image, Image.Image):
         with explain_decoder_errors(f"cannot convert a picture of mode {image.mode}"):
-            return to_upright_rgb(image, value_range)
+            picture = to_upright_rgb(image, value_range)
+            return picture if frames == 1 else as_sheet(picture, frames)
     parts = read_frames(image, frames)
-    with explain_decoder_errors():
-        return to_sheet(open_frames(parts, frames, max_pixels), value_range)
+    with explain_decoder_errors(what_is_expected(frames)):
+        return decode_parts(parts, max_pixels, value_range, frames)[0]
 
 
 def decode_and_measure(
@@ -145,35 +148,63 @@ def decode_and_measure(
     Returns:
         the picture, and its `data.value_range.VALUE_STATS`.
     """
-    with explain_decoder_errors():
-        images = open_frames(parts, frames, max_pixels)
-        return to_sheet(images, None), measure_together(images)
+    with explain_decoder_errors(what_is_expected(frames)):
+        return decode_parts(parts, max_pixels, None, frames)
 
 
-def open_frames(parts: Sequence[bytes], frames: int, max_pixels: int) -> list[Image.Image]:
-    """The frames of a video, or one picture, before they are converted to 8-bit RGB."""
+def what_is_expected(frames: int) -> str:
+    return NOT_AN_IMAGE if frames == 1 else "not a readable video, nor a sheet of frames"
+
+
+def decode_parts(
+    parts: Sequence[bytes], max_pixels: int, value_range: ValueRange, frames: int
+) -> tuple[Image.Image, tuple]:
+    """The picture or sheet in 8-bit RGB, and its `data.value_range.VALUE_STATS`, see `decode_image`.
+
+    Frames of more than 8 bits have one range together.
+    """
+    if frames == 1:
+        image = open_image(parts[0], max_pixels)
+        return to_upright_rgb(image, value_range), measure(image)
+    found: list[Image.Image] = []
+    stats: list[tuple] = []
+    for frame in open_frames(parts, frames, max_pixels):
+        stats.append(measure(frame))
+        found.append(frame if kind_of(frame) else reduced(to_upright_rgb(frame, None)))
+    together = measure_together(stats)
+    if value_range is None:
+        value_range = choose_ranges(np.array([together], dtype=VALUE_STATS))
+    sheet = contact_sheet([reduced(to_upright_rgb(frame, value_range)) if kind_of(frame) else frame for frame in found])
+    return (as_sheet(sheet, frames) if len(found) == 1 else sheet), together
+
+
+def open_frames(parts: Sequence[bytes], frames: int, max_pixels: int) -> Iterator[Image.Image]:
+    """The frames of a video one by one, before they are converted to 8-bit RGB; of a sheet, the sheet."""
     if len(parts) > 1:
-        return [open_image(data, max_pixels) for data in parts]
-    (data,) = parts
-    if is_video(data) and not image_brand(data):
-        if frames == 1:
-            raise BadImageError("a video, where a picture was expected; in training, --data.frames 9 reads videos")
+        yield from (open_image(data, max_pixels) for data in parts)
+    elif is_video(parts[0]) and not image_brand(parts[0]):
         with explain_missing_package("video"):
-            return video_frames(data, frames, max_pixels)
-    image = open_image(data, max_pixels)
-    return animation_frames(image, frames) if frames > 1 and getattr(image, "n_frames", 1) > 1 else [image]
+            yield from video_frames(parts[0], frames, max_pixels)
+    else:
+        image = open_image(parts[0], max_pixels)
+        is_animation = image.format == "GIF" or getattr(image, "n_frames", 1) > 1
+        yield from animation_frames(image, frames, max_pixels) if is_animation else [image]
 
 
-def to_sheet(images: Sequence[Image.Image], value_range: ValueRange) -> Image.Image:
-    """A picture in 8-bit RGB; several frames on a sheet."""
-    if len(images) == 1:
-        return to_upright_rgb(images[0], value_range)
-    return contact_sheet([reduced(to_upright_rgb(image, value_range)) for image in images])
+def as_sheet(picture: Image.Image, frames: int) -> Image.Image:
+    """A picture that is a sheet already, with its frames reduced.
+
+    Raises:
+        BadImageError: fewer pixels than frames.
+    """
+    if min(picture.size) < math.isqrt(frames):
+        raise BadImageError(f"{picture.width}×{picture.height} pixels, too few for a sheet of {frames} frames")
+    return contact_sheet([reduced(frame) for frame in cut_sheet(picture, frames)])
 
 
-def measure_together(images: Sequence[Image.Image]) -> tuple:
+def measure_together(stats: Sequence[tuple]) -> tuple:
     """`data.value_range.VALUE_STATS` of the frames of a video, which are all of one kind or of 8 bits."""
-    kinds, lows, highs, finite = zip(*(measure(image) for image in images), strict=True)
+    kinds, lows, highs, finite = zip(*stats, strict=True)
     if max(kinds) < 0:
         return EIGHT_BIT
     return max(kinds), float(np.nanmin(lows)), float(np.nanmax(highs)), all(finite)
@@ -199,6 +230,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     if is_dicom(data):
         with explain_missing_package("DICOM"):
             return open_dicom(data, max_pixels)
+    if is_video(data) and not image_brand(data):
+        raise BadImageError("a video, where a picture was expected; in training, --data.frames 9 reads videos")
     image = read_header(data)
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
@@ -214,16 +247,17 @@ def read_header(data: bytes) -> Image.Image:
 
 
 def count_pixels(image: str | Path | bytes, frames: int = 1) -> int:
-    """Number of pixels according to the header; 0 if it cannot be read. A sheet of a video counts as the largest."""
+    """Number of pixels according to the header; 0 if it cannot be read. Of a video at least those of a large sheet."""
+    least = frames * MAX_SIDE**2 if frames > 1 else 0
     try:
         with explain_decoder_errors():
             data = read_image(image)
-            if frames > 1:
-                return frames * MAX_SIDE**2
             if is_dicom(data):
                 return num_pixels(data)
+            if frames > 1 and is_video(data) and not image_brand(data):
+                return least
             with read_header(data) as opened:
-                return opened.width * opened.height
+                return max(least, opened.width * opened.height)
     except BadImageError:
         return 0
 
@@ -265,7 +299,7 @@ def explain_missing_package(image_format: str) -> Iterator[None]:
 
 
 @contextmanager
-def explain_decoder_errors(what: str = f"not a readable {', '.join(FORMATS)} image") -> Iterator[None]:
+def explain_decoder_errors(what: str = NOT_AN_IMAGE) -> Iterator[None]:
     """Convert exceptions of decoders, which may be of any type, to `BadImageError`."""
     try:
         yield

@@ -78,16 +78,19 @@ def open_video_sound(data: bytes) -> Iterator[Soundtrack]:
         raise UserError("the sound of a video, which needs: pip install av") from error
 
     def parts() -> Iterator[np.ndarray]:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=stream.rate)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=stream.rate)
         for frame in container.decode(stream):
-            yield from (mono.to_ndarray()[0] for mono in resampler.resample(frame))
-        yield from (mono.to_ndarray()[0] for mono in resampler.resample(None))
+            yield from (planar.to_ndarray().mean(axis=0) for planar in resampler.resample(frame))
+        yield from (planar.to_ndarray().mean(axis=0) for planar in resampler.resample(None))
 
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
             if not container.streams.audio:
                 raise UserError("a video without sound")
             stream = container.streams.audio[0]
-            yield Soundtrack(stream.rate, (container.duration or 0) / av.time_base, parts())
+            seconds = (container.duration or 0) / av.time_base
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
+            yield Soundtrack(stream.rate, seconds, parts())
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error

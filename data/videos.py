@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ from PIL import Image
 
 FRAMES = (1, 4, 9, 16)
 """Numbers of frames that fill a square sheet; 1 is a picture."""
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv", ".gif", ".apng")
-"""File name endings of videos; the content decides whether a file is one."""
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv"),
+    *(".gif", ".apng", ".webp", ".tif", ".tiff"),
+)
+"""File name endings of videos and of animated pictures; the content decides whether a file is one."""
 SEQUENTIAL = 1000
-"""Frames of a video up to which it is decoded as a whole; in longer ones, the frames are sought."""
+"""Frames of a video up to which it is decoded as a whole; in longer ones with key frames as dense, they are sought."""
+MOST = 0.9
+"""Share of the frames that must be decoded; some formats have a few packets that are not shown."""
 MAX_SIDE = 640
 """Longer side of a frame in pixels; larger frames are reduced."""
 CONTAINERS = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (8, b"AVI "), (0, b"\x00\x00\x01\xba"), (0, b"FLV\x01"))
@@ -32,33 +39,45 @@ def frame_numbers(number: int, frames: int) -> list[int]:
 
 
 def frame_files(folder: str | Path, endings: Sequence[str], frames: int) -> list[Path]:
-    """Evenly spaced files of a folder of frames, in the order of their names; numbers in names need leading zeros.
+    """Evenly spaced files of a folder of frames, in the order of their names; numbers in them count as numbers.
 
     Raises:
-        ValueError: a folder without pictures.
+        ValueError: a folder without pictures, or with links that lead out of it.
     """
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in endings)
+    files = [path for path in Path(folder).iterdir() if path.suffix.lower() in endings]
     if not files:
         raise ValueError("a folder without pictures, where frames of a video were expected")
+    place = os.path.realpath(folder)
+    if outside := [path.name for path in files if os.path.dirname(os.path.realpath(path)) != place]:
+        raise ValueError(f"its file {outside[0]} is a link that leads out of the folder")
+    files.sort(key=lambda path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)])
     return [files[number] for number in frame_numbers(len(files), frames)]
 
 
-def animation_frames(image: Image.Image, frames: int) -> list[Image.Image]:
-    """Evenly spaced frames of an animated or multi-page picture."""
-    found = []
-    for number in frame_numbers(image.n_frames, frames):  # type: ignore[attr-defined]
+def animation_frames(image: Image.Image, frames: int, max_pixels: int) -> Iterator[Image.Image]:
+    """Evenly spaced frames of an animated or multi-page picture.
+
+    Raises:
+        ValueError: a frame with too many pixels.
+    """
+    for number in frame_numbers(getattr(image, "n_frames", 1), frames):
         image.seek(number)
-        found.append(image.copy())
-    return found
+        check_pixels(*image.size, max_pixels)
+        yield image.copy()
 
 
-def video_frames(data: bytes, frames: int, max_pixels: int) -> list[Image.Image]:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{width}×{height} is more than the {max_pixels:,} pixels allowed")
+
+
+def video_frames(data: bytes, frames: int, max_pixels: int) -> Iterator[Image.Image]:
     """Evenly spaced frames of a video file, decoded by PyAV, upright.
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: a file without frames, or whose frames have too many pixels. PyAV raises other exceptions for
-            damaged files.
+        ValueError: a file without frames or with a damaged end, or frames with too many pixels. PyAV raises other
+            exceptions for damaged files.
     """
     import av
 
@@ -67,37 +86,43 @@ def video_frames(data: bytes, frames: int, max_pixels: int) -> list[Image.Image]
             raise ValueError("a file without a video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > max_pixels:
-            raise ValueError(f"{width}×{height} is more than the {max_pixels:,} pixels allowed")
-        packets = [packet.pts for packet in container.demux(stream) if packet.size]
-        wanted, times = frame_numbers(len(packets), frames), sorted(time for time in packets if time is not None)
-        if len(packets) > SEQUENTIAL and len(times) == len(packets):
-            found = [frame_at(container, stream, times[number]) for number in wanted]
-        else:
-            found = decode_through(container, stream, wanted)
-    if not found:
-        raise ValueError("a video without frames")
-    return [reduced(frame.to_image().rotate(frame.rotation, expand=True)) for frame in found]
+        check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if not packets:
+            raise ValueError("a video without frames")
+        wanted = frame_numbers(len(packets), frames)
+        times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        dense = sum(packet.is_keyframe for packet in packets) * SEQUENTIAL > len(packets)
+        can_seek = len(packets) > SEQUENTIAL and dense and len(times) == len(packets)
+        sought = (frame_at(container, stream, times[number]) for number in wanted)
+        for frame in sought if can_seek else decode_through(container, stream, wanted):
+            check_pixels(frame.width, frame.height, max_pixels)
+            yield frame.to_image().rotate(frame.rotation, expand=True)
 
 
-def decode_through(container: Any, stream: Any, wanted: Sequence[int]) -> list[Any]:
-    """The frames of these numbers, by decoding all; a damaged end has fewer, and the last stands for the rest."""
+def decode_through(container: Any, stream: Any, wanted: Sequence[int]) -> Iterator[Any]:
+    """The frames of these numbers, in ascending order, by decoding all."""
     container.seek(0)
-    found = {number: frame for number, frame in enumerate(container.decode(stream)) if number in wanted}
-    return [found[min(number, max(found))] for number in wanted if found]
+    left, last = list(wanted), None
+    for number, frame in enumerate(container.decode(stream)):
+        last = frame
+        while left and left[0] == number:
+            yield frame
+            left.pop(0)
+        if not left:
+            return
+    if last is None or number < MOST * left[0]:
+        raise ValueError("a video that is damaged: only its beginning can be decoded")
+    yield from [last] * len(left)
 
 
 def frame_at(container: Any, stream: Any, time: int) -> Any:
     """The first frame from a time on, in units of the stream, decoded from the key frame before it."""
     container.seek(time, stream=stream)
-    frame = None
     for frame in container.decode(stream):
         if frame.pts is not None and frame.pts >= time:
-            break
-    if frame is None:
-        raise ValueError("a video that cannot be decoded to its end")
-    return frame
+            return frame
+    raise ValueError("a video that is damaged: only its beginning can be decoded")
 
 
 def reduced(frame: Image.Image) -> Image.Image:

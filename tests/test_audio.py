@@ -119,8 +119,15 @@ def test_the_sound_of_a_video_is_taken():
     assert len(found) == pytest.approx(16000, abs=2048)
     assert pitch_of(found[:16000], 16000) == pytest.approx(440, abs=5)
     assert len(decode_sound(data, 8000, seconds=0.5)) == pytest.approx(4000, abs=2)
-    assert sound_seconds(data) == pytest.approx(1, abs=0.2)
+    assert np.abs(found).max() == pytest.approx(0.5, abs=0.05)
+    assert sound_seconds(make_video([Image.new("RGB", (32, 32))] * 50, sound=samples)) == pytest.approx(1, abs=0.2)
     check_sound(data)
+
+
+def test_the_channels_of_a_video_are_averaged():
+    samples = tone(1, 16000)[:, 0]
+    stereo = make_video([Image.new("RGB", (32, 32))], sound=np.stack([samples, samples]))
+    assert np.abs(decode_sound(stereo, 16000)[1000:15000]).max() == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_path_outside_the_folder_is_refused_if_paths_are_confined(tmp_path):

@@ -83,7 +83,7 @@ def test_a_format_whose_library_is_missing_names_the_package(monkeypatch, tmp_pa
 
 
 def test_a_video_is_not_an_image():
-    with pytest.raises(BadImageError, match="not a readable"):
+    with pytest.raises(BadImageError, match="a video, where a picture was expected"):
         decode_image(b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + b"\0" * 100)
 
 

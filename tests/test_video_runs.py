@@ -95,6 +95,28 @@ def test_file_folder_sheet_and_array_of_a_clip_get_the_same_answer(run, folder):
 
 
 @pytest.mark.slow
+def test_an_array_of_frames_is_padded_as_the_file_is(run, folder):
+    predictor = Predictor.from_pretrained(run, precision="no")
+    predictor.processor.fit = "letterbox"
+    pictures = [Image.new("RGB", (40, 24), color) for color in ("red", "blue", "green", "white")]
+    pictures[0].save(folder.parent / "wide.gif", save_all=True, append_images=pictures[1:])
+    array = np.stack([np.asarray(picture) for picture in pictures])
+    one, other = (predictor.prepare([(video, None)])[0].image for video in (folder.parent / "wide.gif", array))
+    assert one.size == other.size == (80, 80)
+    assert one.tobytes() == other.tobytes()
+    with pytest.raises(UserError, match="has no frames"):
+        predictor(array[:0])
+
+
+@pytest.mark.slow
+def test_the_frames_of_videos_are_not_augmented(folder, tmp_path):
+    with pytest.raises(UserError, match="not the frames of videos"):
+        train.run_training(
+            train.parse_settings(command(folder, tmp_path, "--data.frames", "4", "--train.augment", "true"))
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient", "occlusion", "readout"])
 def test_evidence_falls_on_the_frames(run, folder, method):

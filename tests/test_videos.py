@@ -46,6 +46,14 @@ def as_folder(pictures: list[Image.Image], folder: Path) -> Path:
     return folder
 
 
+def linked(folder: Path) -> Path:
+    """A folder of frames, one of which is a link to a picture outside."""
+    as_folder(frames(3), folder)
+    Image.new("RGB", SIZE).save(folder.parent / "outside.png")
+    (folder / "9.png").symlink_to(folder.parent / "outside.png")
+    return folder
+
+
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "mp4", "avi", "matroska", "folder"])
 def test_evenly_spaced_frames_come_in_their_order(kind, tmp_path):
     pictures = frames(12)
@@ -79,6 +87,22 @@ def test_frames_are_spread_over_the_whole_video(number, wanted):
     assert number - 1 - number / wanted <= chosen[-1] < number
 
 
+def test_frames_are_sorted_by_their_numbers(tmp_path):
+    for number, picture in enumerate(frames(12), start=1):
+        picture.save(tmp_path / f"{number}.png")
+    assert greys(decode_image(tmp_path, frames=4), 4) == [1, 4, 7, 10]
+
+
+def test_an_animation_of_one_frame_repeats_it():
+    assert greys(decode_image(animated(frames(4)[3:]), frames=4), 4) == [3] * 4
+
+
+def test_every_page_counts_for_the_limit_of_pixels():
+    pages = animated([Image.new("RGB", (8, 8)), Image.new("RGB", (300, 300))], "TIFF")
+    with pytest.raises(BadImageError, match="300×300 is more than"):
+        decode_image(pages, 1000, frames=4)
+
+
 def test_a_picture_is_taken_for_a_sheet():
     sheet = decode_image(animated(frames(12)), frames=9)
     file = io.BytesIO()
@@ -102,6 +126,8 @@ def test_frames_of_sixteen_bits_are_measured_together(tmp_path):
     assert stats == (0, 100, 3000, True)
     grey = np.asarray(decode_image(folder, frames=4, value_range=[100, 3000]))
     assert (grey[0, 0, 0], grey[-1, -1, 0]) == (0, 255)
+    grey = np.asarray(decode_image(folder, frames=4))
+    assert grey[0, 0, 0] < grey[-1, -1, 0] / 20, "one range for all frames"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +135,9 @@ def test_frames_of_sixteen_bits_are_measured_together(tmp_path):
     [
         (lambda folder: make_video([], sound=np.zeros(1024)), "without a video stream"),
         (lambda folder: as_folder([], folder / "empty"), "a folder without pictures"),
-        (lambda folder: make_video(frames(12))[:200], "not a readable"),
+        (lambda folder: make_video(frames(12))[:200], "not a readable video"),
+        (lambda folder: animated([Image.new("RGB", (2, 2))], "PNG"), "too few for a sheet of 9 frames"),
+        (lambda folder: linked(folder / "linked"), "a link that leads out of the folder"),
         (lambda folder: make_video([Image.new("RGB", (640, 480))] * 2), "more than the 200,000 pixels allowed"),
         (
             lambda folder: as_folder([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], folder / "mixed"),
@@ -119,7 +147,7 @@ def test_frames_of_sixteen_bits_are_measured_together(tmp_path):
 )
 def test_a_video_that_cannot_be_read_is_named(video, message, tmp_path):
     with pytest.raises(BadImageError, match=message):
-        decode_image(video(tmp_path), 200_000, frames=4)
+        decode_image(video(tmp_path), 200_000, frames=9)
 
 
 def test_a_video_among_pictures_says_how_videos_are_read():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from app.inference.download import fetch, is_url
-from data import BadImageError
+from data import BadImageError, decode_image
 from data.contact_sheet import contact_sheet
 from data.errors import UserError
 from data.images import content_key, read_image
@@ -75,8 +75,10 @@ class Pictures:
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             return os.fsdecode(image)
         if isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4:
+            if not len(image):
+                raise BadImageError(f"an array of shape {tuple(image.shape)} has no frames")
             pictures = [read_image_input(image[number]) for number in frame_numbers(len(image), self.frames)]
-            return contact_sheet([reduced(self.decode(picture)) for picture in pictures if picture is not None])
+            return contact_sheet([reduced(decode_image(picture)) for picture in pictures if picture is not None])
         return read_image_input(image, self.fetch_urls)
 
     def add(self, image: str | bytes | Image.Image) -> tuple[str, Image.Image]:

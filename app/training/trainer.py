@@ -88,7 +88,7 @@ class Training:
             UserError: settings that do not fit together or do not fit the data.
         """
         options, rows = settings.train, data.splits["train"]
-        check_options(options, settings.model)
+        check_options(options, settings.model, settings.data.frames)
         scales = learning_rate_scales(options, settings.model)
         if options.lora_rank:
             check_lora(scales, settings.model)
@@ -220,8 +220,10 @@ def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[s
     return {"text_encoder": text, "image_encoder": image, "audio_encoder": audio} | given
 
 
-def check_options(options: TrainSettings, model: ModelSettings) -> None:
-    """Refuse a loss term whose part of the model does not exist."""
+def check_options(options: TrainSettings, model: ModelSettings, frames: int = 1) -> None:
+    """Refuse a loss term whose part of the model does not exist, and augmentation of the frames of a video."""
+    if options.augment and frames > 1:
+        raise UserError("--train.augment turns and moves pictures, not the frames of videos: leave it out.")
     if options.attention_penalty and model.fusion != "cross":
         raise UserError(
             f"--train.attention_penalty needs the attention weights of --model.fusion cross, not of {model.fusion}."

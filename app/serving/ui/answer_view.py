@@ -108,7 +108,7 @@ def model_inputs(predictor: Predictor, example: Example) -> dict[str, str | None
     """The picture at the size of the model, and how much of the text the model reads, for the template."""
     picture, size = None, ""
     if isinstance(example.image, Image.Image):
-        picture, side = to_data_uri(model_input(predictor.processor, example.image)), predictor.model.config.image_size
+        picture, side = to_data_uri(model_input(predictor.processor, example.image)), predictor.model.config.input_size
         size = f"{example.image.width} × {example.image.height} px, resized to {side} × {side}"
     if example.text is None:
         return {"input_picture": picture, "input_size": size, "input_text": "No text."}
