@@ -30,7 +30,7 @@ class LooksAtOneCell(ImageTextClassifier):
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.config = SimpleNamespace(label_type="single", contexts=None, value_range=None)
+        self.config = SimpleNamespace(label_type="single", contexts=None, value_range=None, frames=1)
         self.pictures: list[torch.Tensor] = []
         self.passes = 0
         self.eval()

@@ -70,10 +70,10 @@ def test_a_run_with_lora_resumes_after_an_interruption_and_saves_a_model_without
 
     validate = app.training.fit.validate
 
-    def stop_after_one_epoch(settings, data, training, accelerator, run, progress, bar):
+    def stop_after_one_epoch(settings, data, training, accelerator, run, progress, *rest):
         if progress.epoch == 1:
             raise KeyboardInterrupt
-        validate(settings, data, training, accelerator, run, progress, bar)
+        validate(settings, data, training, accelerator, run, progress, *rest)
 
     monkeypatch.setattr(app.training.fit, "validate", stop_after_one_epoch)
     with pytest.raises(KeyboardInterrupt):

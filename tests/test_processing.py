@@ -192,7 +192,7 @@ def test_a_processor_that_was_saved_before_loads_and_gives_the_same(processor, t
     """Folders of earlier versions have no options of the call."""
     processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "processor_config.json").read_text())
-    assert saved.keys() == {"image_processor", "processor_class", "fit"}
+    assert saved.keys() == {"image_processor", "processor_class", "fit", "frames"}
     assert saved["processor_class"] == "ImageTextProcessor"
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(loaded, ImageTextProcessor)

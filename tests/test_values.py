@@ -138,9 +138,9 @@ def float_run(shapes_folder, tmp_path_factory):
     save_as(shapes_folder, folder, lambda grey, number: grey, "float32")
     ranges = []
 
-    def decode(image, *limits, value_range):
+    def decode(image, *limits, value_range, **options):
         ranges.append(value_range)
-        return decode_image(image, *limits, value_range=value_range)
+        return decode_image(image, *limits, value_range=value_range, **options)
 
     with pytest.MonkeyPatch.context() as patch, blank_charts():
         patch.setattr("data.collate.decode_image", decode)
