@@ -17,6 +17,8 @@ def make_video(pictures: list[Image.Image], kind: str = "mp4", sound: np.ndarray
         audio = None if sound is None else container.add_stream("aac", rate=16000, layout=layout)
         if video is not None:
             (video.width, video.height), video.pix_fmt = pictures[0].size, "yuv420p"
+            video.codec_context.gop_size = 25  # frames from one key frame to the next, also where the picture changes
+            video.codec_context.options = {"sc_threshold": "1000000000"}
             for picture in pictures:
                 container.mux(video.encode(av.VideoFrame.from_image(picture)))
             container.mux(video.encode())
