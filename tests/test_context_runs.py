@@ -18,7 +18,7 @@ from live import live
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from tiny import TINY, shared_encoder
+from tiny import TINY, arguments, shared_encoder
 
 import eval as evaluation
 import train
@@ -49,8 +49,7 @@ def folder(shapes_folder, tmp_path_factory):
 
 
 def command(folder, run, *options: str) -> list[str]:
-    named = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv"), "--run_dir", str(run)]
-    return [*named, *TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1", *options]
+    return arguments(folder, run, "--train.epochs", "1", *options)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from tiny import TINY, shared_encoder
+from tiny import arguments
 
 import eval as evaluation
 import train
@@ -43,8 +43,7 @@ def frames_of(clip, folder):
 
 
 def command(folder, run, *options: str) -> list[str]:
-    named = ["--data.train", str(folder / "train.csv"), "--data.test", str(folder / "test.csv"), "--run_dir", str(run)]
-    return [*named, *TINY, "--model.image_encoder", shared_encoder(), "--train.epochs", "1", *options]
+    return arguments(folder, run, "--train.epochs", "1", *options)
 
 
 @pytest.fixture(scope="module")
