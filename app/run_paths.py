@@ -30,7 +30,7 @@ PATHS = (
     *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
     *(f"model.{name}" for name in ("init", "text_encoder", "audio_encoder", "image_encoder", "image_weights")),
 )
-"""Settings that can name a file or a folder."""
+"""Settings that can name a file or a folder; besides them, contexts can have an encoder (`context_encoders`)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Place:
     written: str
     path: str
     sha256: str | None = None
+
+
+def context_encoders(data: DataSettings) -> dict[str, str]:
+    """The image encoders that contexts have of their own, by the name of the setting."""
+    return {f"data.context.{context.name}.encoder": context.encoder for context in data.contexts() if context.encoder}
 
 
 def absolute(path: str) -> str:
@@ -55,7 +60,7 @@ def split_path(name: str, value: str) -> tuple[str, str]:
 
 def is_built_in(name: str, value: str) -> bool:
     """Whether a value names something built in, not a path or a Hub id."""
-    if name == "model.image_encoder":
+    if name == "model.image_encoder" or name.startswith("data.context."):
         return value == VGG16 or is_backbone_type(value)
     if name.startswith("model."):
         return value in ("scratch", "none", "imagenet")
@@ -65,8 +70,9 @@ def is_built_in(name: str, value: str) -> bool:
 def places_of(settings: Settings) -> dict[str, Place]:
     """The places of all existing paths in the settings, and of the run folder, by the name of the setting."""
     found = {"run_dir": Place(settings.run_dir, os.path.realpath(settings.run_dir))}
-    for name in PATHS:
-        path, _ = split_path(name, attrgetter(name)(settings) or "")
+    values = {name: attrgetter(name)(settings) or "" for name in PATHS} | context_encoders(settings.data)
+    for name, value in values.items():
+        path, _ = split_path(name, value)
         if path and os.path.exists(there := absolute(path)):
             found[name] = Place(path, there, sha256(Path(there)) if os.path.isfile(there) else None)
     return found
@@ -145,11 +151,16 @@ def find_all(run_dir: str | Path, settings: Settings) -> Settings:
         section, _, key = name.partition(".")
         if value := attrgetter(name)(settings):
             found[section][key] = find_path(run_dir, places, name, value)
+    context = dict(settings.data.context)
+    for name, value in context_encoders(settings.data).items():
+        given = context[key := name.split(".")[2]]
+        assert not isinstance(given, str)
+        context[key] = replace(given, encoder=find_path(run_dir, places, name, value))
     own = "run_dir" in places and settings.run_dir == places["run_dir"].written
     is_here = os.path.realpath(settings.run_dir) == os.path.realpath(run_dir)
     return replace(
         settings,
-        data=replace(settings.data, **found["data"]),
+        data=replace(settings.data, context=context, **found["data"]),
         model=replace(settings.model, **found["model"]),
         run_dir=str(run_dir) if own and not is_here else settings.run_dir,
     )

@@ -126,7 +126,7 @@ def decode_image(
         value_range: values of images of more than 8 bits that become black and white. By default the narrowest usual
             range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that contains all values of the image, or its lowest and
             highest value, see `data.value_range.range_of`.
-        frames: number of frames, one of `data.videos.FRAMES`.
+        frames: number of frames, one of `data.videos.FrameNumber`.
 
     Raises:
         BadImageError: missing, truncated, not one of `FORMATS`, without pixels, or larger than ``max_pixels``.

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.errors import UserError
 from data.paths import expand_home
+from data.videos import FrameNumber
 
 TEXT_SLICES = ("text_tokens", "text_cut")
 """Values of ``slice_by`` that are not columns: the text's number of tokens, and whether the model truncates it."""
@@ -48,7 +49,7 @@ class DataSettings:
     """Test rows, used once, after training."""
     image: str = "image"
     """Column with the path of the image (relative to image_root) or the image itself."""
-    frames: Literal[1, 4, 9, 16] = 1
+    frames: FrameNumber = 1
     """Number of frames, evenly spaced in time, that the model sees of each video in the image column: a video file, an
     animated picture or a folder of pictures. A single picture is taken for a sheet of frames. 1: the column holds
     pictures. See docs/context.md."""

@@ -55,10 +55,10 @@ def generate_pairs(num_pairs: int, seed: int):
 def make_cards(num_images: int, split: str, rows: int = 8) -> Dataset:
     """Draw pictures of one to four shapes, each with rows of a table: are there so many shapes on this side, yes or no?
 
-    Columns image, side (left or right), number (0 to 2), label, and text, a question that names the side. Both answers
-    are equally likely whatever the picture shows, and whatever the row says. The same split always gives the same rows.
+    Columns image, side (left or right), number (0 to 2) and label. Both answers are equally likely whatever the picture
+    shows, and whatever the row says. The same split always gives the same rows.
     """
-    words = {name: Value("string") for name in ("text", "side", "label")}
+    words = {name: Value("string") for name in ("side", "label")}
     features = Features({"image": Image(decode=False), "number": Value("int64"), **words})
     return Dataset.from_list(list(generate_cards(num_images, SEEDS[split], rows)), features=features)
 
@@ -74,8 +74,7 @@ def generate_cards(num_images: int, seed: int, rows: int):
             side, label = rng.choice(SIDES), rng.choice(("yes", "no"))
             others = [count for count in (0, 1, 2) if count != counts[side]]
             said = counts[side] if label == "yes" else rng.choice(others)
-            text = f"are there so many shapes on the {side}?"
-            yield {"image": image, "text": text, "side": side, "number": said, "label": label}
+            yield {"image": image, "side": side, "number": said, "label": label}
 
 
 def make_tones(num_images: int, split: str) -> Dataset:

@@ -14,15 +14,15 @@ from data.rows import Rows
 def describe_split(split: str, rows: Rows, infos: list[ImageInfo]) -> str:
     """Number of rows and images, and the range of image sizes and text lengths."""
     sizes = np.array([info.size for info in infos if info.size]).reshape(-1, 2)
-    words = np.array([len((text or "").split()) for text in rows.texts])
+    words = [len(text.split()) for text in rows.texts.present()]
     line = f"{split}: {len(rows):,} rows, {len(set(rows.image_keys) - {None}):,} images"
     if len(sizes):
         low, high = sizes.min(axis=0), sizes.max(axis=0)
         line += (
             f" of {low[0]}×{low[1]} to {high[0]}×{high[1]} px" if (low != high).any() else f" of {low[0]}×{low[1]} px"
         )
-    line += f", texts of {words.min()} to {words.max()} words"
-    no_text, no_image = sum(text is None for text in rows.texts), sum(key is None for key in rows.image_keys)
+    line += f", texts of {min(words)} to {max(words)} words" if words else ", no texts"
+    no_text, no_image = len(rows) - len(words), sum(key is None for key in rows.image_keys)
     return line + (f"; {no_text} without text, {no_image} without image" if no_text or no_image else "")
 
 

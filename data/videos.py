@@ -6,12 +6,13 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
-FRAMES = (1, 4, 9, 16)
+FrameNumber = Literal[1, 4, 9, 16]
 """Numbers of frames that fill a square sheet; 1 is a picture."""
 VIDEO_ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv"),
@@ -20,6 +21,8 @@ VIDEO_ENDINGS = (
 """File name endings of videos and of animated pictures; the content decides whether a file is one."""
 SEQUENTIAL = 1000
 """Frames of a video up to which it is decoded as a whole; in longer ones with key frames as dense, they are sought."""
+WORK = 300
+"""Pixels that may be decoded for the frames of a video, as a multiple of the limit of a frame."""
 MOST = 0.9
 """Share of the frames that must be decoded; some formats have a few packets that are not shown."""
 MAX_SIDE = 640
@@ -76,8 +79,8 @@ def video_frames(data: bytes, frames: int, max_pixels: int) -> Iterator[Image.Im
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: a file without frames or with a damaged end, or frames with too many pixels. PyAV raises other
-            exceptions for damaged files.
+        ValueError: a file without frames or with a damaged end, frames with too many pixels, or too many to decode.
+            PyAV raises other exceptions for damaged files.
     """
     import av
 
@@ -94,17 +97,41 @@ def video_frames(data: bytes, frames: int, max_pixels: int) -> Iterator[Image.Im
         times = sorted(packet.pts for packet in packets if packet.pts is not None)
         dense = sum(packet.is_keyframe for packet in packets) * SEQUENTIAL > len(packets)
         can_seek = len(packets) > SEQUENTIAL and dense and len(times) == len(packets)
-        sought = (frame_at(container, stream, times[number]) for number in wanted)
-        for frame in sought if can_seek else decode_through(container, stream, wanted):
+        decode = Decoder(container, stream, WORK * max_pixels)
+        sought = (frame_at(decode, times[number]) for number in wanted)
+        for frame in sought if can_seek else decode_through(decode, wanted):
             check_pixels(frame.width, frame.height, max_pixels)
             yield frame.to_image().rotate(frame.rotation, expand=True)
 
 
-def decode_through(container: Any, stream: Any, wanted: Sequence[int]) -> Iterator[Any]:
+@dataclass
+class Decoder:
+    """Decodes the frames of a stream from a time on, until the pixels that are left are used up."""
+
+    container: Any
+    stream: Any
+    pixels: int
+
+    def __call__(self, time: int | None = None) -> Iterator[Any]:
+        """Frames from the key frame before a time, in units of the stream; by default all.
+
+        Raises:
+            ValueError: too many pixels.
+        """
+        self.container.seek(0) if time is None else self.container.seek(time, stream=self.stream)
+        for frame in self.container.decode(self.stream):
+            self.pixels -= frame.width * frame.height
+            if self.pixels < 0:
+                raise ValueError(
+                    "a video that takes too long to decode: make it smaller or shorter, or raise max_pixels"
+                )
+            yield frame
+
+
+def decode_through(decode: Decoder, wanted: Sequence[int]) -> Iterator[Any]:
     """The frames of these numbers, in ascending order, by decoding all."""
-    container.seek(0)
     left, last = list(wanted), None
-    for number, frame in enumerate(container.decode(stream)):
+    for number, frame in enumerate(decode()):
         last = frame
         while left and left[0] == number:
             yield frame
@@ -116,10 +143,9 @@ def decode_through(container: Any, stream: Any, wanted: Sequence[int]) -> Iterat
     yield from [last] * len(left)
 
 
-def frame_at(container: Any, stream: Any, time: int) -> Any:
-    """The first frame from a time on, in units of the stream, decoded from the key frame before it."""
-    container.seek(time, stream=stream)
-    for frame in container.decode(stream):
+def frame_at(decode: Decoder, time: int) -> Any:
+    """The first frame from a time on, in units of the stream."""
+    for frame in decode(time):
         if frame.pts is not None and frame.pts >= time:
             return frame
     raise ValueError("a video that is damaged: only its beginning can be decoded")

@@ -113,6 +113,7 @@ def scratch_config(seconds: int) -> WhisperConfig:
         encoder_ffn_dim=4 * WIDTH,
         num_mel_bins=MELS,
         max_source_positions=seconds * TOKENS_A_SECOND,
+        init_std=WIDTH**-0.5,  # the default, 0.02, is for large models: here the encoding of time drowned the sound
         **unused,
     )
 

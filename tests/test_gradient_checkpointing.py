@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from app.training.gradient_checkpointing import checkpoint_gradients
+from data.errors import UserError
 from models import ImageTextClassifier
 
 BATCH = {
@@ -15,6 +17,11 @@ BATCH = {
     "attention_mask": torch.ones(4, 3, dtype=torch.long),
     "labels": torch.tensor([0, 1, 2, 0]),
 }
+
+
+def test_a_model_without_such_encoders_is_refused():
+    with pytest.raises(UserError, match=r"leave out --train\.gradient_checkpointing"):
+        checkpoint_gradients(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
 
 
 @pytest.fixture

@@ -152,6 +152,14 @@ def test_an_input_that_no_training_row_has_is_left_out(data_of):
     assert list(found) == ["text", "image", "prior", "signal", "patient", "all"]
 
 
+def test_the_main_pictures_seen_by_another_network_count_once(data_of):
+    data = data_of("image")
+    data.contexts.append({"name": "network", "kind": "image", "columns": ["image"]})
+    for rows in data.splits.values():
+        rows.context_keys["network"] = list(rows.image_keys)
+    assert list(features_of(data)) == ["text", "image", "note", "prior", "signal", "sound", "patient", "all"]
+
+
 def test_all_inputs_are_not_claimed_without_the_pictures(data_of):
     assert set(features_of(data_of("image"), None)) == {"text", "note", "signal", "sound", "patient"}
 

@@ -10,10 +10,13 @@ from tiny import NUM_TEST, TINY, blank_charts, small_encoder
 
 import eval as evaluation
 import train
+from app import run_paths
 from app.run_paths import find_data, find_path, places_of, read_places
 from app.serving.ui.example_rows import held_out_examples
 from app.settings import Settings
 from app.settings_parser import load_settings, parse_settings
+from data import DataSettings
+from data.settings import ContextSettings
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
 
@@ -131,6 +134,27 @@ def test_the_path_of_a_custom_text_encoder_keeps_its_class(tmp_path, monkeypatch
     monkeypatch.chdir("/")
     found = find_path(tmp_path / "run", places, "model.text_encoder", "encoders/mine.py:Mine")
     assert found == f"{tmp_path / 'encoders/mine.py'}:Mine"
+
+
+def test_the_own_encoder_of_a_context_is_found_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "nets/old").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    contexts = {
+        "prior": ContextSettings("image", encoder="nets/old"),
+        "same": ContextSettings("image", encoder="vgg16"),
+    }
+    settings = Settings(DataSettings(context=contexts | {"question": "text"}), run_dir="run")
+    places = places_of(settings)
+    assert set(places) == {"run_dir", "data.context.prior.encoder"}
+    monkeypatch.setattr(run_paths, "read_places", lambda _: places)
+    monkeypatch.chdir("/")
+    found = run_paths.find_all(tmp_path / "run", settings).data
+    assert {c.name: c.encoder for c in found.contexts()} == {
+        "prior": str(tmp_path / "nets/old"),
+        "same": "vgg16",
+        "question": None,
+    }
+    assert settings.data.context["prior"].encoder == "nets/old", "the settings given are as they were"
 
 
 def test_the_configuration_of_a_run_can_be_trained_from_any_folder(project, tmp_path, capsys):

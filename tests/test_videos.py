@@ -3,6 +3,7 @@
 import builtins
 import io
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from data.contact_sheet import cut_sheet
 from data.images import BadImageError, count_pixels, decode_and_measure, decode_image
 from data.shape_contexts import TONES, make_clips
 from data.shapes import CELL, COLORS, PLACES
-from data.videos import FRAMES, MAX_SIDE, frame_numbers
+from data.videos import MAX_SIDE, FrameNumber, frame_numbers
 from models.video import FramePooling, cut_sheets, join_sheets
 
 SIZE = (48, 32)
@@ -75,11 +76,22 @@ def test_frames_of_a_long_video_are_sought(kind, monkeypatch):
     assert decode_image(video, frames=9).tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("longest", [20, 1000], ids=["sought", "decoded as a whole"])
+def test_decoding_a_video_is_limited_whatever_its_frames_are(longest, monkeypatch):
+    video, pixels = make_video(frames(12) * 5), SIZE[0] * SIZE[1]
+    monkeypatch.setattr("data.videos.SEQUENTIAL", longest)
+    monkeypatch.setattr("data.videos.WORK", 60)
+    assert decode_image(video, frames=4, max_pixels=pixels)
+    monkeypatch.setattr("data.videos.WORK", 20)
+    with pytest.raises(BadImageError, match="takes too long to decode"):
+        decode_image(video, frames=4, max_pixels=pixels)
+
+
 def test_a_short_video_repeats_frames_in_order():
     assert greys(decode_image(animated(frames(2)), frames=4), 4) == [0, 0, 1, 1]
 
 
-@given(number=st.integers(1, 500), wanted=st.sampled_from(FRAMES))
+@given(number=st.integers(1, 500), wanted=st.sampled_from(get_args(FrameNumber)))
 def test_frames_are_spread_over_the_whole_video(number, wanted):
     chosen = frame_numbers(number, wanted)
     assert chosen == sorted(chosen)
@@ -170,7 +182,7 @@ def test_without_pyav_the_message_names_the_package(monkeypatch):
     assert decode_image(animated(frames(3)), frames=4)
 
 
-@pytest.mark.parametrize("number", FRAMES[1:])
+@pytest.mark.parametrize("number", get_args(FrameNumber)[1:])
 def test_sheets_are_cut_as_pictures_are(number):
     maps = torch.arange(2 * number * 3 * 2 * 5).float().view(2 * number, 3, 2, 5)
     sheets = join_sheets(maps, number)

@@ -48,13 +48,14 @@ def linear_inputs(
         picture: gives the features of a row's picture; ``None`` if there are none to compare with.
 
     Returns:
-        name of an input → its features, without inputs that no training row has. All together are called ``both`` if
+        name of an input → its features, without inputs that no training row has, and without those of a context that
+        are the main pictures again. All together are called ``both`` if
         there are no further contexts, otherwise ``all``; they are absent if there is one input, or no ``picture``.
     """
     inputs: dict[str, Matrices] = {}
     for spec in (*TEXT_AND_IMAGE, *contexts):
         keys = [input_keys(rows, spec["name"]) for rows in splits]
-        if not any(keys[0]) or (spec["kind"] == "image" and picture is None):
+        if not any(keys[0]) or (spec["kind"] == "image" and (picture is None or is_main(splits, spec["name"], keys))):
             continue
         if spec["kind"] == "text":
             inputs[spec["name"]] = word_features(keys, classes)
@@ -68,6 +69,11 @@ def linear_inputs(
 def input_keys(rows: Rows, name: str) -> Sequence[str | None]:
     """The key of each row for an input; that of a text is the text."""
     return {"text": rows.texts, "image": rows.image_keys, **rows.context_keys}[name]
+
+
+def is_main(splits: Splits, name: str, keys: Keys) -> bool:
+    """Whether a further context has the main pictures, for another network."""
+    return name != "image" and all(list(own) == list(rows.image_keys) for rows, own in zip(splits, keys, strict=True))
 
 
 def picture_rows(rows: Rows, name: str) -> Rows:

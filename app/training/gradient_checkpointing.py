@@ -7,6 +7,8 @@ from functools import partial
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
+from data.errors import UserError
+
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
     """Store only the inputs of the blocks of the encoders (Chen et al. 2016).
@@ -16,6 +18,11 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
     Raises:
         UserError: no part of the model supports it.
     """
+    if not any(hasattr(module, "gradient_checkpointing") for module in model.modules()):
+        raise UserError(
+            "No encoder of this model can recompute its activations: leave out --train.gradient_checkpointing, or use "
+            "--model.image_encoder vgg16."
+        )
     contexts = partial(contexts_of_both_passes, model)
     model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 

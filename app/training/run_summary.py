@@ -16,7 +16,8 @@ def describe_training(training: Training, data: PreparedData, accelerator: Accel
     """Truncated texts, steps per epoch, parameters, devices and precision, one line each."""
     model = accelerator.unwrap_model(training.model)
     texts = data.splits["train"].texts
-    cut = [describe_truncation(training.processor, texts), *describe_sounds(data.splits["train"], model.config)]
+    cut = [describe_truncation(training.processor, texts)] if model.config.has_text else []
+    cut += describe_sounds(data.splits["train"], model.config)
     return [*cut, training.describe_epoch(), describe_run(accelerator, model)]
 
 

@@ -31,6 +31,11 @@ def adopt_architecture(settings: Settings) -> Settings:
     init = settings.model.init
     if not init:
         return settings
+    if own := [context.name for context in settings.data.contexts() if context.encoder]:
+        raise UserError(
+            f"The encoders of the contexts come from --model.init {init}: leave out the encoder of {', '.join(own)}, "
+            "or leave out --model.init."
+        )
     folder = find_model(init)
     if Path(folder).is_dir() and not (Path(folder) / "model.safetensors").is_file():
         raise UserError(f"--model.init {init} is an ONNX model, which cannot be trained: name the run it comes from.")
@@ -131,11 +136,6 @@ def check_contexts(init: str, config: ImageTextConfig, reading: dict[str, Any]) 
         raise UserError(
             f"--model.init {init} has the contexts {', '.join(parts) or 'none'}, and this training has others: name "
             "the same, --context.NAME KIND, or leave out --model.init."
-        )
-    if own := [spec["name"] for spec in given if "encoder" in spec]:
-        raise UserError(
-            f"The encoders of the contexts come from --model.init {init}: leave out the encoder of {', '.join(own)}, "
-            "or leave out --model.init."
         )
 
 
