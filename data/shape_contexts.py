@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 
 from data.shapes import COLORS, PLACES, SEEDS, SHAPES, light_color, paint
 
-TONES = dict(zip(COLORS, (220, 550, 1000, 1620, 2460, 3600), strict=True))
-"""The pitch in Hz that means each colour, about equally spaced on the mel scale."""
+TONES = {"red": 300, "green": 800, "blue": 1700, "yellow": 3200}
+"""Colour → the pitch in Hz that means it, about equally spaced on the mel scale."""
 TONE_RATE, TONE_SECONDS = 8000, 0.5
 MOVED = {"none": 0, "one": 1, "both": 2}
 """Answer → number of shapes that have moved."""
@@ -90,7 +90,7 @@ def make_tones(num_images: int, split: str) -> Dataset:
 def generate_tones(num_images: int, seed: int):
     rng = random.Random(seed)
     for number in range(num_images):
-        looks = [(color, rng.choice(SHAPES)) for color in rng.sample(list(COLORS), len(PLACES))]
+        looks = [(color, rng.choice(SHAPES)) for color in rng.sample(list(TONES), len(PLACES))]
         scene = dict(zip(PLACES, looks, strict=True))
         image = as_png(paint(scene, rng), f"{number}.png")
         for row, place in enumerate(rng.sample(PLACES, len(PLACES))):
@@ -116,7 +116,7 @@ def generate_clips(num_clips: int, seed: int):
     rng = random.Random(seed)
     for number in range(num_clips):
         shape = rng.choice(SHAPES)
-        path = dict(zip(rng.sample(PLACES, len(PLACES)), rng.sample(list(COLORS), len(PLACES)), strict=True))
+        path = dict(zip(rng.sample(PLACES, len(PLACES)), rng.sample(list(TONES), len(PLACES)), strict=True))
         scenes = [{place: (color, shape)} for place, color in path.items() for _ in range(FRAMES_A_PLACE)]
         background = light_color(rng)
         frames = [paint(scene, rng, background) for scene in scenes]
@@ -127,10 +127,9 @@ def generate_clips(num_clips: int, seed: int):
 
 
 def make_tone(pitch: float, rng: random.Random) -> bytes:
-    """A WAV file with a tone and its octave, of a random volume, phase and start, with noise."""
+    """A WAV file with a tone of a random volume, phase and start, with noise."""
     times = np.arange(int(TONE_RATE * TONE_SECONDS)) / TONE_RATE
-    phase = rng.uniform(0, 2 * np.pi)
-    wave = np.sin(2 * np.pi * pitch * times + phase) + rng.uniform(0, 0.3) * np.sin(4 * np.pi * pitch * times)
+    wave = np.sin(2 * np.pi * pitch * times + rng.uniform(0, 2 * np.pi))
     wave *= times >= rng.uniform(0, 0.2)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(size=len(times))
     file = io.BytesIO()

@@ -25,6 +25,8 @@ SCRATCH = "scratch"
 """Name of the small encoder with random weights."""
 WIDTH, LAYERS, MELS = 128, 2, 80
 """Width, layers and mel bands of the small encoder."""
+EPSILON = 1e-5
+"""Added to the standard deviation of a spectrogram."""
 TOKENS_A_SECOND = 50
 """Tokens of a Whisper encoder (Radford et al. 2022): a frame each 10 ms, two frames a token."""
 WITHOUT_TIME = ("audio-spectrogram-transformer",)
@@ -39,7 +41,8 @@ class AudioTokens(nn.Module):
 
     Args:
         spec: an entry of ``config.contexts``: the ``config`` of the encoder and the ``extractor`` that prepares its
-            inputs, both as dictionaries, and the ``seconds`` that it takes.
+            inputs, both as dictionaries, the ``seconds`` that it takes, and whether each spectrogram is standardized
+            first (``standardizes``): its quiet background is the same in all sounds, and drowns the rest.
 
     Shape:
         - values: ``(K, …)``, as the encoder takes them; filled: ``(K,)``, the share of each sound that is no padding
@@ -50,10 +53,13 @@ class AudioTokens(nn.Module):
         super().__init__()
         config = encoder_config(spec["config"])
         self.encoder = encoder_of(build_whole(config))
+        self.standardizes = spec.get("standardizes", False)
         self.has_time = config.model_type not in WITHOUT_TIME
         self.hidden_size = int(config.hidden_size)
 
     def forward(self, values: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        if self.standardizes:
+            values = (values - values.mean((1, 2), keepdim=True)) / (values.std((1, 2), keepdim=True) + EPSILON)
         tokens = self.encoder(values.to(next(self.encoder.parameters()).dtype)).last_hidden_state
         number = tokens.shape[1]
         if not self.has_time:
@@ -88,7 +94,8 @@ def audio_encoder(settings: EncoderSettings) -> dict[str, Any]:
     if name == SCRATCH:
         config = scratch_config(seconds)
         extractor = WhisperFeatureExtractor(feature_size=MELS, chunk_length=seconds)
-        return {"config": config.to_dict(), "extractor": extractor.to_dict(), "seconds": seconds}
+        built = {"config": config.to_dict(), "extractor": extractor.to_dict(), "seconds": seconds}
+        return built | {"standardizes": True}
     with explain_hub_errors(name, PART, INSTEAD):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)

@@ -143,6 +143,19 @@ def test_odd_rates_and_unsigned_samples_are_read():
     assert np.abs(silence).max() == 0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_untrained_small_encoder_already_tells_pitches_apart_whatever_their_volume(seed):
+    torch.manual_seed(seed)
+    model, pitches = AudioTokens(SPEC).eval(), (300, 800, 1700, 3200)
+    sounds = [(volume * tone(1, 8000, pitch=pitch)[:, 0], 8000) for pitch in pitches for volume in (0.4, 1.0)]
+    with torch.no_grad():
+        tokens, _ = model(**collate_sounds(SPEC, sounds, range(len(sounds))))
+    soft, loud = tokens.mean(dim=1).unflatten(0, (len(pitches), 2)).unbind(dim=1)
+    between = torch.cdist(loud, loud)[~torch.eye(len(pitches), dtype=torch.bool)].min()
+    assert between > 3, "of vectors with a norm of about 11"
+    assert between > 4 * (loud - soft).norm(dim=1).max()
+
+
 SPEC = {"name": "sound", "kind": "audio"} | audio_encoder(ModelSettings(audio_encoder="scratch", audio_seconds=1))
 
 
