@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from app.command_line.ask import Explain, Predict, run_explain, run_predict
 from app.command_line.commands import Command, positional, run_commands
 from app.command_line.export import Export, run_export
-from app.command_line.run_studies import Ablate, Doctor, KFold, Shots, run_ablate, run_doctor, run_kfold, run_shots
+from app.command_line.run_studies import (
+    Ablate,
+    Doctor,
+    KFold,
+    Search,
+    Shots,
+    run_ablate,
+    run_doctor,
+    run_kfold,
+    run_search,
+    run_shots,
+)
 from app.serving.server import ServeSettings, serve
 from data.paths import expand_home
 
@@ -49,6 +60,7 @@ COMMANDS = {
     "kfold": Command(KFold, run_kfold, takes_training=True),
     "ablate": Command(Ablate, run_ablate, takes_training=True),
     "shots": Command(Shots, run_shots, takes_training=True),
+    "search": Command(Search, run_search, takes_training=True),
 }
 
 

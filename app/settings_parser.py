@@ -30,10 +30,14 @@ class SettingsParser(ArgumentParser):
     """A parser without abbreviations, whose errors suggest the nearest valid option.
 
     In several processes only the first of each machine prints an error.
+
+    Args:
+        exits: whether an error ends the process with its message; otherwise it is raised as a `UserError`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, exits: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.exits = exits
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         if unknown := re.search(r"unrecognized arguments: --([\w.]+)", message):
@@ -42,6 +46,8 @@ class SettingsParser(ArgumentParser):
             message += suggest(f"{unknown[1]}.{unknown[2]}", self.option_names())
         elif unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
             message += suggest(unknown[1], self.option_names())
+        if not self.exits:
+            raise UserError(message)
         if not reports_errors():
             sys.exit(2)
         super().error(message, ex)
@@ -54,14 +60,16 @@ class SettingsParser(ArgumentParser):
 
 def suggest(unknown: str, valid: list[str]) -> str:
     """A sentence that suggests the valid key nearest to an unknown one, by its last word or as a whole."""
-    by_last_word = {key.rpartition(".")[2]: key for key in valid}
-    last_word = difflib.get_close_matches(unknown.rpartition(".")[2], by_last_word, n=1)
-    near = [by_last_word[word] for word in last_word] or difflib.get_close_matches(unknown, valid, n=1)
+    last_words = [key.rpartition(".")[2] for key in valid]
+    last_word = difflib.get_close_matches(unknown.rpartition(".")[2], last_words, n=1)
+    with_it = [key for key, word in zip(valid, last_words, strict=True) if word in last_word]
+    near = difflib.get_close_matches(unknown, with_it, n=1, cutoff=0) or difflib.get_close_matches(unknown, valid, n=1)
     return f". Unknown key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
 
-def settings_parser() -> SettingsParser:
+def settings_parser(exits: bool = True) -> SettingsParser:
     parser = SettingsParser(
+        exits=exits,
         prog="train.py",
         usage="python train.py [CONFIG.yaml] [--section.key value ...]",
         description="Fine-tune an image+text classifier. Start with configs/quickstart.yaml, or with your own table: "
@@ -72,15 +80,16 @@ def settings_parser() -> SettingsParser:
     return parser
 
 
-def parse_settings(argv: list[str]) -> Settings:
+def parse_settings(argv: list[str], exits: bool = True) -> Settings:
     """Parse ``[CONFIG.yaml] [--section.key value …]``; later values override earlier ones.
 
     Paths in the ``config.yaml`` of a run folder are resolved from any current folder (`app.run_paths`).
 
     Raises:
         SystemExit: with code 2 and a message, if an argument or the file is invalid.
+        UserError: the same, unless ``exits``.
     """
-    parser = settings_parser()
+    parser = settings_parser(exits)
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     argv = list(as_paths(argv))
@@ -154,6 +163,11 @@ def recipe_file(parser: SettingsParser, name: str) -> Path:
         meant = f"; did you mean {near[0]!r}?" if near else "."
         parser.error(f"There is no recipe {name!r}{meant} {RECIPES} has {', '.join(recipes)}.")
     return recipes[name]
+
+
+def spell(value: object) -> str:
+    """A value as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=Namespace.as_dict)
 
 
 def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:

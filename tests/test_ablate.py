@@ -12,7 +12,8 @@ from tiny import shared_encoder
 from app.__main__ import main
 from app.evaluation.interval import Interval
 from app.inference.load import load_model
-from app.studies.ablate import Variant, ablate, parse_variant, table_of, validation_accuracy, with_published
+from app.studies.ablate import Variant, ablate, parse_variant, table_of, with_published
+from app.training.best_epoch import kept_figure
 from app.training.progress import EpochClock
 from app.training.run import run_training
 from app.training.run_folder import RunDir
@@ -74,8 +75,10 @@ def test_the_time_of_an_epoch_that_was_interrupted_is_that_of_all_its_steps(monk
 def test_the_validation_accuracy_is_that_of_the_epoch_whose_model_was_kept():
     """An earlier epoch may be better, with gates that were still open."""
     epochs = [{"validation_accuracy": a, "best": best} for a, best in ((0.9, True), (0.7, True), (0.6, False))]
-    assert validation_accuracy([{"loss": 1.0}, *epochs]) == 0.7
-    assert validation_accuracy([{"validation_accuracy": a} for a in (0.5, 0.8, 0.6)]) == 0.8, "runs without the mark"
+    assert kept_figure([{"loss": 1.0}, *epochs], "accuracy") == 0.7
+    assert kept_figure([{"validation_accuracy": a} for a in (0.5, 0.8, 0.6)], "accuracy") == 0.8, "without the mark"
+    assert kept_figure([{"validation_loss": a} for a in (0.5, 0.3, 0.6)], "loss") == 0.3
+    assert kept_figure([{"loss": 1.0}], "accuracy") is None
 
 
 def test_an_ablation_trains_each_variant_and_seed_once(config, tmp_path, monkeypatch, capfd):

@@ -20,7 +20,7 @@ ROOMS = {
     "app.reporting": {"app.reporting", "app.evaluation", "app.explanation", *BASE},
     "app.inference": {"app.inference", "app.evaluation", "app.explanation", *BASE},
     "app.training": {"app.training", "app.inference", "app.reporting", "app.evaluation", "app.explanation", *BASE},
-    "app.studies": {"app.studies", "app.training", "app.reporting", "app.evaluation", *BASE},
+    "app.studies": {"app.studies", "app.training", "app.inference", "app.reporting", "app.evaluation", *BASE},
     "app.serving": {
         "app.serving",
         "app.training",

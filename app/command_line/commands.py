@@ -14,7 +14,7 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from app.inference.load import hide_file_bars
 from app.processes import reports_errors
 from app.settings import Settings, setting_names
-from app.settings_parser import SettingsParser, as_paths
+from app.settings_parser import SettingsParser, as_paths, spell
 from data.errors import UserError
 
 
@@ -124,8 +124,3 @@ def spell_options(given: Namespace, names: Sequence[str]) -> Iterator[str]:
     for name, value in given.items():
         if name in names:
             yield from (f"--{name}", spell(value))
-
-
-def spell(value: object) -> str:
-    """A value as it is written on a command line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=Namespace.as_dict)

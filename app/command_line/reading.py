@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from app.command_line.commands import spell
+from app.settings_parser import spell
 from data.paths import expand_home
 
 

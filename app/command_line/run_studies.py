@@ -1,10 +1,11 @@
-"""The commands that look at data and compare ways to train: ``doctor``, ``kfold``, ``ablate`` and ``shots``."""
+"""The commands that look at data and compare ways to train."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt, restricted_number_type
 
 from app.command_line.commands import positional
 from app.settings_parser import parse_settings
@@ -66,6 +67,46 @@ class Ablate:
     """Accuracies in percent that others report, one for each variant: a column of the table."""
     output: str = ""
     """Folder of the runs; by default runs/ablation_<config>."""
+
+
+@dataclass
+class Search:
+    """Search for the model and the training that answer the validation rows best, with Optuna.
+
+    The test rows are not read. The same command goes on after an interruption, and several processes that run it share
+    the trials. Options of train.py for all trials may be added, such as --train.epochs 5; python train.py --help lists
+    them.
+
+    python -m app search configs/mine.yaml --trials 40
+    python -m app search configs/mine.yaml --space space.yaml --hours 8 --cost seconds
+    python -m app search configs/mine.yaml --storage postgresql://user@host/database
+    """
+
+    config: str = positional()
+    """A configuration (.yaml): the first trial, and what all trials share."""
+    space: str = ""
+    """A YAML file that changes the space: see configs/spaces/default.yaml."""
+    trials: PositiveInt = 20
+    """Number of trials of the study."""
+    hours: NonNegativeFloat = 0.0
+    """Hours after which this process starts no further trial; 0 does not limit them."""
+    cost: Literal["none", "seconds", "work"] = "none"
+    """A second objective: seconds of an answer on this CPU, or work, its multiplications. The result is a Pareto
+    front."""
+    fidelity: str = ""
+    """Options of train.py that make trials cheaper than the final trainings, such as "--data.shots 50
+    --model.image_size 112"."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How values are chosen: tpe learns from the trials so far."""
+    pruner: Literal["hyperband", "none"] = "hyperband"
+    """hyperband ends trials early that are worse than others after the same epochs."""
+    seeds: NonNegativeInt = 3
+    """Number of seeds with which the winner and the default are trained anew at the end; 0 trains neither."""
+    storage: str = ""
+    """URL of a database that several machines share, such as postgresql://user@host/database; by default a journal in
+    the folder of the study."""
+    output: str = ""
+    """Folder of the study; by default runs/search_<config>. In a database its name is that of the study."""
 
 
 @dataclass
@@ -151,3 +192,26 @@ def run_shots(options: Shots, training: list[str]) -> None:
     folder = user_path(options.output) if options.output else Path("runs") / f"shots_{config.stem}"
     print("\n" + few_shots(config, variants, options.shots, options.seeds, folder, training))
     print(f"\nwritten to {folder}: shots.md, shots.json, shots.png, and a folder for each run")
+
+
+def run_search(options: Search, training: list[str]) -> None:
+    """Run trials, train the winner anew, and write the report."""
+    from app.studies.search.search import Search as Study
+    from app.studies.search.search import SearchOptions
+    from app.studies.search.study_report import write_report
+    from app.studies.search.winner import train_command, train_finals, write_winner
+
+    config = user_path(options.config)
+    folder = user_path(options.output) if options.output else Path("runs") / f"search_{config.stem}"
+    taken = {f.name: getattr(options, f.name) for f in fields(SearchOptions) if f.name != "fidelity"}
+    how = SearchOptions(fidelity=tuple(shlex.split(options.fidelity)), **taken)
+    space = user_path(options.space) if options.space else None
+    search = Study.open(config, space, folder, how, training)
+    search.run()
+    final = train_finals(search, options.seeds)
+    written = write_winner(search, final)
+    report = write_report(search, final, [train_command(path) for path in written])
+    if final:
+        print(f"\n{final.verdict()}\nwinner: {final.describe(final.best)}\ndefault: {final.describe(final.default)}")
+    print(f"\nwritten to {folder}: {', '.join(path.name for path in (report, *written))}")
+    print(f"Next:\n  {train_command(written[0])}")

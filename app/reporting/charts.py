@@ -1,6 +1,7 @@
 """Charts: of an evaluation as SVG for the report, in the text colour of the page; of a training as PNG."""
 
 import re
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,33 @@ def draw_shots(curves: dict[str, dict[int, list[float]]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=110)
+
+
+def draw_search(trials: Sequence[tuple[int, float, bool]], metric: str, is_lower_better: bool, path: Path) -> None:
+    """The figures of the trials of a search and the best so far, as a PNG file.
+
+    Args:
+        trials: number, figure and whether it finished, of each trial.
+        metric: name of the figure.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    finished = [(number, value) for number, value, is_finished in sorted(trials) if is_finished]
+    pruned = [(number, value) for number, value, is_finished in sorted(trials) if not is_finished]
+    if pruned:
+        axes.scatter(*zip(*pruned, strict=True), color=GREY, marker="x", label="ended early")
+    if finished:
+        numbers, values = zip(*finished, strict=True)
+        best = np.minimum.accumulate(values) if is_lower_better else np.maximum.accumulate(values)
+        axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+        axes.scatter(numbers, values, color=BLUE, label="finished")
+    axes.set(xlabel="trial", ylabel=f"{metric}, validation rows")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if trials:
+        axes.legend()
+    figure.savefig(path, dpi=110, format="png")
 
 
 def draw_curves(records: list[dict], path: Path) -> None:

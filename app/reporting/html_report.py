@@ -106,26 +106,36 @@ def write_report(
     Args:
         examples: rows of each gallery, see `choose_examples`.
     """
-    here, model = Path(__file__).parent, explained.model
-    environment = Environment(loader=FileSystemLoader(here / "templates"), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "interval": interval, "points": signed_points, "zip": zip}
-    page = environment.get_template("report.html.jinja").render(
-        source=explained.rows.source,
-        figures=figures,
-        both=figures.whole,
-        judged=judged(figures),
-        input_use=input_use_text(figures),
-        advantage=advantage_text(figures),
-        gaps=figures.inputs.lost | (figures.advantage.gained if figures.advantage else {}),
-        trust=trust_text(figures),
-        model=describe_model(model),
-        size=model.config.image_size,
-        explains=not isinstance(model, OnnxModel),
-        role_warning=ROLE_WARNINGS.get(figures.role, ""),
-        galleries=[(chosen, make_cards(explained, predictions, chosen)) for chosen in examples],
-        charts=draw_charts(figures),
+    model = explained.model
+    page = (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            source=explained.rows.source,
+            figures=figures,
+            both=figures.whole,
+            judged=judged(figures),
+            input_use=input_use_text(figures),
+            advantage=advantage_text(figures),
+            gaps=figures.inputs.lost | (figures.advantage.gained if figures.advantage else {}),
+            trust=trust_text(figures),
+            model=describe_model(model),
+            size=model.config.image_size,
+            explains=not isinstance(model, OnnxModel),
+            role_warning=ROLE_WARNINGS.get(figures.role, ""),
+            galleries=[(chosen, make_cards(explained, predictions, chosen)) for chosen in examples],
+            charts=draw_charts(figures),
+        )
     )
     path.write_text(page, encoding="utf-8")
+
+
+def environment() -> Environment:
+    """The templates of reports, and their filters."""
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    found.filters |= {"percent": percent, "interval": interval, "points": signed_points, "zip": zip}
+    return found
 
 
 def percent(value: float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from app.evaluation.interval import Interval
 from app.reporting.metrics_file import read_scores
 from app.settings_parser import parse_settings
+from app.training.best_epoch import kept_figure
 from app.training.new_process import finished_run
 from app.training.run_folder import RunDir, own_evaluation
 from app.training.start_from import FREE
@@ -140,19 +141,12 @@ def read_results(variant: Variant, seed: int, run: RunDir) -> None:
     assert result is not None
     scores = read_scores(own_evaluation(run.path) / "metrics.json")
     variant.accuracy[seed] = next(iter(scores.values()))["accuracy"]
-    variant.validation[seed], variant.minutes[seed] = validation_accuracy(records), result["minutes"]
+    validation = kept_figure(records, "accuracy")
+    assert validation is not None
+    variant.validation[seed], variant.minutes[seed] = validation, result["minutes"]
     epochs = [record["minutes"] for record in records if "validation_accuracy" in record and "minutes" in record]
     variant.epoch_minutes[seed] = statistics.mean(epochs) if epochs else None
     variant.parameters = result.get("parameters")
-
-
-def validation_accuracy(records: Sequence[dict]) -> float:
-    """Validation accuracy of the epoch whose model was kept; of the best epoch in runs of earlier versions."""
-    epochs = [record for record in records if "validation_accuracy" in record]
-    marked = [record for record in epochs if record.get("best")]
-    return (marked[-1] if marked else max(epochs, key=lambda record: record["validation_accuracy"]))[
-        "validation_accuracy"
-    ]
 
 
 def table_of(variants: Sequence[Variant]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
@@ -35,6 +36,21 @@ def is_better(value: float, best: float | None, metric: str) -> bool:
     if best is None or math.isnan(best):
         return True
     return value < best if metric == "loss" else value > best
+
+
+def kept_figure(records: Sequence[dict], metric: str) -> float | None:
+    """The figure of the epoch whose model was kept, from the records of a run; ``None`` before the first epoch.
+
+    It is the best epoch in runs of earlier versions, which did not mark it.
+    """
+    name = f"validation_{metric}"
+    epochs = [record for record in records if name in record]
+    if marked := [record[name] for record in epochs if record.get("best")]:
+        return marked[-1]
+    best: float | None = None
+    for record in epochs:
+        best = record[name] if is_better(record[name], best, metric) else best
+    return best
 
 
 def check_best_by(options: TrainSettings, data: PreparedData, form: LabelFormat) -> None:

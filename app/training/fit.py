@@ -1,6 +1,7 @@
 """The training loop: steps, checkpoints, validation after each epoch, the best model."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -29,11 +30,13 @@ def fit(
     accelerator: Accelerator,
     run: RunDir,
     newest: Path | None = None,
+    on_epoch: Callable[[int, float | None], bool] | None = None,
 ) -> None:
     """Train, and keep the model of the epoch with the best figure of ``--train.best_by`` in ``run.model``.
 
     Args:
         newest: the checkpoint to resume from.
+        on_epoch: see `app.training.run.OnEpoch`.
 
     Raises:
         Stopped: a signal stopped the run; its checkpoint is saved.
@@ -78,6 +81,8 @@ def fit(
             checkpoints.save(*state, progress)
             if stop.is_made(accelerator):
                 raise Stopped(stop.number or signal.SIGTERM, progress.step)
+            if on_epoch is not None and not on_epoch(progress.epoch, progress.best):
+                return
 
 
 def slow_training_note(

@@ -1,6 +1,7 @@
 """A training from its settings to the held-out result: data → model → loop → best model → evaluation."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +26,15 @@ from data import LabelFormat, PreparedData, prepare_data, require_columns
 from data.groups import case_numbers
 from models.build import fetch_pretrained
 
+OnEpoch = Callable[[int, float | None], bool]
+"""Called after each epoch with its number and the best figure so far, if there is one; ``False`` ends the training."""
 
-def run_training(settings: Settings) -> Path:
+
+def run_training(settings: Settings, on_epoch: OnEpoch | None = None) -> Path:
     """Train a classifier, or resume an interrupted run, and score the best model on the held-out rows.
+
+    Args:
+        on_epoch: watches a training in one process, whose model is then not scored.
 
     Returns:
         The run folder.
@@ -48,8 +55,9 @@ def run_training(settings: Settings) -> Path:
                 if settings.data.train:
                     fetch_pretrained(settings.model, *settings.data.encoders)
                 data = prepare_data(settings.data, settings.train.seed)
-            train_in_memory(settings, data, accelerator, run, resumes)
-            finish(settings, data, accelerator, run, started)
+            train_in_memory(settings, data, accelerator, run, resumes, on_epoch)
+            if on_epoch is None:
+                finish(settings, data, accelerator, run, started)
         finally:
             run.lock.release()
     accelerator.free_memory()  # the last references to the process group: its threads end before the interpreter
@@ -58,7 +66,12 @@ def run_training(settings: Settings) -> Path:
 
 
 def train_in_memory(
-    settings: Settings, data: PreparedData, accelerator: Accelerator, run: RunDir, resumes: bool
+    settings: Settings,
+    data: PreparedData,
+    accelerator: Accelerator,
+    run: RunDir,
+    resumes: bool,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Train; when memory runs out, resume from the last checkpoint with half the batch and twice the accumulation."""
     options, rows = settings.train, data.splits["train"]
@@ -85,7 +98,7 @@ def train_in_memory(
             training = Training.set_up(now, data, *build(now, data), accelerator)
         newest = Checkpoints(run.checkpoints).newest()
         training.to_device(now, data, accelerator, is_new=newest is None)
-        fit(now, data, training, accelerator, run, newest)
+        fit(now, data, training, accelerator, run, newest, on_epoch)
 
     train_with()
 

@@ -19,6 +19,8 @@ from data.errors import UserError
 
 EVALUATION = "evaluation"
 """Folder of a run with its evaluations, one folder for each set of rows."""
+PROGRESS = "progress.json"
+"""File in the folder of a search: how far it is. Beside it, ``progress.png`` shows its trials."""
 EARLY_CHECKPOINT = "last"
 """Name of the only checkpoint in runs of early versions, which also did not record that a run is finished."""
 INSTEAD = "replace it with --overwrite true, or choose another folder with --run_dir FOLDER"

@@ -1,7 +1,8 @@
-"""The tab with the training curves of runs, finished or in progress."""
+"""The tab with the training curves of runs and the trials of searches, finished or in progress."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from app.reporting.charts import draw_curves
-from app.training.run_folder import RunDir
+from app.training.run_folder import PROGRESS, RunDir
 
 REFRESH_SECONDS = 5
 
@@ -22,7 +23,8 @@ def training_tab(run: Path, tab: gr.Tab) -> gr.Timer | None:
     """
 
     def runs() -> list[str]:
-        return sorted(folder.name for folder in run.parent.glob("*") if (folder / "metrics.jsonl").is_file())
+        shown = [folder for folder in run.parent.glob("*") if is_search(folder) or (folder / "metrics.jsonl").is_file()]
+        return sorted(folder.name for folder in shown)
 
     if not runs():
         gr.HTML('<p class="empty">There is no run folder: the model is served without one.</p>')
@@ -35,6 +37,9 @@ def training_tab(run: Path, tab: gr.Tab) -> gr.Timer | None:
     def draw(name: str) -> tuple[str, Image.Image | None, gr.Timer]:
         if name not in runs():
             raise gr.Error("This run does not exist.", print_exception=False)
+        if is_search(run.parent / name):
+            status, picture, is_over = draw_study(run.parent / name)
+            return status, picture, gr.Timer(active=not is_over)
         shown = RunDir(run.parent / name)
         return (*draw_run(shown), gr.Timer(active=shown.result() is None))
 
@@ -42,6 +47,24 @@ def training_tab(run: Path, tab: gr.Tab) -> gr.Timer | None:
     for event in (tab.select, chosen.change, timer.tick):
         event(draw, chosen, [status, curves, timer], show_progress="hidden", api_visibility="private")
     return timer
+
+
+def is_search(folder: Path) -> bool:
+    """Whether a folder is that of a search."""
+    return (folder / PROGRESS).is_file()
+
+
+def draw_study(folder: Path) -> tuple[str, Image.Image | None, bool]:
+    """Status of a search as text, its chart, and whether all its trials are done."""
+    try:
+        told = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        status = f"Search: {told['done']} of {told['trials']} trials"
+        if "best" in told:
+            status += f". Best: trial {told['best']}, {told['metric']} {told['figure']} on the validation rows"
+        with Image.open(folder / "progress.png") as picture:
+            return f"{status}.", picture.convert("RGB"), told["done"] >= told["trials"]
+    except (OSError, ValueError, KeyError):
+        return "The search cannot be read.", None, True
 
 
 def draw_run(run: RunDir) -> tuple[str, Image.Image | None]:

@@ -1,0 +1,1 @@
+"""Search for the settings that answer the validation rows best, with Optuna."""

@@ -1,0 +1,331 @@
+"""Search for the settings with which a model answers the validation rows best.
+
+Each trial is a training in its own folder. The study is kept in a journal or a database: the same command goes on after
+any interruption, and several processes or machines that run it share the trials. The test rows are never read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning, TrialPruned
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from app.atomic_write import replacing
+from app.reporting.charts import draw_search
+from app.run_paths import places_of
+from app.settings import INCIDENTAL, flat
+from app.studies.search.space import Base, Space, read_space
+from app.studies.search.storage import Worker, explained_errors, open_storage
+from app.studies.search.trials import (
+    QUIET,
+    Cost,
+    answer_cost,
+    metric_of,
+    remove_weights,
+)
+from app.training.best_epoch import kept_figure
+from app.training.new_process import train_in_new_process
+from app.training.run_folder import PROGRESS, RunDir
+from data.errors import UserError
+from models.fusion import FUSIONS
+
+VERSION = 1
+"""Of what a study records about itself."""
+Direction = Literal["minimize", "maximize"]
+DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+IDENTITY = "search"
+"""Attribute of a study with the settings, the data and the space that it is for."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search goes.
+
+    Attributes:
+        trials: number of trials of the study.
+        hours: after which this process starts no trial any more; 0 does not limit it.
+        cost: a second objective; the result is then a Pareto front, and no trial is pruned.
+        fidelity: options of ``train.py`` that make trials cheaper than the final trainings.
+        storage: URL of a database; empty for a journal in the folder.
+    """
+
+    trials: int = 20
+    hours: float = 0.0
+    cost: Cost = "none"
+    fidelity: tuple[str, ...] = ()
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["hyperband", "none"] = "hyperband"
+    storage: str = ""
+
+
+@dataclass
+class Search:
+    """A search, as one process takes part in it.
+
+    Attributes:
+        full: the configuration, and what all trials share, without the options of ``fidelity``.
+        metric: figure of the validation rows, see ``--train.best_by``.
+        started: when this process began, in seconds.
+    """
+
+    space: Space
+    full: Base
+    folder: Path
+    options: SearchOptions
+    study: Study
+    metric: str
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(
+        cls, config: Path, space: Path | None, folder: Path, options: SearchOptions, training: Sequence[str]
+    ) -> Search:
+        """Open the study in the folder, or begin one whose first trials are the default and the four fusions.
+
+        Args:
+            training: more options of ``train.py``, for all trials.
+
+        Raises:
+            UserError: a configuration, a space or a database that cannot be read, or a study of something else.
+        """
+        if not config.is_file():
+            raise UserError(f"There is no configuration file {str(config)!r}; the folder configs/ has examples.")
+        found = read_space(space, Base(str(config), (*training, *QUIET, *options.fidelity)))
+        full = Base(str(config), (*training, *found.fixed))
+        settings = found.base.settings()
+        if not settings.data.train:
+            raise UserError(f"The configuration {config} names no training rows: add --data.train.")
+        metric = metric_of(settings)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        storage = open_storage(options.storage, folder)
+        best: Direction = "minimize" if metric == "loss" else "maximize"
+        with explained_errors(options.storage):
+            study = optuna.create_study(
+                study_name=folder.name,
+                storage=storage,
+                load_if_exists=True,
+                directions=[best] if options.cost == "none" else [best, "minimize"],
+                pruner=pruner_of(options),
+            )
+            study.sampler = sampler_of(options, settings.train.seed + len(study.trials))
+            search = cls(found, full, folder, options, study, metric)
+            search.check_identity()
+        return search
+
+    def check_identity(self) -> None:
+        """Check that the study is for these settings, data and space; a new study records them.
+
+        Raises:
+            UserError: the study is for others; the message names what differs.
+        """
+        now = json.loads(json.dumps(identity_of(self.space, self.options)))
+        before = self.study.user_attrs.get(IDENTITY)
+        if before is None:
+            self.study.set_user_attr(IDENTITY, now)
+        elif changes := list(describe_changes(before, now)):
+            raise UserError(
+                f"The study {self.study.study_name} in {self.options.storage or self.folder} is another search: "
+                f"{'; '.join(changes)}. Repeat its command, or choose another folder with --output."
+            )
+
+    def first_trials(self) -> dict[str, dict[str, Any]]:
+        """What a search begins with: the values of the configuration, and the same with each of the other fusions."""
+        default = self.space.default()
+        found = {"as configured": default}
+        for fusion in FUSIONS:
+            with suppress(KeyError):  # outside the space
+                params = self.space.default(**{"model.fusion": fusion})
+                if params.get("model.fusion") == fusion != default.get("model.fusion"):
+                    found[f"as configured, fusion {fusion}"] = params
+        return found
+
+    def queue_first(self) -> None:
+        """Queue the next of the first trials, unless trials wait already: those of dead workers come first."""
+        trials = self.study.get_trials(deepcopy=False)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return
+        known = {trial.user_attrs.get("told") for trial in trials}
+        for told, params in self.first_trials().items():
+            if told not in known:
+                self.study.enqueue_trial(params, user_attrs={"told": told})
+                return
+
+    def run(self) -> None:
+        """Run trials until the study has as many as it shall have, or the time is over.
+
+        Raises:
+            SystemExit: a signal stopped a trial; the same command goes on.
+        """
+        with explained_errors(self.options.storage), Worker(self.folder) as worker:
+            while not self.is_over():
+                if not self.options.storage:
+                    worker.take_up_dead(self.study)
+                self.queue_first()
+                self.study.optimize(lambda trial: self.train(trial, worker), n_trials=1, catch=(UserError,))
+                self.tell_progress(worker)
+
+    def is_over(self) -> bool:
+        """Whether this process starts no further trial; those of dead workers are repeated and do not count."""
+        if self.options.hours and time.monotonic() - self.started > self.options.hours * 3600:
+            return True
+        trials = self.study.get_trials(deepcopy=False)
+        repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+        started = [t for t in trials if t.number not in repeated and t.state in (*DONE, TrialState.RUNNING)]
+        waiting = any(t.state == TrialState.WAITING and "retry_history" in t.system_attrs for t in trials)
+        return len(started) >= self.options.trials and not waiting
+
+    def train(self, trial: Trial, worker: Worker) -> float | tuple[float, float]:
+        """Train with the settings of a trial; returns its figure, and its cost if the search has one.
+
+        Raises:
+            TrialPruned: the figures are so much worse than those of other trials that it ended early.
+            UserError: settings that are refused, or a training that failed.
+        """
+        trial.set_user_attr("worker", worker.name)
+        options = self.space.options(self.space.suggest(trial))
+        if twin := self.twin(trial):
+            trial.set_user_attr("same_as", twin.number)
+            return twin.values[0] if len(twin.values) == 1 else (twin.values[0], twin.values[1])
+        if "folder" not in trial.user_attrs:
+            trial.set_user_attr("folder", f"trial_{trial.number:04}")
+        run = RunDir(self.folder / trial.user_attrs["folder"])
+        print(f"\n== trial {trial.number} of {self.options.trials}: {self.describe(trial)}", flush=True)
+        try:
+            settings = self.space.base.settings(*options, "--run_dir", str(run.path))
+            watch = Watch(trial, prunes=self.options.cost == "none")
+            train_in_new_process(settings, watch)
+        except UserError as error:
+            trial.set_user_attr("error", str(error))
+            raise
+        figure = kept_figure(run.records(), self.metric)
+        if watch.pruned or figure is None:
+            remove_weights(run)
+            raise TrialPruned(f"after epoch {watch.epoch}")
+        costs = () if self.options.cost == "none" else (answer_cost(run.model, self.options.cost),)
+        remove_weights(run)
+        return (figure, *costs) if costs else figure
+
+    def describe(self, trial: Trial | FrozenTrial) -> str:
+        """How the settings of a trial differ from the configuration."""
+        default = self.space.default()
+        changed = {name: value for name, value in trial.params.items() if value != default.get(name)}
+        shown = (
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in changed.items()
+        )
+        return ", ".join(shown) or "as configured"
+
+    def twin(self, trial: Trial) -> FrozenTrial | None:
+        """A finished trial with the same values."""
+        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return next((other for other in finished if other.params == trial.params), None)
+
+    def tell_progress(self, worker: Worker) -> None:
+        """Print how the last trial of this process went, and the best so far."""
+        trials = self.study.get_trials(deepcopy=False)
+        mine = [trial for trial in trials if trial.state in DONE and trial.user_attrs.get("worker") == worker.name]
+        last, best = max(mine, key=lambda trial: (trial.datetime_complete, trial.number)), self.best()
+        how = {TrialState.PRUNED: "pruned", TrialState.FAIL: f"failed: {last.user_attrs.get('error')}"}.get(last.state)
+        how = how or f"{self.metric.replace('_', ' ')} {show_figure(last.values[0], self.metric)}"
+        so_far = "" if best is None else f"; best: trial {best.number}, {show_figure(best.values[0], self.metric)}"
+        print(f"== trial {last.number}: {how}{so_far}", flush=True)
+        self.draw_progress()
+
+    def draw_progress(self) -> None:
+        """Write ``progress.png`` and ``progress.json`` into the folder, which the page shows."""
+        trials = self.study.get_trials(deepcopy=False, states=DONE)
+        values = [(trial.number, last_value(trial), trial.state == TrialState.COMPLETE) for trial in trials]
+        shown = [(number, value, is_complete) for number, value, is_complete in values if value is not None]
+        with replacing(self.folder / "progress.png") as path:
+            draw_search(shown, self.metric.replace("_", " "), self.metric == "loss", path)
+        best = self.best()
+        told = {"done": len(trials), "trials": self.options.trials, "metric": self.metric.replace("_", " ")}
+        told |= {} if best is None else {"best": best.number, "figure": show_figure(best.values[0], self.metric)}
+        with replacing(self.folder / PROGRESS) as path:
+            path.write_text(json.dumps(told), encoding="utf-8")
+
+    def best(self) -> FrozenTrial | None:
+        """The finished trial with the best figure."""
+        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        sign = -1 if self.metric == "loss" else 1
+        return max(finished, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+
+@dataclass
+class Watch:
+    """Reports the epochs of a training to its trial, and ends it if the trial is pruned."""
+
+    trial: Trial
+    prunes: bool
+    epoch: int = 0
+    pruned: bool = False
+
+    def __call__(self, epoch: int, best: float | None) -> bool:
+        self.epoch = epoch
+        if self.prunes and best is not None:
+            self.trial.report(best, epoch)
+            self.pruned = self.trial.should_prune()
+        return not self.pruned
+
+
+def identity_of(space: Space, options: SearchOptions) -> dict[str, Any]:
+    """What all processes of a search must agree on."""
+    settings = space.base.settings()
+    values = {name: value for name, value in flat(settings).items() if name not in INCIDENTAL}
+    places = {name: place.sha256 or place.path for name, place in places_of(settings).items() if name != "run_dir"}
+    return {
+        "version": VERSION,
+        "optuna": optuna.__version__.partition(".")[0],
+        "settings": values | places,
+        "space": space.description(),
+        "search": {"cost": options.cost, "sampler": options.sampler, "pruner": options.pruner},
+    }
+
+
+def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The differences between two identities, a phrase each."""
+    if before.get("version") != now["version"] or before["optuna"] != now["optuna"]:
+        return [f"version {before.get('version')} with Optuna {before.get('optuna')} wrote it"]
+    found = []
+    for part, told in (("settings", ""), ("space", "the space of "), ("search", "--")):
+        names = sorted(before[part].keys() | now[part].keys())
+        changed = [name for name in names if before[part].get(name) != now[part].get(name)]
+        found += [f"{told}{name} was {before[part].get(name)!r}, now {now[part].get(name)!r}" for name in changed]
+    return found
+
+
+def sampler_of(options: SearchOptions, seed: int) -> BaseSampler:
+    """Tree-structured Parzen estimators over the settings together (Bergstra et al. 2011, Falkner et al. 2018)."""
+    if options.sampler == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+def pruner_of(options: SearchOptions) -> BasePruner:
+    """Hyperband over epochs (Li et al. 2018)."""
+    if options.pruner == "none" or options.cost != "none":
+        return NopPruner()
+    return HyperbandPruner(min_resource=1)
+
+
+def last_value(trial: FrozenTrial) -> float | None:
+    """The figure of a trial, or the last one that a pruned trial reported."""
+    if trial.values:
+        return trial.values[0]
+    return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+
+
+def show_figure(value: float, metric: str) -> str:
+    return f"{value:.4f}" if metric == "loss" else f"{value:.1%}"
