@@ -68,6 +68,7 @@ def suggest(unknown: str, valid: list[str]) -> str:
 
 
 def settings_parser(exits: bool = True) -> SettingsParser:
+    """The parser of ``train.py``; see `SettingsParser`."""
     parser = SettingsParser(
         exits=exits,
         prog="train.py",

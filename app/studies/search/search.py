@@ -32,8 +32,8 @@ from app.studies.search.trials import (
     QUIET,
     Cost,
     answer_cost,
-    metric_of,
     remove_weights,
+    search_metric,
 )
 from app.training.best_epoch import kept_figure
 from app.training.new_process import train_in_new_process
@@ -107,7 +107,7 @@ class Search:
         settings = found.base.settings()
         if not settings.data.train:
             raise UserError(f"The configuration {config} names no training rows: add --data.train.")
-        metric = metric_of(settings)
+        metric = search_metric(settings)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         storage = open_storage(options.storage, folder)
@@ -328,4 +328,5 @@ def last_value(trial: FrozenTrial) -> float | None:
 
 
 def show_figure(value: float, metric: str) -> str:
+    """A figure of the validation rows for people."""
     return f"{value:.4f}" if metric == "loss" else f"{value:.1%}"

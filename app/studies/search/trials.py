@@ -26,7 +26,7 @@ QUIET = ["--data.test", "null", "--train.trackers", "[]", "--train.keep_checkpoi
 """Options of ``train.py`` for every training of a search: the test rows are not read."""
 
 
-def metric_of(settings: Settings) -> str:
+def search_metric(settings: Settings) -> str:
     """The figure of the validation rows that a search judges by: that of ``--train.best_by``."""
     return best_metric(settings.train, settings.data.label_type)
 
