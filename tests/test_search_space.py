@@ -35,7 +35,9 @@ def sampled(space, number: int = 60) -> list[dict]:
     return [space.suggest(study.ask()) for _ in range(number)]
 
 
-@pytest.mark.parametrize("options", [SCRATCH, ("--recipe", "probe"), ("--model.image_encoder", "resnet", *SCRATCH[:2])])
+@pytest.mark.parametrize(
+    "options", [SCRATCH, ("--recipe", "probe"), ("--recipe", "lora"), ("--model.image_encoder", "resnet", *SCRATCH[:2])]
+)
 def test_every_trial_of_the_default_space_has_settings_that_are_accepted(config, options):
     space = read_space(None, Base(config, options))
     for values in sampled(space, 15):
@@ -45,7 +47,7 @@ def test_every_trial_of_the_default_space_has_settings_that_are_accepted(config,
         assert ("model.attention_top_k" in values) == (found.model.attention == "top_k")
         assert ("model.levels" in values) == (found.model.image_encoder == "vgg16" and found.model.fusion != "none")
         assert ("train.scales.image_encoder" in values) <= (not frozen)
-        assert ("recipe" in values) == ("--recipe" in options)
+        assert ("recipe" in values) == ("lora" in options)
 
 
 def test_the_default_is_the_configuration_and_belongs_to_the_space(config, tmp_path):
