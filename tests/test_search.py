@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import gradio as gr
 import optuna
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 from tiny import ROOT, TINY, shared_encoder
 
 from app.__main__ import main
+from app.serving.ui.training_tab import draw_study, training_tab
 from app.settings_parser import load_settings, parse_settings
 from app.studies.search import search as search_module
 from app.studies.search import winner as winner_module
@@ -135,6 +137,32 @@ def test_a_trial_whose_process_died_is_taken_up_in_its_folder_with_what_it_repor
     assert again.params == dead.params
     assert again.user_attrs["folder"] == dead.user_attrs["folder"] == "trial_0000"
     assert dead.intermediate_values.items() <= again.intermediate_values.items()
+
+
+def test_the_last_trial_is_taken_up_too_and_one_of_another_process_is_waited_for(config, trained, monkeypatch):
+    search = open_search(config, trials=1)
+    search.queue_first()
+    search.study.ask()
+    slept: list = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(states(search))
+        search.study.tell(search.study.trials[-1].number, 0.5)
+
+    search.run()
+    assert states(search) == ["FAIL", "COMPLETE"]
+    monkeypatch.setattr(search_module.time, "sleep", sleep)
+    with Worker(search.folder) as other:
+        search = open_search(config, trials=2)
+        search.study.ask().set_user_attr("worker", other.name)
+        search.run()
+    assert slept == [["FAIL", "COMPLETE", "RUNNING"]]
+
+
+def test_a_trial_that_has_run_to_its_end_is_not_pruned(config, trained):
+    search = open_search(config, "--train.epochs", "1", trials=8)
+    search.run()
+    assert set(states(search)) == {"COMPLETE"}
 
 
 def test_a_running_trial_of_a_living_worker_is_left_alone(config, trained):
@@ -272,6 +300,27 @@ def test_the_folder_tells_the_page_how_far_the_search_is(config, trained):
     told = json.loads((config.parent / "study/progress.json").read_text())
     assert told == {"done": 2, "trials": 2, "metric": "accuracy", "best": 0, "figure": "90.0%"}
     assert (config.parent / "study/progress.png").is_file()
+
+
+def test_the_page_shows_a_search_beside_the_run_as_it_goes(config, trained):
+    run, study = config.parent / "run", config.parent / "study"
+    search = open_search(config, trials=2)
+    search.options = SearchOptions(trials=1)
+    search.run()
+    with gr.Blocks() as page, gr.Tab() as tab:
+        training_tab(run, tab)
+    (runs,) = [block for block in page.blocks.values() if isinstance(block, gr.Dropdown)]
+    assert [name for name, _ in runs.choices] == ["study"]
+    search.options = SearchOptions(trials=2)
+    search.draw_progress()
+    status, picture, is_over = draw_study(study)
+    assert status == "Search: 1 of 2 trials. Best: trial 0, accuracy 90.0% on the validation rows."
+    assert not is_over
+    assert picture.width > 500
+    search.run()
+    assert draw_study(study)[2]
+    (study / "progress.json").write_text("{")
+    assert draw_study(study) == ("The search cannot be read.", None, True)
 
 
 @pytest.mark.parametrize(

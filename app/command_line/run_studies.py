@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt, restricted_number_type
 
 from app.command_line.commands import positional
@@ -208,9 +209,10 @@ def run_search(options: Search, training: list[str]) -> None:
     space = user_path(options.space) if options.space else None
     search = Study.open(config, space, folder, how, training)
     search.run()
-    final = train_finals(search, options.seeds)
-    written = write_winner(search, final)
-    report = write_report(search, final, [train_command(path) for path in written])
+    with FileLock(folder / "final.lock"):  # one of the processes trains, and the others find what it did
+        final = train_finals(search, options.seeds)
+        written = write_winner(search, final)
+        report = write_report(search, final, [train_command(path) for path in written])
     if final:
         print(f"\n{final.verdict()}\nwinner: {final.describe(final.best)}\ndefault: {final.describe(final.default)}")
     print(f"\nwritten to {folder}: {', '.join(path.name for path in (report, *written))}")

@@ -7,6 +7,7 @@ any interruption, and several processes or machines that run it share the trials
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from app.atomic_write import replacing
 from app.reporting.charts import draw_search
 from app.run_paths import places_of
-from app.settings import INCIDENTAL, flat
+from app.settings import INCIDENTAL, Settings, flat
 from app.studies.search.space import Base, Space, read_space
 from app.studies.search.storage import Worker, explained_errors, open_storage
 from app.studies.search.trials import (
@@ -45,6 +46,8 @@ VERSION = 1
 """Of what a study records about itself."""
 Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+WAIT = 2.0
+"""Seconds between two looks at the trials of others."""
 IDENTITY = "search"
 """Attribute of a study with the settings, the data and the space that it is for."""
 
@@ -164,18 +167,25 @@ class Search:
                 return
 
     def run(self) -> None:
-        """Run trials until the study has as many as it shall have, or the time is over.
+        """Run trials until the study has as many as it shall have, or the time is over, and no other process runs one.
 
         Raises:
             SystemExit: a signal stopped a trial; the same command goes on.
         """
         with explained_errors(self.options.storage), Worker(self.folder) as worker:
-            while not self.is_over():
-                if not self.options.storage:
+            while True:
+                if self.options.storage:
+                    optuna.storages.fail_stale_trials(self.study)
+                else:
                     worker.take_up_dead(self.study)
-                self.queue_first()
-                self.study.optimize(lambda trial: self.train(trial, worker), n_trials=1, catch=(UserError,))
-                self.tell_progress(worker)
+                if not self.is_over():
+                    self.queue_first()
+                    self.study.optimize(lambda trial: self.train(trial, worker), n_trials=1, catch=(UserError,))
+                    self.tell_progress(worker)
+                elif self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    time.sleep(WAIT)
+                else:
+                    return
 
     def is_over(self) -> bool:
         """Whether this process starts no further trial; those of dead workers are repeated and do not count."""
@@ -205,8 +215,9 @@ class Search:
         print(f"\n== trial {trial.number} of {self.options.trials}: {self.describe(trial)}", flush=True)
         try:
             settings = self.space.base.settings(*options, "--run_dir", str(run.path))
-            watch = Watch(trial, prunes=self.options.cost == "none")
+            watch, started = Watch(trial, self.last_pruned(settings)), time.monotonic()
             train_in_new_process(settings, watch)
+            trial.set_user_attr("seconds", time.monotonic() - started)
         except UserError as error:
             trial.set_user_attr("error", str(error))
             raise
@@ -217,6 +228,12 @@ class Search:
         costs = () if self.options.cost == "none" else (answer_cost(run.model, self.options.cost),)
         remove_weights(run)
         return (figure, *costs) if costs else figure
+
+    def last_pruned(self, settings: Settings) -> float:
+        """The last epoch after which a trial may end early."""
+        if self.options.cost != "none":
+            return 0
+        return math.inf if settings.train.steps else settings.train.epochs - 1
 
     def describe(self, trial: Trial | FrozenTrial) -> str:
         """How the settings of a trial differ from the configuration."""
@@ -265,18 +282,22 @@ class Search:
 
 @dataclass
 class Watch:
-    """Reports the epochs of a training to its trial, and ends it if the trial is pruned."""
+    """Reports the epochs of a training to its trial, and ends it if the trial is pruned.
+
+    Attributes:
+        last_pruned: the last epoch after which it may end; 0 reports nothing.
+    """
 
     trial: Trial
-    prunes: bool
+    last_pruned: float
     epoch: int = 0
     pruned: bool = False
 
     def __call__(self, epoch: int, best: float | None) -> bool:
         self.epoch = epoch
-        if self.prunes and best is not None:
+        if self.last_pruned and best is not None:
             self.trial.report(best, epoch)
-            self.pruned = self.trial.should_prune()
+            self.pruned = epoch <= self.last_pruned and self.trial.should_prune()
         return not self.pruned
 
 
