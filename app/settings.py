@@ -40,7 +40,7 @@ class LearningRateScales:
     text_encoder: NonNegativeFloat | None = None
     """The text encoder. Default: 1 from scratch or with LoRA, 0.1 if pretrained."""
     audio_encoder: NonNegativeFloat | None = None
-    """The encoder of sounds. Default: 1 from scratch, 0.1 if pretrained."""
+    """The encoder of sounds. Default: 0.1, also from scratch, where different sounds become one at higher rates."""
     fusion: NonNegativeFloat = 1.0
     """Context grids, cross-attention and the embeddings for missing inputs."""
     classifier: NonNegativeFloat = 1.0

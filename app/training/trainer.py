@@ -39,7 +39,6 @@ from data import (
 from data.context_check import check_features
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
-from models.audio import SCRATCH
 from models.build import build_model, image_is_pretrained, text_is_pretrained
 from models.contexts import picture_encoders
 from models.gate import GatedFusion
@@ -47,8 +46,8 @@ from models.lora import add_lora
 from models.settings import ModelSettings
 from models.vgg import LAST
 
-PRETRAINED_SCALE = 0.1
-"""Default scale of the learning rate of a pretrained encoder."""
+PRETRAINED_SCALE = AUDIO_SCALE = 0.1
+"""Default scale of the learning rate of a pretrained encoder, and of the encoder of sounds."""
 
 
 @dataclass
@@ -216,8 +215,7 @@ def learning_rate_scales(options: TrainSettings, model: ModelSettings) -> dict[s
     text = PRETRAINED_SCALE if text_is_pretrained(model) and not options.lora_rank else 1.0
     image = PRETRAINED_SCALE if image_is_pretrained(model) else 0.3
     given = {part: scale for part, scale in asdict(options.scales).items() if scale is not None}
-    audio = 1.0 if model.audio_encoder == SCRATCH and not model.init else PRETRAINED_SCALE
-    return {"text_encoder": text, "image_encoder": image, "audio_encoder": audio} | given
+    return {"text_encoder": text, "image_encoder": image, "audio_encoder": AUDIO_SCALE} | given
 
 
 def check_options(options: TrainSettings, model: ModelSettings, frames: int = 1) -> None:
