@@ -160,9 +160,11 @@ def test_the_last_trial_is_taken_up_too_and_one_of_another_process_is_waited_for
 
 
 def test_a_trial_that_has_run_to_its_end_is_not_pruned(config, trained):
-    search = open_search(config, "--train.epochs", "1", trials=8)
+    search = open_search(config, "--train.epochs", "3", trials=12)
     search.run()
-    assert set(states(search)) == {"COMPLETE"}
+    pruned = [trial.last_step for trial in search.study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert max(pruned) < 3
 
 
 def test_a_running_trial_of_a_living_worker_is_left_alone(config, trained):
@@ -251,8 +253,8 @@ def test_the_winner_is_trained_anew_with_other_seeds_and_becomes_a_configuration
     assert (found.data.test, found.model.num_heads, found.train.epochs) == ("shapes:4", 4, EPOCHS)
     assert found.train.learning_rate == 0.002
     head = (output / "best.yaml").read_text().splitlines()
-    assert head[2] == f"#   python train.py {output / 'best.yaml'}"
-    assert head[4] == "# Expected accuracy on the validation rows: 89.0%, standard deviation 0.0 points (89.0%, 89.0%)."
+    assert f"#   python train.py {output / 'best.yaml'}" in head
+    assert "# Expected accuracy on the validation rows: 89.0%, standard deviation 0.0 points (89.0%, 89.0%)." in head
     main([*command[:-2], "--trials", "12", "--fidelity", "--train.epochs 3"])
     assert "The winner is better than the default by" in capsys.readouterr().out
     report = (output / "report.html").read_text()
