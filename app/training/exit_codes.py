@@ -1,14 +1,23 @@
-"""Exit codes of a training: 2 for errors that the user can put right, 128 + signal for a run that was stopped."""
+"""Exit codes of a training.
 
+2 for errors that the user can put right, 128 + signal for a run that was stopped, 1 for everything else.
+"""
+
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from accelerate import PartialState
 
-from app.processes import reports_errors
+from app.processes import is_lost_process, reports_errors
 from app.training.stop_signal import Stopped
 from data.errors import UserError
+
+LOST_PROCESS = (
+    "Another process of this training ended, and its own output says why. Repeat the command on all machines: it "
+    "resumes from the last checkpoint."
+)
 
 
 @contextmanager
@@ -22,12 +31,19 @@ def exit_codes(command: str) -> Iterator[None]:
         yield
     except Stopped as stop:
         if PartialState().is_main_process:
-            print(f"{stop}; resume with: {command}", file=sys.stderr)
+            several = "the command that started it, on all machines"
+            print(f"{stop}; resume with: {several if PartialState().use_distributed else command}", file=sys.stderr)
         sys.exit(stop.code)
     except UserError as error:
-        if reports_errors():
+        if reports_errors(error):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        if int(os.environ.get("LOCAL_RANK") or 0) == 0:  # all processes of a machine lose it
+            print(f"error: {LOST_PROCESS}", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextmanager

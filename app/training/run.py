@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, set_seed
 
 from app.inference.load import hide_file_bars
+from app.processes import main_process_first
 from app.settings import Settings
 from app.training.best_epoch import check_best_by
-from app.training.checkpoint import Checkpoints
 from app.training.devices import build_accelerator
 from app.training.exit_codes import explain_memory_errors
 from app.training.finish import finish
@@ -20,6 +20,7 @@ from app.training.progress import output_of_main_process
 from app.training.provenance import Provenance
 from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
+from app.training.shared_folder import check_shared, newest_checkpoint
 from app.training.start_from import adopt_architecture
 from app.training.trainer import Training, build, images_per_batch
 from data import LabelFormat, PreparedData, prepare_data, require_columns
@@ -50,7 +51,7 @@ def run_training(settings: Settings, on_epoch: OnEpoch | None = None) -> Path:
     accelerator = build_accelerator(settings)
     with output_of_main_process(), explain_memory_errors():
         try:
-            with accelerator.main_process_first():  # so that an error in the data is reported once
+            with main_process_first(accelerator):  # so that an error in the data is reported once
                 resumes = run.resumes(settings)
                 if settings.data.train:
                     fetch_pretrained(settings.model, *settings.data.encoders)
@@ -76,8 +77,9 @@ def train_in_memory(
     """Train; when memory runs out, resume from the last checkpoint with half the batch and twice the accumulation."""
     options, rows = settings.train, data.splits["train"]
     whole = size = images_per_batch(options, rows)
-    with accelerator.main_process_first():  # so that an error in the settings is reported once
+    with main_process_first(accelerator):  # so that an error in the settings is reported once
         prepared: Training | None = open_run(settings, data, accelerator, run, resumes)
+    check_shared(run, accelerator)
 
     def halve() -> int:
         nonlocal size
@@ -96,7 +98,7 @@ def train_in_memory(
             accelerator.free_memory()
             set_seed(options.seed)
             training = Training.set_up(now, data, *build(now, data), accelerator)
-        newest = Checkpoints(run.checkpoints).newest()
+        newest = newest_checkpoint(run, accelerator)
         training.to_device(now, data, accelerator, is_new=newest is None)
         fit(now, data, training, accelerator, run, newest, on_epoch)
 

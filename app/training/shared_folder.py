@@ -1,0 +1,56 @@
+"""A run folder that several machines share: all processes must see what the main process writes there."""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from app.processes import failing_together
+from app.training.checkpoint import Checkpoints
+from app.training.run_folder import RunDir
+from data.errors import UserError
+
+PATIENCE = 60.0
+"""Seconds after which a file of another machine is visible; NFS keeps what it knows of a folder for up to a minute."""
+SAME = 2.0
+"""Seconds by which two views of one file may differ in the time of its last change."""
+
+
+def check_shared(run: RunDir, accelerator: Accelerator) -> None:
+    """Check that all processes see the run folder that the main process has just opened.
+
+    Raises:
+        UserError: a process sees another folder; raised on all of them.
+    """
+    if accelerator.num_processes == 1:
+        return
+    (written,) = broadcast_object_list([time_of(run.config) if accelerator.is_main_process else None])
+    with failing_together(accelerator):
+        end = time.monotonic() + PATIENCE
+        while abs(time_of(run.config) - written) > SAME:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"The processes do not share a run folder: {run.path.absolute()} on {platform.node()} is not the "
+                    "folder that the main process writes to. Give all machines --run_dir with the absolute path of a "
+                    "folder that they share."
+                )
+            time.sleep(0.2)
+
+
+def time_of(path: Path) -> float:
+    """When a file was last changed; 0 if it is not there. Opening it makes NFS ask its server."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return 0.0
+
+
+def newest_checkpoint(run: RunDir, accelerator: Accelerator) -> Path | None:
+    """The newest intact checkpoint, as the main process finds it: all processes resume from the same one."""
+    found = Checkpoints(run.checkpoints).newest() if accelerator.is_main_process else None
+    (name,) = broadcast_object_list([found.name if found else None])
+    return run.checkpoints / name if name else None
