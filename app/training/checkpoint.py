@@ -39,7 +39,7 @@ class Progress:
         best: best validation figure so far, see `app.training.best_epoch`; ``None`` before the first validation (-1 in
             checkpoints of earlier versions).
         since_best: epochs since the best one.
-        losses: losses of the steps since the last record, as scalar tensors.
+        losses: losses of the steps since the last record on this process, as scalar tensors.
     """
 
     epoch: int = 0
@@ -97,10 +97,12 @@ class Checkpoints:
             UserError: the checkpoint cannot be written, for example because the disk is full.
         """
         randomness = gather_object([random_states()])
+        losses = gather_object([[loss.item() for loss in progress.losses]])
         weights, moments, groups = whole_state(accelerator.unwrap_model(model), optimizer)
         if accelerator.is_main_process:
             state = {
-                "progress": asdict(progress) | {"losses": [loss.item() for loss in progress.losses]},
+                "progress": asdict(progress) | {"losses": []},
+                "losses": losses,
                 "param_groups": groups,
                 "schedule": schedule.state_dict(),
                 "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
@@ -148,7 +150,9 @@ class Checkpoints:
             accelerator.scaler.load_state_dict(state["scaler"])
         restore_random_states(state["random"][accelerator.process_index])
         progress = Progress(**state["progress"])
-        progress.losses = [torch.tensor(loss, device=accelerator.device) for loss in progress.losses]
+        # Checkpoints of earlier versions have those of the main process alone.
+        losses = state["losses"][accelerator.process_index] if "losses" in state else progress.losses
+        progress.losses = [torch.tensor(loss, device=accelerator.device) for loss in losses]
         return progress
 
 
