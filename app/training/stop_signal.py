@@ -9,8 +9,9 @@ from types import FrameType, TracebackType
 from accelerate import Accelerator, PartialState
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-REPEAT_AFTER = 1.0
-"""Seconds within which a second signal is the same request: ``timeout`` signals its process and then the group."""
+REPEAT_AFTER = 3.0
+"""Seconds within which a second signal is the same request: ``timeout`` signals its process and then the group, Slurm
+all processes, and then ``torchrun`` those that it started."""
 NOTICE = b"\nstopping after this step; a second signal stops at once, without a checkpoint\n"
 
 
