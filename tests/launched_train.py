@@ -5,6 +5,8 @@ SHARDED       weights in shards (FSDP2) on CPU processes; accelerate itself supp
 DIE_AT        the process ends before the step of this number
 GROUPED       texts are divided into groups by length wherever that saves a token
 SLOW_BATCHES  a file that is created before the first batch; each batch then takes a second
+PATIENCE      seconds that a process waits until it sees the run folder of the main process
+WRITES        a file that gets what this process opens for writing, renames or makes in the run folder
 """
 
 import os
@@ -19,6 +21,7 @@ from accelerate.utils import DistributedType
 from tiny import blank_charts
 from torch.nn import functional as F
 
+import app.training.shared_folder
 import app.training.step
 import data.collate
 import models.text_encoder
@@ -52,6 +55,21 @@ def use_plain_layers(patch=setattr) -> None:
     patch(F, "scaled_dot_product_attention", attend)
 
 
+def list_writes(file: Path) -> None:
+    """Append each change in the run folder to a file."""
+    folder = sys.argv[sys.argv.index("--run_dir") + 1]
+
+    def listen(event: str, found: tuple) -> None:
+        if event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") or not isinstance(found[0], str):
+            return
+        changes = event != "open" or (found[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if changes and found[0].startswith(folder):
+            lines.write(f"{event} {found[0]}\n")
+
+    lines = file.open("w", buffering=1)
+    sys.addaudithook(listen)
+
+
 def use_shards() -> None:
     config = yaml.safe_load(Path("configs/accelerate/fsdp.yaml").read_text(encoding="utf-8"))
     os.environ["ACCELERATE_USE_FSDP"] = "true"
@@ -63,12 +81,16 @@ def use_shards() -> None:
 attention, step = F.scaled_dot_product_attention, app.training.step.train_step
 read = data.collate.Collate.__call__
 if __name__ == "__main__":
+    if "WRITES" in os.environ:
+        list_writes(Path(os.environ["WRITES"]))
     if "PLAIN" in os.environ:
         use_plain_layers()
     if "GROUPED" in os.environ:
         models.text_encoder.LAUNCH_MULTIPLICATIONS["cpu"] = 1.0
     if "SHARDED" in os.environ:
         use_shards()
+    if "PATIENCE" in os.environ:
+        app.training.shared_folder.PATIENCE = float(os.environ["PATIENCE"])
     if "DIE_AT" in os.environ:
         app.training.step.train_step = step_or_die
     if "SLOW_BATCHES" in os.environ:
