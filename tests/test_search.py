@@ -227,6 +227,19 @@ def test_a_study_of_another_search_is_refused_and_stays_as_it_is(config, trained
     assert (search.study.trials, search.study.user_attrs) == before
 
 
+def test_a_folder_of_something_else_is_not_written_to(config, trained):
+    study = config.parent / "study"
+    study.write_text("mine")
+    with pytest.raises(UserError, match="is a file; choose a folder with --output"):
+        open_search(config)
+    study.unlink()
+    study.mkdir()
+    (study / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="is not the folder of a search"):
+        open_search(config)
+    assert [path.name for path in study.iterdir()] == ["config.yaml"]
+
+
 def test_a_table_whose_content_changed_is_another_data_set(config, trained, shapes_folder, tmp_path):
     table = tmp_path / "train.csv"
     table.write_bytes((shapes_folder / "train.csv").read_bytes())

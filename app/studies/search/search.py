@@ -28,7 +28,7 @@ from app.reporting.charts import draw_search
 from app.run_paths import places_of
 from app.settings import INCIDENTAL, Settings, flat
 from app.studies.search.space import Base, Space, read_space
-from app.studies.search.storage import Worker, explained_errors, open_storage
+from app.studies.search.storage import Worker, check_folder, explained_errors, open_storage
 from app.studies.search.trials import (
     QUIET,
     Cost,
@@ -111,6 +111,7 @@ class Search:
         if not settings.data.train:
             raise UserError(f"The configuration {config} names no training rows: add --data.train.")
         metric = search_metric(settings)
+        check_folder(folder)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         storage = open_storage(options.storage, folder)

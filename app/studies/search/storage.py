@@ -45,6 +45,23 @@ def open_storage(url: str, folder: Path) -> BaseStorage:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Check that a folder is that of a study, or that a study can begin there.
+
+    Raises:
+        UserError: a file, or a folder of something else.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder with --output FOLDER.")
+    content = {path.name for path in folder.iterdir()}
+    if content and not content & {JOURNAL, WORKERS}:
+        raise UserError(
+            f"{folder} is not the folder of a search, so nothing is written there; choose another with --output."
+        )
+
+
 def take_up(study: Study, trial: FrozenTrial) -> None:
     """Queue a trial whose worker died, with what it has reported: it goes on from its checkpoint."""
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
