@@ -152,6 +152,12 @@ def test_conditions_that_depend_on_each_other_are_refused(config, tmp_path):
         space_of(config, tmp_path, entries)
 
 
+def test_an_option_that_all_trials_share_is_not_an_error_of_the_space(config):
+    with pytest.raises(UserError, match="did you mean 'train.epochs'") as error:
+        read_space(None, Base(config, ("--train.epoch", "3")))
+    assert "default.yaml" not in str(error.value)
+
+
 def test_a_file_that_is_not_there_is_named(config, tmp_path):
     with pytest.raises(UserError, match=r"The space .*none\.yaml cannot be read"):
         read_space(tmp_path / "none.yaml", Base(config))

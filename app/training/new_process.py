@@ -68,13 +68,14 @@ def train_in_new_process(settings: Settings, on_epoch: OnEpoch | None = None) ->
         for number in received:  # before the process had an id
             os.kill(process.pid, number)
         try:
-            if on_epoch:
-                answer_epochs(ours, on_epoch)
+            error = answer_epochs(ours, on_epoch) if on_epoch else None
         except BaseException:
             process.terminate()  # it ends with a checkpoint
             raise
         finally:
             process.join()
+    if error is not None:
+        raise error
     code = process.exitcode or 0
     code = 128 - code if code < 0 else code
     if received or code in [128 + number for number in SIGNALS]:
@@ -83,18 +84,15 @@ def train_in_new_process(settings: Settings, on_epoch: OnEpoch | None = None) ->
         raise UserError(f"The run in {settings.run_dir} ended with code {code}; its message is above.")
 
 
-def answer_epochs(pipe: Connection, on_epoch: OnEpoch) -> None:
-    """Answer the epochs of another process until it ends.
-
-    Raises:
-        UserError: the training failed.
-    """
+def answer_epochs(pipe: Connection, on_epoch: OnEpoch) -> UserError | None:
+    """Answer the epochs of another process until it ends; returns the error with which its training failed."""
     with suppress(EOFError, ConnectionResetError):
         while True:
             told = pipe.recv()
             if isinstance(told, UserError):
-                raise told
+                return told
             pipe.send(on_epoch(*told))
+    return None
 
 
 def train_and_exit(settings: Settings, pipe: Connection | None, environment: dict[str, str]) -> None:

@@ -193,6 +193,7 @@ def read_space(path: Path | None, base: Base) -> Space:
             raise UserError(f"{place}: this cannot be searched{suggest(name, valid)}")
     fixed = {name: entry for name, entry in entries.items() if not isinstance(entry, dict)}
     options = tuple(part for name, value in fixed.items() for part in (f"--{name}", spell(value)))
+    settings_of(base)  # its errors are not those of the space
     base = replace(base, options=(*base.options, *options))
     try:
         settings_of(base)
