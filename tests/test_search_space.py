@@ -153,7 +153,7 @@ def test_conditions_that_depend_on_each_other_are_refused(config, tmp_path):
 
 
 def test_an_option_that_all_trials_share_is_not_an_error_of_the_space(config):
-    with pytest.raises(UserError, match="did you mean 'train.epochs'") as error:
+    with pytest.raises(UserError, match=r"did you mean 'train\.epochs'") as error:
         read_space(None, Base(config, ("--train.epoch", "3")))
     assert "default.yaml" not in str(error.value)
 
