@@ -127,7 +127,7 @@ def test_shellcheck_finds_nothing(heading, tmp_path):
 def test_the_ray_script_learns_what_torchrun_learns_bit_by_bit(slurm_run, machines, tmp_path):
     script = machines / "first/ray_train.py"
     script.write_text(block("Ray", "python"))
-    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     command = [sys.executable, str(script), *options(tmp_path / "run")]
     done = subprocess.run(
         command, cwd=script.parent, env=env, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -18,6 +18,7 @@ from app.settings import Settings, TrainSettings
 from app.training.linear_comparison import compare_linear
 from app.training.run_folder import RunDir
 from app.training.run_summary import next_commands
+from app.training.shared_folder import check_shared
 from app.training.trainer import is_linear_start
 from data import Collate, DataSettings, InputCollate, LabelFormat, PreparedData, Rows
 from models import ImageTextClassifier, ImageTextProcessor
@@ -41,6 +42,7 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     Without held-out rows the validation rows are scored.
     """
     accelerator.wait_for_everyone()
+    check_shared(run.model / "model.safetensors", accelerator)
     model, processor = load_model(run.model, trust_custom_encoder=True)
     split: Role = "test" if "test" in data.splits else "validation"
     rows = data.splits[split]

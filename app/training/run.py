@@ -79,7 +79,7 @@ def train_in_memory(
     whole = size = images_per_batch(options, rows)
     with main_process_first(accelerator):  # so that an error in the settings is reported once
         prepared: Training | None = open_run(settings, data, accelerator, run, resumes)
-    check_shared(run, accelerator)
+    check_shared(run.config, accelerator)
 
     def halve() -> int:
         nonlocal size

@@ -15,27 +15,25 @@ from data.errors import UserError
 
 PATIENCE = 60.0
 """Seconds after which a file of another machine is visible; NFS keeps what it knows of a folder for up to a minute."""
-SAME = 2.0
-"""Seconds by which two views of one file may differ in the time of its last change."""
 
 
-def check_shared(run: RunDir, accelerator: Accelerator) -> None:
-    """Check that all processes see the run folder that the main process has just opened.
+def check_shared(file: Path, accelerator: Accelerator) -> None:
+    """Wait until all processes see a file of the run folder as the main process has written it.
 
     Raises:
-        UserError: a process sees another folder; raised on all of them.
+        UserError: a process does not see it in time, because its folder is another one; raised on all of them.
     """
     if accelerator.num_processes == 1:
         return
-    (written,) = broadcast_object_list([time_of(run.config) if accelerator.is_main_process else None])
+    (written,) = broadcast_object_list([time_of(file) if accelerator.is_main_process else None])
     with failing_together(accelerator):
         end = time.monotonic() + PATIENCE
-        while abs(time_of(run.config) - written) > SAME:
+        while time_of(file) != written:
             if time.monotonic() > end:
                 raise UserError(
-                    f"The processes do not share a run folder: {run.path.absolute()} on {platform.node()} is not the "
-                    "folder that the main process writes to. Give all machines --run_dir with the absolute path of a "
-                    "folder that they share."
+                    f"The processes do not share a run folder: {file.absolute()} on {platform.node()} is not the file "
+                    "that the main process has written. Give all machines --run_dir with the absolute path of a folder "
+                    "that they share."
                 )
             time.sleep(0.2)
 
