@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import is_initialized
 from accelerate.utils import gather_object
@@ -88,3 +89,14 @@ def describe_error(error: Exception) -> str:
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error says that another process is not there any more."""
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and LOST in str(error))
+
+
+def place_among_processes() -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are, on all machines; 0 and 1 for a single one."""
+    return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def use_own_gpu() -> None:
+    """Make ``cuda`` the GPU that belongs to this process among those of its machine."""
+    if torch.cuda.is_available() and os.environ.get("LOCAL_RANK"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -10,6 +10,7 @@ import numpy as np
 from data.cells import is_blank, is_clean
 from data.images import MAX_PATH, BadImageError, explain_path, is_address
 from data.messages import quote
+from data.remote_files import origin
 
 StoredImage = str | dict | None
 """Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
@@ -27,7 +28,7 @@ def resolve_image(image, root: Path | None, confined: bool = False) -> StoredIma
         An absolute path, ``{"bytes", "path"}``, or ``None``.
 
     Raises:
-        BadImageError: another type, an address, or a path outside ``root``.
+        BadImageError: another type, an address, a path outside ``root``, or one beside a table with a URL.
     """
     if is_blank(image) or (isinstance(image, float) and np.isnan(image)):  # pandas writes NaN for a missing value
         return None
@@ -74,6 +75,11 @@ def resolve_path(path: str, root: Path, confined: bool) -> str:
         spellings.append(os.path.expanduser(path))
     candidates = [os.path.join(folder, spelling) for spelling in spellings]
     found = next(filter(os.path.exists, candidates), candidates[0])
+    if not os.path.exists(found) and (url := origin(folder)):
+        raise BadImageError(
+            f"{quote(path)} is not fetched: of {url} only the table is. Store the bytes of the images in a Parquet "
+            "file, or copy the images and name their folder with --data.image_root."
+        )
     if not confined:
         return found
     found = os.path.realpath(found)

@@ -1,7 +1,6 @@
 """Load the rows of a source and check their texts, labels and weights."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -35,7 +34,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     """
     value_range = check_range(settings.value_range)
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
-    with explain_parser_errors(Path(source), "rows"):
+    with explain_parser_errors(source, "rows"):
         first = next(iter(table), None)
     if first is None:
         raise UserError(f"{source} has no rows.")

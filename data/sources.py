@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
+from data.remote_files import fetch, is_url
 from data.shape_contexts import make_cards, make_clips, make_pairs, make_tones
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
@@ -37,13 +38,14 @@ def load_source(
     ``train.csv`` does not select a split.
 
     Args:
-        source: a table, a folder, a Hub id or built-in data (``shapes:N``), see `DataSettings.train`.
+        source: a table or its URL, a folder, a Hub id or built-in data (``shapes:N``), see `DataSettings.train`.
         split: ``train``, ``validation`` or ``test``: the default split of a Hub id, and the seed of ``shapes``.
         streaming: open it as a stream.
         cache_dir: cache folder for local tables; that of `datasets` by default.
 
     Returns:
-        The table with undecoded images and sounds, and the folder of relative image paths.
+        The table with undecoded images and sounds, and the folder of relative image paths (for a URL that of the copy,
+        without images).
 
     Raises:
         UserError: the source does not exist, has an unknown type, or cannot be parsed.
@@ -59,13 +61,14 @@ def load_source(
         dataset, root = load_local(path, streaming, cache_dir)
     elif match := BUILT_IN_SOURCE.fullmatch(source):
         dataset, root = BUILT_IN[match[1]](int(match[2]), split), None
+    elif is_url(source):
+        dataset, root = load_remote(source, streaming, cache_dir)
     elif path.suffix.lower() not in READERS and HUB_ID.fullmatch(source):
         dataset, root = load_hub(source, split, streaming), None
     else:
         raise UserError(
-            f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}), a folder, a Hub "
-            f"id (owner/name) or built-in data ({':N, '.join(BUILT_IN)}:N)."
-            + (" Download it first, and give the file." if "://" in source else "")
+            f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}) or its URL, a "
+            f"folder, a Hub id (owner/name) or built-in data ({':N, '.join(BUILT_IN)}:N)."
         )
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, Image | Audio):
@@ -90,6 +93,17 @@ def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tup
         raise UserError(f"{path} has an unknown ending; expected one of {', '.join(READERS)}.")
     with explain_parser_errors(path, "a table"):
         return read_table(files, streaming, cache_dir), root
+
+
+def load_remote(url: str, streaming: bool, cache_dir: str | Path | None) -> tuple[Dataset | IterableDataset, Path]:
+    """Load the local copy of a table with a URL; errors name the URL."""
+    if Path(url).suffix.lower() not in READERS:
+        raise UserError(f"{url} is not the URL of a table; expected one that ends in {', '.join(READERS)}.")
+    copy = fetch(url)
+    try:
+        return load_local(copy, streaming, cache_dir)
+    except UserError as error:
+        raise UserError(str(error).replace(str(copy), url)) from error
 
 
 def load_saved(folder: Path) -> Dataset:
@@ -128,7 +142,7 @@ def metadata_files(folder: Path) -> list[TableFile]:
 
 
 @contextmanager
-def explain_parser_errors(path: Path, kind: str) -> Iterator[None]:
+def explain_parser_errors(path: str | Path, kind: str) -> Iterator[None]:
     """Convert `PARSER_ERRORS`, also those that `datasets` wraps, to a `UserError` that names the file."""
     try:
         yield

@@ -3,27 +3,32 @@
 import shlex
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm.auto import tqdm
 
 from app.command_line.commands import positional
 from app.command_line.reading import Reading, reading_options
+from app.command_line.shard_answers import answer_shards
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
 from app.explanation.evidence import Method
 from app.inference.batch_predict import Answers, answer_cases, answer_rows, write_answers
 from app.inference.load import find_model
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
+from app.inference.shards import ANSWERS, find_shards
 from app.inference.table_rows import SourceRows, open_rows
 from app.output_paths import ready_file
 from app.settings_parser import load_settings
 from data.errors import UserError
 from data.paths import expand_home, user_path
+from data.remote_files import is_url, normal_url
 from models import ImageTextConfig
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
@@ -54,6 +59,7 @@ class Predict:
     python -m app predict runs/quickstart --image picture.png --text "what color is the circle?"
     python -m app predict runs/quickstart --data.test rows.csv --output answers.parquet
     python -m app predict runs/mine --data.test rows.csv --data.pool case --output answers.csv
+    python -m app predict runs/mine --rows 'shards/part-*.parquet' --output answers
     """
 
     model: str = positional()
@@ -66,14 +72,17 @@ class Predict:
     """Further contexts of the model by name: --context.prior old.png --context.patient '{age: 61, sex: F}'."""
     top_k: PositiveInt = 3
     """Number of labels."""
+    rows: str = ""
+    """Pattern of many tables, in quotes: each is answered into its own file in the folder --output, unless that file
+    exists or another process is answering it. See docs/serving.md."""
     output: str = "answers.parquet"
-    """File for the answers to many pairs, .parquet or .csv, with --top_k labels a row."""
+    """File for the answers to many pairs, .parquet or .csv, with --top_k labels a row; with --rows a folder."""
     data: AnsweredRows = field(default_factory=AnsweredRows)
     trust_custom_encoder: bool = False
     """Run the text encoder file that is saved with the model."""
 
     def __post_init__(self) -> None:
-        self.model, self.image = expand_home(self.model), expand_home(self.image)
+        self.model, self.image, self.rows = map(expand_home, (self.model, self.image, self.rows))
 
 
 @dataclass
@@ -114,12 +123,17 @@ class Explain:
 
 def run_predict(options: Predict) -> None:
     """Print the answers to one pair, or write those to many."""
-    output = check_question(options)
+    check_question(options)
     limit = {} if options.data.max_pixels is None else {"max_pixels": options.data.max_pixels}
-    predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder, **limit)
-    if options.data.test:
-        predict_rows(predictor, options, output)
+    load = partial(Predictor.from_pretrained, options.model, None, options.trust_custom_encoder, **limit)
+    if options.rows:
+        answer_shards(find_shards(options.rows, expand_home(options.output)), load, partial(answer_shard_rows, options))
         return
+    if options.data.test:
+        output = ready_output(options)
+        predict_rows(load(), options, output)
+        return
+    predictor = load()
     prediction = predictor.predict(
         [(options.image or None, options.text or None, given_contexts(predictor, options.context))], options.top_k
     )[0]
@@ -134,13 +148,14 @@ def run_predict(options: Predict) -> None:
         print(f"not sure: {reason}")
 
 
-def check_question(options: Predict) -> Path:
-    """Check the options before the model is loaded; returns the file for answers to many pairs.
+def check_question(options: Predict) -> None:
+    """Check the options before the model is loaded.
 
     Raises:
         UserError: an option is missing, or two exclude each other.
     """
-    if not options.data.test:
+    many = "--rows" if options.rows else "--data.test"
+    if not options.rows and not options.data.test:
         given = [option for option in reading_options(options.data) if option != "--data.max_pixels"]
         given += ["--data.pool"] if options.data.pool else []
         if options.output != Predict.output:
@@ -150,12 +165,29 @@ def check_question(options: Predict) -> Path:
         if not options.image and not options.text.strip() and not options.context:
             raise UserError("Give --image FILE, --text TEXT or both; or many pairs: --data.test SOURCE.")
         check_image(options.model, options.image, "ask about all its images with --data.test FOLDER")
-        return user_path(options.output)
-    if options.context:
-        raise UserError("The contexts of --data.test are columns of its rows: leave out --context.")
-    if options.image:
-        raise UserError("--image asks about one picture, --data.test about all of a source: give one of them.")
-    output, source = ready_file(user_path(options.output), (".parquet", ".csv")), Path(options.data.test)
+    elif options.context:
+        raise UserError(f"The contexts of {many} are columns of its rows: leave out --context.")
+    elif options.image:
+        raise UserError(f"--image asks about one picture, {many} about all of a source: give one of them.")
+    elif options.rows and options.data.test:
+        raise UserError("--data.test names one source, --rows a pattern of many: give one of them.")
+    elif options.rows and options.output == Predict.output:
+        raise UserError("--rows needs a folder for the answers: add --output FOLDER.")
+
+
+def ready_output(options: Predict) -> str | Path:
+    """Check that the answers to a source can be written; returns the path or the URL of their file.
+
+    Raises:
+        UserError: they cannot, or would replace the source.
+    """
+    if is_url(options.output):
+        if Path(options.output).suffix.lower() not in ANSWERS:
+            raise UserError(f"--output must end in {' or '.join(ANSWERS)}, got {options.output}.")
+        if is_url(options.data.test) and normal_url(options.output) == normal_url(options.data.test):
+            raise UserError(f"--output {options.output} would replace the rows themselves; name another file.")
+        return options.output
+    output, source = ready_file(user_path(options.output), ANSWERS), Path(options.data.test)
     if output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"--output {output} would replace the rows themselves; name another file.")
     return output
@@ -215,22 +247,46 @@ def open_source(
     return rows
 
 
-def predict_rows(predictor: Predictor, options: Predict, output: Path) -> None:
+def predict_rows(predictor: Predictor, options: Predict, output: str | Path) -> None:
     """Answer the rows of a source, write the answers and print how many there are; exit with code 1 without any."""
-    pool = options.data.pool or None
-    rows = open_source(predictor, options.data.test, options.data, options.text or None, pool)
-    answer = answer_cases if pool else answer_rows
-    with tqdm(desc="answering", total=rows.number, unit="row") as bar:
-        answers = answer(predictor, rows, options.top_k, progress=lambda done: bar.update(done - bar.n))
+    rows, answers = answer_source(options, predictor, options.data.test)
     write_answers(answers.table, output)
     print_reasons(answers)
-    total, failed = rows.number, sum(map(len, answers.reasons.values()))
-    of_cases = f", as {len(answers.table):,} cases" if pool else ""
-    print(f"{total - failed:,} of {total:,} rows answered{of_cases}, {failed:,} not; wrote {output}")
-    if failed == total:
+    print(f"{count_rows(rows, answers)}; wrote {output}")
+    if len(answers.errors) == rows.number:
         sys.exit(1)
     if rows.has_labels:
         print(f"The rows have labels. To score the model on them:\n  {scoring_command(options)}")
+
+
+def answer_source(options: Predict, predictor: Predictor, source: str) -> tuple[SourceRows, Answers]:
+    """The rows of a source, and the answers to them or to their cases."""
+    pool = options.data.pool or None
+    rows = open_source(predictor, source, options.data, options.text or None, pool)
+    answer = answer_cases if pool else answer_rows
+    with tqdm(desc="answering", total=rows.number, unit="row") as bar:
+        return rows, answer(predictor, rows, options.top_k, progress=lambda done: bar.update(done - bar.n))
+
+
+def answer_shard_rows(options: Predict, predictor: Predictor, source: str) -> pd.DataFrame:
+    """The answers to a shard; print how many there are.
+
+    Raises:
+        UserError: the shard cannot be read, or none of its rows can be answered.
+    """
+    rows, answers = answer_source(options, predictor, source)
+    print_reasons(answers)
+    if len(answers.errors) == rows.number:
+        raise UserError("none of its rows can be answered.")
+    print(f"{source}: {count_rows(rows, answers)}")
+    return answers.table
+
+
+def count_rows(rows: SourceRows, answers: Answers) -> str:
+    """How many rows are answered, for the terminal."""
+    failed = len(answers.errors)
+    of_cases = f", as {len(answers.table):,} cases" if "case" in answers.table.columns else ""
+    return f"{rows.number - failed:,} of {rows.number:,} rows answered{of_cases}, {failed:,} not"
 
 
 def print_reasons(answers: Answers) -> None:
@@ -246,7 +302,13 @@ def print_reasons(answers: Answers) -> None:
 def scoring_command(options: Predict) -> str:
     """The command that scores the rows that ``predict`` has answered."""
     reading, run = reading_options(options.data), Path(options.model) / "config.yaml"
-    if "--data.image_root" not in reading and run.is_file() and load_settings(run).data.image_root is not None:
+    is_local = not is_url(options.data.test)
+    if (
+        is_local
+        and "--data.image_root" not in reading
+        and run.is_file()
+        and load_settings(run).data.image_root is not None
+    ):
         # Without it, paths would be relative to the folder of the run's own images.
         reading["--data.image_root"] = str(Path(options.data.test).parent)
     if options.data.pool:

@@ -1,5 +1,6 @@
 """Answer many pairs: a table, a folder of images or a zip archive in, a table of answers out, with errors by row."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from app.atomic_write import replacing
 from app.inference.predictor import Predictor
 from app.inference.table_rows import SourceRow, SourceRows, open_rows
 from data import Example
 from data.cells import is_clean
 from data.errors import UserError
 from data.messages import excerpt_path, quote
+from data.remote_files import is_url, upload
 
 
 @dataclass(frozen=True)
@@ -201,19 +204,36 @@ def printable(text: str) -> str:
     return text if is_clean(text) else "".join(char if is_clean(char) else repr(char)[1:-1] for char in text)
 
 
-def write_answers(table: pd.DataFrame, path: Path) -> None:
+def write_answers(table: pd.DataFrame, target: str | Path) -> None:
     """Write what `answer_table` or `answer_cases` returns as ``.csv`` or ``.parquet``, with the same content.
+
+    A crash leaves the whole file or none, as far as the storage of a URL stores files in one step.
+
+    Args:
+        target: path or URL.
 
     Raises:
         UserError: the file cannot be written.
     """
+    if is_url(url := str(target)):
+        with tempfile.TemporaryDirectory() as folder:
+            write_answers(table, file := Path(folder, f"answers{Path(url).suffix}"))
+            upload(file, url)
+        return
+    path = Path(target)
     try:
-        if path.suffix.lower() == ".csv":
-            table.to_csv(path, index=False)
-        else:
-            types = {"row": pa.int64(), "rows": pa.int64(), "answered": pa.int64(), "sure": pa.bool_()}
-            types |= {name: pa.float64() for name in table.columns if name.startswith("probability")}
-            schema = pa.schema([(name, types.get(name, pa.string())) for name in table.columns])
-            table.to_parquet(path, index=False, schema=schema)  # an empty column has its type, too
+        with replacing(path) as file:
+            write_table(table, file, path.suffix.lower())
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def write_table(table: pd.DataFrame, file: Path, ending: str) -> None:
+    """Write answers in the format of an ending."""
+    if ending == ".csv":
+        table.to_csv(file, index=False)
+        return
+    types = {"row": pa.int64(), "rows": pa.int64(), "answered": pa.int64(), "sure": pa.bool_()}
+    types |= {name: pa.float64() for name in table.columns if name.startswith("probability")}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in table.columns])
+    table.to_parquet(file, index=False, schema=schema)  # an empty column has its type, too
