@@ -166,7 +166,10 @@ def explain(url: str, protocol: str, error: Exception) -> str:
         return (
             f"{url} has an unknown protocol, {protocol}://; known are s3, gs, az, hf, https, sftp and others of fsspec."
         )
-    if isinstance(error, FileNotFoundError):
+    lost = error.__cause__ if protocol in ("http", "https") else None  # fsspec takes it for a file that is not there
+    if isinstance(lost, OSError) and not isinstance(lost, FileNotFoundError):
+        cause = excerpt(str(lost), 300)
+    elif isinstance(error, FileNotFoundError):
         return f"There is no file {url}. If it is private, check the credentials in the environment ({variables})."
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"No access to {url}: {cause}. Put credentials in the environment ({variables})."

@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from data.errors import UserError
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
-from data.remote_files import fetch, is_url
+from data.remote_files import fetch, is_url, refuse_secrets
 from data.shape_contexts import make_cards, make_clips, make_pairs, make_tones
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
@@ -97,6 +97,7 @@ def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tup
 
 def load_remote(url: str, streaming: bool, cache_dir: str | Path | None) -> tuple[Dataset | IterableDataset, Path]:
     """Load the local copy of a table with a URL; errors name the URL."""
+    refuse_secrets(url)
     if Path(url).suffix.lower() not in READERS:
         raise UserError(f"{url} is not the URL of a table; expected one that ends in {', '.join(READERS)}.")
     copy = fetch(url)
