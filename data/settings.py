@@ -41,7 +41,8 @@ class DataSettings:
 
     train: str | None = None
     """Training rows: a .csv, .tsv, .json, .jsonl or .parquet file, a folder saved by datasets, an image folder with a
-    metadata file, a Hub id (owner/name or owner/name:split), or built-in data: shapes:N, pairs:N, cards:N,
+    metadata file, a table by its URL (s3://bucket/train.parquet; see docs/tables.md), a Hub id (owner/name or
+    owner/name:split), or built-in data: shapes:N, pairs:N, cards:N,
     tones:N or clips:N for N images."""
     validation: str | None = None
     """Validation rows, used to choose the best model. Split from the training rows by default."""
