@@ -10,7 +10,6 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 from interrupted import assert_same
@@ -115,9 +114,8 @@ def test_the_slurm_script_does_not_repeat_an_error(machines, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-@pytest.mark.parametrize("heading", ["Slurm", "Many rows"])
-def test_shellcheck_finds_nothing(heading, tmp_path):
-    (tmp_path / "script.sh").write_text(block(heading, "bash"))
+def test_shellcheck_finds_nothing(tmp_path):
+    (tmp_path / "script.sh").write_text(block("Slurm", "bash"))
     done = subprocess.run(["shellcheck", tmp_path / "script.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -163,22 +161,3 @@ def test_the_command_of_the_kubernetes_job_is_one_of_torchrun_and_train():
         (grace,) = (int(one["value"]) for one in container["env"] if one["name"] == "TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
         assert grace < pod["terminationGracePeriodSeconds"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-
-
-@pytest.mark.slow
-def test_a_task_of_the_array_answers_its_part_of_the_table(run_dir, shapes_folder, tmp_path):
-    script = block("Many rows", "bash")
-    for theirs, own in {"runs/mine": str(run_dir), "--data.image_root .": f"--data.image_root {shapes_folder}"}.items():
-        assert script.count(theirs) == 1
-        script = script.replace(theirs, own)
-    shutil.copy(shapes_folder / "test.csv", tmp_path / "rows.csv")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    env |= {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "32"}
-    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, check=True, timeout=SECONDS)
-    rows, answers = pd.read_csv(tmp_path / "rows.csv"), pd.read_parquet(tmp_path / "answers/5.parquet")
-    assert len(answers) == 3
-    for answer in answers.itertuples():
-        asked = rows.iloc[32 * answer.row + 5]
-        assert (answer.text, answer.image) == (asked["text"], asked["image"])
-        assert answer.prediction
