@@ -30,8 +30,6 @@ import train
 from app import Predictor
 from app.__main__ import main as app
 from app.serving.server import ServeSettings, build_app, load_predictor
-from app.settings import TrainSettings
-from app.training.trainer import learning_rate_scales
 from data.audio import check_sound, collate_sounds, decode_sound, resolve_sound, sound_seconds
 from data.errors import UserError
 from data.images import decode_image
@@ -156,11 +154,6 @@ def test_the_untrained_small_encoder_already_tells_pitches_apart_whatever_their_
     between = torch.cdist(loud, loud)[~torch.eye(len(pitches), dtype=torch.bool)].min()
     assert between > 3, "of vectors with a norm of about 11"
     assert between > 4 * (loud - soft).norm(dim=1).max()
-
-
-@pytest.mark.parametrize("encoder", ["scratch", "someone/pretrained"])
-def test_the_encoder_of_sounds_learns_slowly_also_from_scratch(encoder):
-    assert learning_rate_scales(TrainSettings(), ModelSettings(audio_encoder=encoder))["audio_encoder"] == 0.1
 
 
 SPEC = {"name": "sound", "kind": "audio"} | audio_encoder(ModelSettings(audio_encoder="scratch", audio_seconds=1))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.settings import Settings
 from app.settings_parser import parse_settings
-from app.studies.search.space import DEFAULT, Base, read_space
+from app.studies.search.read_space import DEFAULT, read_space
+from app.studies.search.space import Base
 from app.training.trainer import learning_rate_scales
 from data.errors import UserError
 

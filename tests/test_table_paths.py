@@ -123,9 +123,9 @@ def test_an_invalid_image_folder_says_why(tmp_path, files, message):
         labels_of(tmp_path)
 
 
-def test_a_url_is_an_error_that_says_to_download_it():
-    with pytest.raises(ValueError, match=r"no file or folder 'https://x.org/t.csv'.*Download it"):
-        labels_of("https://x.org/t.csv")
+def test_a_url_that_cannot_be_reached_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"https://x.invalid/t.csv cannot be reached: .*Check the address"):
+        labels_of("https://x.invalid/t.csv")
 
 
 def test_home_folders_are_expanded(tmp_path, monkeypatch):

@@ -186,8 +186,8 @@ def test_the_penalties_for_sharp_attention_and_open_gates_follow_the_settings():
 def test_pretrained_parts_learn_more_slowly_than_new_ones_by_default():
     scratch = ModelSettings(text_encoder="scratch", audio_encoder="scratch", image_weights="none")
     new = learning_rate_scales(TrainSettings(), scratch)
-    others = dict.fromkeys(["text_encoder", "audio_encoder", "fusion", "classifier", "probe"], 1.0)
-    assert new == others | {"image_encoder": 0.3}
+    others = dict.fromkeys(["text_encoder", "fusion", "classifier", "probe"], 1.0)
+    assert new == others | {"image_encoder": 0.3, "audio_encoder": 0.1}
     pretrained = ModelSettings(text_encoder="bert-base-uncased", image_weights="imagenet")
     slow = learning_rate_scales(TrainSettings(), pretrained)
     assert slow["image_encoder"] == slow["text_encoder"] == slow["audio_encoder"] == 0.1

@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 
 from app.output_paths import ready_folder
 from data.errors import UserError
-from data.messages import quote
 from data.remote_files import cache_folder, file_exists, is_url, list_files, normal_url
 from data.table_file import READERS
 
@@ -77,7 +76,7 @@ def find_shards(pattern: str, folder: str) -> list[Shard]:
     sources = list_files(pattern) if is_url(pattern) else local_files(pattern)
     if not sources:
         hint = f" It is a folder: give a pattern, such as '{pattern}/*.parquet'." * os.path.isdir(pattern)
-        raise UserError(f"--rows {quote(pattern)} matches no file.{hint}")
+        raise UserError(f"--rows {pattern!r} matches no file.{hint}")
     check_names(sources)
     folder = normal_url(folder) if is_url(folder) else str(folder)
     for source in sources:

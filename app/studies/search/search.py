@@ -25,16 +25,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from app.atomic_write import replacing
 from app.reporting.charts import draw_search
-from app.run_paths import places_of
-from app.settings import INCIDENTAL, Settings, flat
-from app.studies.search.space import Base, Space, read_space
+from app.settings import Settings
+from app.studies.search.identity import describe_changes, identity_of
+from app.studies.search.read_space import read_space
+from app.studies.search.space import Base, Space
 from app.studies.search.storage import Worker, check_folder, explained_errors, open_storage
 from app.studies.search.trials import (
     QUIET,
     Cost,
+    Watch,
     answer_cost,
+    last_value,
     remove_weights,
     search_metric,
+    show_figure,
 )
 from app.training.best_epoch import kept_figure
 from app.training.new_process import train_in_new_process
@@ -42,8 +46,6 @@ from app.training.run_folder import PROGRESS, RunDir
 from data.errors import UserError
 from models.fusion import FUSIONS
 
-VERSION = 1
-"""Of what a study records about itself."""
 Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WAIT = 2.0
@@ -135,7 +137,8 @@ class Search:
         Raises:
             UserError: the study is for others; the message names what differs.
         """
-        now = json.loads(json.dumps(identity_of(self.space, self.options)))
+        how = {"cost": self.options.cost, "sampler": self.options.sampler, "pruner": self.options.pruner}
+        now = identity_of(self.space, how)
         before = self.study.user_attrs.get(IDENTITY)
         if before is None:
             self.study.set_user_attr(IDENTITY, now)
@@ -281,53 +284,6 @@ class Search:
         return max(finished, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
 
 
-@dataclass
-class Watch:
-    """Reports the epochs of a training to its trial, and ends it if the trial is pruned.
-
-    Attributes:
-        last_pruned: the last epoch after which it may end; 0 reports nothing.
-    """
-
-    trial: Trial
-    last_pruned: float
-    epoch: int = 0
-    pruned: bool = False
-
-    def __call__(self, epoch: int, best: float | None) -> bool:
-        self.epoch = epoch
-        if self.last_pruned and best is not None:
-            self.trial.report(best, epoch)
-            self.pruned = epoch <= self.last_pruned and self.trial.should_prune()
-        return not self.pruned
-
-
-def identity_of(space: Space, options: SearchOptions) -> dict[str, Any]:
-    """What all processes of a search must agree on."""
-    settings = space.base.settings()
-    values = {name: value for name, value in flat(settings).items() if name not in INCIDENTAL}
-    places = {name: place.sha256 or place.path for name, place in places_of(settings).items() if name != "run_dir"}
-    return {
-        "version": VERSION,
-        "optuna": optuna.__version__.partition(".")[0],
-        "settings": values | places,
-        "space": space.description(),
-        "search": {"cost": options.cost, "sampler": options.sampler, "pruner": options.pruner},
-    }
-
-
-def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences between two identities, a phrase each."""
-    if before.get("version") != now["version"] or before["optuna"] != now["optuna"]:
-        return [f"version {before.get('version')} with Optuna {before.get('optuna')} wrote it"]
-    found = []
-    for part, told in (("settings", ""), ("space", "the space of "), ("search", "--")):
-        names = sorted(before[part].keys() | now[part].keys())
-        changed = [name for name in names if before[part].get(name) != now[part].get(name)]
-        found += [f"{told}{name} was {before[part].get(name)!r}, now {now[part].get(name)!r}" for name in changed]
-    return found
-
-
 def sampler_of(options: SearchOptions, seed: int) -> BaseSampler:
     """Tree-structured Parzen estimators over the settings together (Bergstra et al. 2011, Falkner et al. 2018)."""
     if options.sampler == "random":
@@ -340,15 +296,3 @@ def pruner_of(options: SearchOptions) -> BasePruner:
     if options.pruner == "none" or options.cost != "none":
         return NopPruner()
     return HyperbandPruner(min_resource=1)
-
-
-def last_value(trial: FrozenTrial) -> float | None:
-    """The figure of a trial, or the last one that a pruned trial reported."""
-    if trial.values:
-        return trial.values[0]
-    return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
-
-
-def show_figure(value: float, metric: str) -> str:
-    """A figure of the validation rows for people."""
-    return f"{value:.4f}" if metric == "loss" else f"{value:.1%}"

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from app.reporting.html_report import environment
-from app.studies.search.search import Search, last_value, show_figure
+from app.studies.search.search import Search
+from app.studies.search.trials import last_value, show_figure
 from app.studies.search.winner import Final
 
 REPORT = "report.html"

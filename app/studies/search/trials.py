@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from optuna.trial import FrozenTrial, Trial
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.inference.load import load_model
@@ -57,3 +59,36 @@ def answer_cost(model_folder: Path, cost: Cost) -> float:
             model(**inputs)
             times.append(time.perf_counter() - started)
     return statistics.median(times) / pairs
+
+
+@dataclass
+class Watch:
+    """Reports the epochs of a training to its trial, and ends it if the trial is pruned.
+
+    Attributes:
+        last_pruned: the last epoch after which it may end; 0 reports nothing.
+    """
+
+    trial: Trial
+    last_pruned: float
+    epoch: int = 0
+    pruned: bool = False
+
+    def __call__(self, epoch: int, best: float | None) -> bool:
+        self.epoch = epoch
+        if self.last_pruned and best is not None:
+            self.trial.report(best, epoch)
+            self.pruned = epoch <= self.last_pruned and self.trial.should_prune()
+        return not self.pruned
+
+
+def last_value(trial: FrozenTrial) -> float | None:
+    """The figure of a trial, or the last one that a pruned trial reported."""
+    if trial.values:
+        return trial.values[0]
+    return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+
+
+def show_figure(value: float, metric: str) -> str:
+    """A figure of the validation rows for people."""
+    return f"{value:.4f}" if metric == "loss" else f"{value:.1%}"

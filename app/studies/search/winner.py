@@ -12,10 +12,10 @@ from textwrap import wrap
 from optuna.trial import FrozenTrial
 
 from app.settings_parser import save_settings
-from app.studies.search.search import DONE, Search, show_figure
+from app.studies.search.search import DONE, Search
 from app.studies.search.space import Base, Values
 from app.studies.search.storage import explained_errors
-from app.studies.search.trials import QUIET, remove_weights
+from app.studies.search.trials import QUIET, remove_weights, show_figure
 from app.training.best_epoch import kept_figure
 from app.training.new_process import train_in_new_process
 from app.training.run_folder import RunDir
