@@ -16,12 +16,14 @@ from optuna.trial import TrialState
 from tiny import ROOT, TINY, shared_encoder
 
 from app.__main__ import main
+from app.inference.load import load_model
 from app.serving.ui.training_tab import draw_study, training_tab
 from app.settings_parser import load_settings, parse_settings
 from app.studies.search import search as search_module
 from app.studies.search import winner as winner_module
 from app.studies.search.search import Search, SearchOptions
 from app.studies.search.storage import Worker
+from app.studies.search.trials import answer_cost
 from app.studies.search.winner import Final
 from app.training.new_process import train_in_new_process
 from app.training.run_folder import RunDir
@@ -301,6 +303,15 @@ def test_a_search_with_a_cost_gives_a_front_of_configurations(config, trained, m
     assert not (output / "front_4.yaml").exists()
     assert load_settings(output / "best.yaml").model.fusion == "cross"
     assert "Figure against cost" in (output / "report.html").read_text()
+
+
+def test_the_cost_of_an_answer_is_measured_on_the_model_of_a_run(run_dir):
+    work, again = (answer_cost(run_dir / "model", "work") for _ in range(2))
+    assert work == again, "multiplications are counted, not timed"
+    config = load_model(run_dir / "model")[0].config
+    hidden = config.classifier_hidden_size
+    assert work > hidden * config.num_labels / 1e9
+    assert 0 < answer_cost(run_dir / "model", "seconds") < 10
 
 
 def test_no_trial_starts_after_the_hours_are_over(config, trained):
