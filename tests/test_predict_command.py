@@ -6,20 +6,11 @@ import shlex
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from predict_command import ask
 
 import eval as evaluation
-from app.__main__ import main as app
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
-
-
-def ask(*options) -> int:
-    """Run predict and return its exit code."""
-    try:
-        app(["predict", *map(str, options)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_csv_and_parquet_answers_are_equal(run_dir, shapes_folder, tmp_path, capsys):

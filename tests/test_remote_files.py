@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
+from predict_command import ask
 from tiny import NUM_TEST, ROOT, arguments
 
 import eval as evaluation
 import train
-from app.__main__ import main as app
 from app.run_paths import read_places
 from data import DataSettings
 from data.errors import UserError
@@ -67,15 +67,6 @@ def with_bytes(table: Path) -> pd.DataFrame:
     rows = pd.read_csv(table)
     rows["image"] = [(table.parent / image).read_bytes() for image in rows["image"]]
     return rows
-
-
-def ask(*options) -> int:
-    """Run predict and return its exit code."""
-    try:
-        app(["predict", *map(str, options)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_a_table_with_a_url_has_the_rows_of_the_file(s3, tmp_path):

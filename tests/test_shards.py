@@ -6,9 +6,9 @@ import sys
 
 import pandas as pd
 import pytest
+from predict_command import ask
 from tiny import ROOT, launch
 
-from app.__main__ import main as app
 from app.inference.predictor import Predictor
 from app.inference.shards import Shard, find_shards
 from data.errors import UserError
@@ -34,15 +34,6 @@ def shards(shapes_folder, tmp_path):
         else:
             part.to_json(file, orient="records", lines=True)
     return folder
-
-
-def ask(*options) -> int:
-    """Run predict and return its exit code."""
-    try:
-        app(["predict", *map(str, options)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def start_worker(*options) -> subprocess.Popen:
