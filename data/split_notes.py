@@ -22,7 +22,7 @@ def describe_split(split: str, rows: Rows, infos: list[ImageInfo]) -> str:
             f" of {low[0]}×{low[1]} to {high[0]}×{high[1]} px" if (low != high).any() else f" of {low[0]}×{low[1]} px"
         )
     line += f", texts of {min(words)} to {max(words)} words" if words else ", no texts"
-    no_text, no_image = len(rows) - len(words), sum(key is None for key in rows.image_keys)
+    no_text, no_image = len(rows) - len(words) if words else 0, sum(key is None for key in rows.image_keys)
     return line + (f"; {no_text} without text, {no_image} without image" if no_text or no_image else "")
 
 

@@ -233,9 +233,12 @@ def test_frozen_encoders_are_cached_for_both_pictures_and_another_run_starts_fro
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
-def test_a_model_without_a_text_trains_without_a_text_encoder(folder, tmp_path):
+def test_a_model_without_a_text_trains_without_a_text_encoder(folder, tmp_path, capsys):
     options = ["--context.prior", "image", "--model.text_encoder", "nobody/has-this"]
     run = train.main(command(folder, tmp_path / "run", *options))
+    told = capsys.readouterr().out
+    assert ", no texts\n" in told
+    assert not any(word in told for word in ("without text", "words", "tokens"))
     figures = json.loads((run / "evaluation/test/metrics.json").read_text())
     assert list(figures["inputs"]["parts"]) == ["image", "prior"]
     assert "prior (image)" in (run / "model/README.md").read_text()
