@@ -8,7 +8,7 @@ from itertools import islice
 
 from jsonargparse.typing import PositiveInt
 
-from app.command_line.ask import SHOWN, open_source
+from app.command_line.ask_rows import SHOWN, open_source
 from app.command_line.commands import positional
 from app.command_line.reading import Reading, reading_options
 from app.inference.batch_predict import name_fault
