@@ -64,8 +64,9 @@ class TrainSettings:
     them, and a stream is never limited."""
     gradient_accumulation_steps: PositiveInt = 1
     """Batches whose gradients are accumulated for one optimizer step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019) or SGD with momentum 0.9."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """adamw (Loshchilov & Hutter 2019); muon, which orthogonalizes the updates of hidden layers (Jordan et al. 2024),
+    for random weights; or sgd with momentum 0.9."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate, before the scales of the parts."""
     scales: LearningRateScales = field(default_factory=LearningRateScales)

@@ -44,8 +44,42 @@ def test_freezing_everything_is_refused(model):
         parameter_groups(model, 1e-3, dict.fromkeys(ONE, 0.0), 0.1)
 
 
+def test_muon_leaves_embeddings_tokens_and_the_layers_of_the_classes_to_adamw(model):
+    """Muon keeps one moment of a weight, AdamW two."""
+    optimizer = build_optimizer("muon", parameter_groups(model, 1e-3, ONE, 0.1), model)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    by_muon = {name for name, p in model.named_parameters() if "momentum_buffer" in optimizer.state[p]}
+    assert {name for name, p in model.named_parameters() if "exp_avg_sq" in optimizer.state[p]}.isdisjoint(by_muon)
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert "image_encoder.features.0.weight" in by_muon
+    assert any(name.endswith("q_proj.weight") for name in by_muon)
+    assert not any("embeddings" in name or name.startswith("no_") or "norm" in name.lower() for name in by_muon)
+    assert not {"classifier.output.weight", "classifier.gate.weight"} & by_muon
+    assert "classifier.hidden.weight" in by_muon
+
+
+def test_muon_makes_all_directions_of_a_weight_equally_long(model):
+    """The singular values of a convolution's update differ by less than a factor of two, whatever its gradient's."""
+    weight = model.image_encoder.features[0].weight
+    before = weight.detach().clone()
+    optimizer = build_optimizer("muon", parameter_groups(model, 1e-3, ONE, 0.0), model)
+    scales = torch.logspace(0, -2, len(weight))[:, None, None, None]
+    weight.grad = scales * torch.randn_like(weight)
+    optimizer.step()
+    lengths = torch.linalg.svdvals((weight.detach() - before).flatten(1))
+    assert lengths.max() < 2 * lengths.min()
+
+
+def test_muon_refuses_shards_of_matrices(model):
+    with pytest.raises(ValueError, match="use adamw with FSDP"):
+        build_optimizer("muon", parameter_groups(model, 1e-3, ONE, 0.1), model, sharded=True)
+
+
 def rates(kind: str, steps: int = 100, warmup: float = 0.1) -> list[float]:
-    optimizer = build_optimizer("sgd", [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     options = TrainSettings(schedule=kind, epochs=steps // 10, warmup=warmup, step_epochs=5, step_gamma=0.1)
     schedule = build_schedule(optimizer, options, steps_per_epoch=10)
     found = []

@@ -101,10 +101,10 @@ def test_a_run_counts_as_finished_only_after_its_last_file_is_written(whole, sha
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("what", ["the text encoder, without fusion", "DINOv2's mask token"])
-def test_a_run_with_parameters_without_gradient_can_be_resumed(what, shapes_folder, tmp_path):
-    more = ["--model.fusion", "none"]
-    if what.startswith("DINOv2"):
+@pytest.mark.parametrize("what", ["no gradient of the text encoder", "no gradient of DINOv2's mask token", "muon"])
+def test_a_run_whose_parameters_have_no_or_another_state_of_the_optimizer_can_be_resumed(what, shapes_folder, tmp_path):
+    more = ["--train.optimizer", "muon"] if what == "muon" else ["--model.fusion", "none"]
+    if "DINOv2" in what:
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
         Dinov2Model(Dinov2Config(image_size=32, **sizes)).save_pretrained(tmp_path / "dinov2")
         ViTImageProcessor().save_pretrained(tmp_path / "dinov2")

@@ -63,7 +63,7 @@ def test_shipped_configurations_are_valid_and_say_how_to_run_them(config):
         (["--train.warmup", "1.5"], "v<=1"),
         (["--model.image_size", "16"], "v>=32"),
         (["--model.modality_dropout", "0.5"], "v<0.5"),
-        (["--train.optimizer", "adam"], "'adamw', 'sgd'"),
+        (["--train.optimizer", "adam"], "'adamw', 'muon', 'sgd'"),
         (["--train.epochs", "0"], "v>0"),
         (["nope.yaml"], "no configuration file 'nope.yaml'"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from data.errors import UserError
@@ -69,8 +70,36 @@ def parameter_groups(
     return groups
 
 
-def build_optimizer(name: str, groups: list[dict], sharded: bool = False) -> Optimizer:
-    """``adamw`` (Loshchilov & Hutter 2019) or ``sgd`` with momentum 0.9. Torch cannot fuse SGD on sharded weights."""
+def build_optimizer(name: str, groups: list[dict], model: ImageTextClassifier, sharded: bool = False) -> Optimizer:
+    """``adamw`` (Loshchilov & Hutter 2019), ``muon`` (Jordan et al. 2024) or ``sgd`` with momentum 0.9.
+
+    Raises:
+        UserError: ``muon`` with sharded weights, because it needs whole matrices.
+    """
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups, momentum=0.9, fused=not sharded)
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, fused=not sharded)  # torch cannot fuse it on sharded weights
+    if sharded:
+        raise UserError("--train.optimizer muon needs whole matrices, not shards of them: use adamw with FSDP.")
+    from timm.optim import Muon  # its import takes a moment
+
+    return Muon(muon_groups(groups, model), nesterov=True)
+
+
+def muon_groups(groups: list[dict], model: ImageTextClassifier) -> list[dict]:
+    """Divide groups into the weights of hidden layers and all other parameters, which Muon leaves to AdamW.
+
+    The others are embeddings, learned tokens, norms, biases, and the layers whose outputs are the classes. Muon
+    orthogonalizes the update of a weight, with the input channels and cells of a convolution as one dimension, and
+    scales it to the size of AdamW's, so that both can share a learning rate (Liu et al. 2025, section 2.2).
+    """
+    hidden = {module.weight for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)}
+    heads = [module for part in (model.classifier, model.probe) if part is not None for module in part.modules()]
+    hidden -= {m.weight for m in heads if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels}
+    found = []
+    for group in groups:
+        for is_hidden in (True, False):
+            if chosen := [parameter for parameter in group["params"] if (parameter in hidden) == is_hidden]:
+                found.append({**group, "params": chosen, "use_fallback": not is_hidden})
+    return found

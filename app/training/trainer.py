@@ -101,7 +101,7 @@ class Training:
         sampler, loader = training_batches(settings, rows, collate, accelerator)
         check_batch_norm(model, sampler)
         steps_per_epoch = math.ceil(len(sampler) / options.gradient_accumulation_steps)
-        optimizer = build_optimizer(options.optimizer, groups, is_sharded(accelerator))
+        optimizer = build_optimizer(options.optimizer, groups, model, is_sharded(accelerator))
         schedule = build_schedule(optimizer, options, steps_per_epoch)
         loss_function = build_loss(options, collate.label2id, rows.labels, form)
         normal = processor.image_processor
