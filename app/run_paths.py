@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RECORD = "provenance.parquet"
 """File of a run folder with its training rows (`app.training.provenance`); its metadata holds the paths."""
 PATHS = (
-    *(f"data.{name}" for name in ("train", "validation", "test", "image_root")),
+    *(f"data.{name}" for name in ("train", "validation", "test", "image_root", "exclude")),
     *(f"model.{name}" for name in ("init", "text_encoder", "audio_encoder", "image_encoder", "image_weights")),
 )
 """Settings that can name a file or a folder; besides them, contexts can have an encoder (`context_encoders`)."""

@@ -191,6 +191,7 @@ BY_CONTENT = {
     "data.validation",
     "data.test",
     "data.image_root",
+    "data.exclude",
     "model.init",
     "model.text_encoder",
     "model.text_revision",

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.context_check import check_features, fit_contexts, verify_contexts
 from data.errors import UserError
+from data.exclusion import exclude_images
 from data.groups import describe_groups, row_groups
 from data.image_check import ImageInfo, verify_images
 from data.label_format import LabelFormat
@@ -49,6 +50,10 @@ class CheckedSplits:
     rows: dict[str, Rows] = field(default_factory=dict)
     infos: dict[str, list[ImageInfo]] = field(default_factory=dict)
 
+    def keep(self, split: str, places: list[int]) -> None:
+        """Keep these rows of a split."""
+        self.rows[split], self.infos[split] = self.rows[split].select(places), [self.infos[split][i] for i in places]
+
     def divide_train(self, indices: tuple[np.ndarray, np.ndarray], split: str) -> None:
         """Keep the first indices of the training rows, and move the second to another split."""
         rows, infos = self.rows["train"], self.infos["train"]
@@ -66,6 +71,11 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         raise UserError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
     checked, unreadable = load_splits(settings)
     notes: list[str] = []
+    if settings.exclude:
+        kept, note = exclude_images(checked.rows, settings.exclude, settings)
+        notes.append(note)
+        for split, places in kept.items():
+            checked.keep(split, places)
     if settings.folds:
         notes.append(hold_out_fold(checked, settings))
     if settings.validation is None:

@@ -90,6 +90,9 @@ class DataSettings:
     top_k_labels: PositiveInt | None = None
     """Only learn the K most frequent labels of the training rows. In validation and test rows, other labels
     count as wrong."""
+    exclude: str | None = None
+    """Table whose images, and images nearly equal to them, are left out of train and validation: the held-out rows of
+    another data set that a model from this training will be tuned to. They are read from the column image."""
     shots: NonNegativeInt = 0
     """Number of training rows of each class, drawn by the seed (few-shot). 0 uses all rows."""
     pool: str | None = None

@@ -11,8 +11,8 @@ from tiny import shared_encoder
 
 from app.__main__ import main as app
 from app.studies.data_checks import check_images, contradictions
-from app.studies.duplicates import near_duplicates, thumbnail
 from data import DataSettings, LabelFormat, load_rows, prepare_data, verify_images
+from data.near_duplicates import near_duplicates, thumbnail
 
 TINY = [
     "--model.text_encoder",

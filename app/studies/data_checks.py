@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from app.studies.duplicates import near_duplicates, thumbnail
 from data import LabelFormat, PreparedData, Rows
 from data.groups import group_names
 from data.messages import excerpt, name_rows
+from data.near_duplicates import near_duplicates, thumbnail
 from data.prepare import split_pairs
 
 SHOWN = 5

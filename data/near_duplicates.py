@@ -21,6 +21,15 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int]]:
     """Pairs ``(first, second)`` of indices of thumbnails ``(n, SIDE · SIDE · 3)`` that are nearly equal."""
-    neighbors = NearestNeighbors(radius=NEAR * np.sqrt(thumbnails.shape[1]), algorithm="brute").fit(thumbnails)
-    pairs = triu(neighbors.radius_neighbors_graph(thumbnails), k=1).tocoo()
+    pairs = triu(neighbors_of(thumbnails).radius_neighbors_graph(thumbnails), k=1).tocoo()
     return sorted(zip(pairs.row.tolist(), pairs.col.tolist(), strict=True))
+
+
+def are_among(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each of the thumbnails ``(n, SIDE · SIDE · 3)`` is nearly equal to one of the others ``(n,)`` bool."""
+    return neighbors_of(others).radius_neighbors_graph(thumbnails).getnnz(axis=1) > 0
+
+
+def neighbors_of(thumbnails: np.ndarray) -> NearestNeighbors:
+    """Finds what is nearly equal to one of the thumbnails."""
+    return NearestNeighbors(radius=NEAR * np.sqrt(thumbnails.shape[1]), algorithm="brute").fit(thumbnails)
