@@ -11,13 +11,13 @@ import os
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import vgg16
 
+from benchmarks.peak_memory import peak_of
 from benchmarks.timing import DEVICE, clock, with_quartiles
 from models import MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
 from models.attention import Attention
@@ -95,12 +95,13 @@ def table_of_kinds(dtype: torch.dtype, slots: int | None = None) -> str:
 
 def build_kinds(number: int) -> dict[str, Attention]:
     """All kinds of attention for a context of ``number`` slots, and torch's fused kernel, by name."""
-    torch.manual_seed(0)
-    kinds = {kind: build_attention(kind, number, **SIZES) for kind in KINDS}
-    for kind in kinds.values():
-        if isinstance(kind, nn.Module):
-            kind.to(DEVICE)
-    return kinds | {"fused (torch)": fused}
+    return {kind: build_kind(kind, number) for kind in KINDS} | {"fused (torch)": fused}
+
+
+def build_kind(kind: str, number: int) -> Attention:
+    """A kind of attention for a context of ``number`` slots."""
+    built = build_attention(kind, number, **SIZES)
+    return built.to(DEVICE) if isinstance(built, nn.Module) else built
 
 
 def fused(
@@ -110,11 +111,11 @@ def fused(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=context_mask), None
 
 
-def random_inputs(number: int, dtype: torch.dtype, slots: int | None = None) -> list[Tensor]:
-    """Query ``(1, HEADS, number, WIDTH)``, key and value ``(1, HEADS, slots, WIDTH)``."""
+def random_inputs(number: int, dtype: torch.dtype, slots: int | None = None, rows: int = 1) -> list[Tensor]:
+    """Query ``(rows, HEADS, number, WIDTH)``, key and value ``(rows, HEADS, slots, WIDTH)``."""
     torch.manual_seed(0)
     lengths, options = (number, slots or number, slots or number), {"device": DEVICE, "dtype": dtype}
-    return [torch.randn(1, HEADS, length, WIDTH, **options, requires_grad=True) for length in lengths]
+    return [torch.randn(rows, HEADS, length, WIDTH, **options, requires_grad=True) for length in lengths]
 
 
 def one_pass(attend: Attention, tensors: Sequence[Tensor]) -> tuple[float, float]:
@@ -136,25 +137,6 @@ def peak_memory_here(name: str, number: int, dtype: torch.dtype, slots: int | No
     one_pass(build_kinds(49)[name], random_inputs(49, dtype))  # libraries allocate some memory once
     attend, tensors = build_kinds(slots or number)[name], random_inputs(number, dtype, slots)
     return peak_of(lambda: one_pass(attend, tensors))
-
-
-def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that a function needs at its peak beyond those in use before it."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
-    before = peak_resident()
-    work()
-    return peak_resident() - before
-
-
-def peak_resident() -> int:
-    """Largest resident memory of this process in bytes since the reset of its high-water mark."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

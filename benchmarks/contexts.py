@@ -23,14 +23,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from accelerate.utils import set_seed
 
 from app.settings_parser import parse_settings
 from app.training.devices import build_accelerator
-from app.training.trainer import Training, build
-from benchmarks.attention import peak_of
-from benchmarks.timing import DEVICE, with_quartiles
-from benchmarks.training import Bench, medians, paired, step_time, steps
+from benchmarks.peak_memory import peak_of
+from benchmarks.steps import Bench, start, step_time, steps
+from benchmarks.timing import DEVICE, medians, paired, with_quartiles
 from data import prepare_data
 from data.shapes import draw_scene, paint
 
@@ -154,12 +152,9 @@ def prepare(folder: Path, name: str, sizes: Sizes, *more: str) -> Bench:
 
 def training_steps(bench: Bench) -> Iterator[int]:
     """Build a model; each item is a training step."""
-    set_seed(0)
-    settings, data, accelerator = bench.settings, bench.data, bench.accelerator
-    training = Training.set_up(settings, data, *build(settings, data), accelerator)
     with redirect_stdout(sys.stderr):  # the cache tells its size
-        training.to_device(settings, data, accelerator)
-    return steps(bench, settings, training)
+        training = start(bench, bench.settings)
+    return steps(bench, bench.settings, training)
 
 
 def peak_memory(folder: Path, name: str, sizes: Sizes) -> int:

@@ -34,8 +34,10 @@ from app.inference.load import load_model
 from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
 from app.settings_parser import load_settings
+from benchmarks.photos import photo
 from benchmarks.timing import timed, with_quartiles
 from data import Example, Rows, decode_image, load_rows, verify_images
+from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_model
 from models.settings import ModelSettings
 
@@ -63,25 +65,23 @@ def main() -> None:
                 print(line, flush=True)
 
 
-def write_vgg(folder: Path) -> None:
-    """Save an untrained classifier. It is as fast as a trained one."""
+def build_vgg(size: int = SIZE) -> tuple[ImageTextClassifier, ImageTextProcessor]:
+    """An untrained classifier, which is as fast as a trained one, and its processor."""
     set_seed(0)
     names = [f"class {number}" for number in range(100)]
-    settings = ModelSettings(image_size=SIZE, text_encoder="scratch", image_weights="none")
-    model, processor = build_model(settings, names, QUESTIONS * 10)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    settings = ModelSettings(image_size=size, text_encoder="scratch", image_weights="none")
+    return build_model(settings, names, QUESTIONS * 10)
+
+
+def write_vgg(folder: Path) -> None:
+    """Save an untrained classifier."""
+    for part in build_vgg():
+        part.save_pretrained(folder)
 
 
 def photos(number: int) -> list[bytes]:
-    """Different JPEG files of smoothed random pixels."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(number):
-        small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        small.resize(PHOTO, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        found.append(file.getvalue())
-    return found
+    """Different JPEG files."""
+    return [photo(one, PHOTO) for one in range(number)]
 
 
 @contextmanager
@@ -137,6 +137,7 @@ def latency(args: argparse.Namespace, model: Path) -> Iterator[str]:
 
 @torch.inference_mode()
 def forward(predictor: Predictor, batch: dict) -> None:
+    """One pass of the model over prepared inputs."""
     with predictor.autocast():
         predictor.model(**batch)
 

@@ -10,53 +10,29 @@ import copy
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, product
 from operator import attrgetter
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from app.settings import Settings
 from app.settings_parser import parse_settings
-from app.training.checkpoint import Progress
 from app.training.devices import build_accelerator
-from app.training.step import train_epoch
-from app.training.trainer import Training, build
-from benchmarks.timing import DEVICE, clock, timed, with_quartiles
-from data import Batch, Example, PreparedData, decode_image, prepare_data
+from app.training.trainer import Training
+from benchmarks.steps import Bench, count_operations, dtype_of, matrix_product, only_model, start, step_time, steps
+from benchmarks.timing import DEVICE, clock, medians, paired, timed, with_quartiles
+from data import Example, decode_image, prepare_data
 
 QUESTIONS = 32
 """Rows in a batch of the plain loop."""
-SQUARE = 4096
-"""Side of the square matrices whose product measures the peak speed of the machine."""
-
-
-@dataclass
-class Bench:
-    """What all parts share: the data, the settings, the accelerator and the number of measurements."""
-
-    data: PreparedData
-    settings: Settings
-    accelerator: Accelerator
-    rounds: int
-
-    def training(self, size: int, *more: str) -> tuple[Settings, Training]:
-        """The settings and the state of ``train.py configs/easy_vqa.yaml`` before its first step, at an image size."""
-        settings = easy_vqa(self.settings.data.train or "", "--model.image_size", str(size), *more)
-        set_seed(0)
-        self.accelerator.free_memory()
-        training = Training.set_up(settings, self.data, *build(settings, self.data), self.accelerator)
-        training.to_device(settings, self.data, self.accelerator)
-        return settings, training
 
 
 def main() -> None:
@@ -85,9 +61,16 @@ def easy_vqa(train_file: str, *more: str) -> Settings:
     return parse_settings(["configs/easy_vqa.yaml", "--data.train", train_file, "--train.trackers", "[]", *more])
 
 
+def before_first_step(bench: Bench, size: int, *more: str) -> tuple[Settings, Training]:
+    """The settings and the state of ``train.py configs/easy_vqa.yaml`` before its first step, at an image size."""
+    settings = easy_vqa(bench.settings.data.train or "", "--model.image_size", str(size), *more)
+    bench.accelerator.free_memory()
+    return settings, start(bench, settings)
+
+
 def naive(bench: Bench, size: int) -> Iterator[str]:
     """Questions per second of `train_epoch`, and of the same model in a plain loop."""
-    settings, training = bench.training(size)
+    settings, training = before_first_step(bench, size)
     first = naive_steps(bench, copy.deepcopy(bench.accelerator.unwrap_model(training.model)), training)
     ours = steps(bench, settings, training)
     pairs = paired(bench.rounds, lambda: QUESTIONS / timed(first), lambda: questions_per_second(ours))
@@ -127,17 +110,6 @@ def naive_steps(bench: Bench, model: nn.Module, training: Training) -> Callable[
     return step
 
 
-def steps(bench: Bench, settings: Settings, training: Training) -> Iterator[int]:
-    """Make the steps of `train_epoch`, epoch after epoch; yields the number of questions of each step."""
-    progress = Progress()
-    while True:
-        training.start_epoch(progress, settings.train)
-        batches = iter(list(training.sampler))
-        for _ in train_epoch(training, bench.accelerator, settings.train, progress):
-            yield len(next(batches))
-        progress.end_epoch(0.0, True)
-
-
 def questions_per_second(ours: Iterator[int], number: int = 3) -> float:
     """Questions per second over a number of steps."""
     started = clock()
@@ -157,8 +129,8 @@ def cache(bench: Bench, size: int) -> Iterator[str]:
         for (name, options), texts in product(FROZEN.items(), chosen):
             splits = bench.data.splits | {"train": rows.select(chosen[texts])}
             fewer = replace(bench, data=replace(bench.data, splits=splits))
-            cached = steps(fewer, *fewer.training(size, "--run_dir", f"{folder}/run", *options))
-            plain = steps(fewer, *fewer.training(size, *options, "--train.cache_features", "false"))
+            cached = steps(fewer, *before_first_step(fewer, size, "--run_dir", f"{folder}/run", *options))
+            plain = steps(fewer, *before_first_step(fewer, size, *options, "--train.cache_features", "false"))
             pairs = paired(bench.rounds, partial(step_time, plain, 2), partial(step_time, cached, 8))
             before, after = (1000 * seconds for seconds in medians(pairs))
             ratio = with_quartiles([a / b for a, b in pairs])
@@ -173,14 +145,9 @@ FROZEN = {
 }
 
 
-def step_time(ours: Iterator[int], number: int) -> float:
-    """Seconds per step, over a number of steps."""
-    return timed(lambda: list(islice(ours, number))) / number
-
-
 def overhead(bench: Bench, size: int) -> Iterator[str]:
     """Share of a training step that is not the forward and backward pass of the model."""
-    settings, training = bench.training(size)
+    settings, training = before_first_step(bench, size)
     ours = steps(bench, settings, training)
     batches = list(islice(training.loader, 4))
     pairs = paired(
@@ -193,16 +160,6 @@ def overhead(bench: Bench, size: int) -> Iterator[str]:
     yield f"| {size} | {whole:.0f} | {model:.0f} | {update:.0f} | {with_quartiles([1 - b / a for a, b in pairs])} |"
 
 
-def only_model(bench: Bench, training: Training, batch: Batch) -> None:
-    """Forward and backward pass of a batch that is already loaded."""
-    inputs, targets = send_to_device(batch, DEVICE)
-    output = training.model(**inputs)
-    loss = training.loss_function(output.logits.float(), targets.labels, targets.weights) / len(targets.labels)
-    bench.accelerator.backward(loss)
-    for parameter in training.model.parameters():
-        parameter.grad = None
-
-
 def clip_and_update(training: Training) -> None:
     for parameter in training.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -212,29 +169,18 @@ def clip_and_update(training: Training) -> None:
 
 def flops(bench: Bench, size: int) -> Iterator[str]:
     """Floating-point operations per second of the model, of VGG16's convolutions and of a large matrix product."""
-    settings, training = bench.training(size)
+    settings, training = before_first_step(bench, size)
     batch = next(iter(training.loader))
     works = {
         "step": lambda: only_model(bench, training, batch),
         "alone": convolutions(bench, size, settings.train.batch_size),
-        "product": matrix_product(bench),
+        "product": matrix_product(dtype_of(bench)),
     }
     operations = {name: count_operations(work) for name, work in works.items()}
     rounds = [{name: operations[name] / timed(work) / 1e9 for name, work in works.items()} for _ in range(bench.rounds)]
     step, alone, ceiling = (statistics.median(rates[name] for rates in rounds) for name in works)
     share = with_quartiles([rates["step"] / rates["alone"] for rates in rounds])
     yield f"| {size} | {operations['step'] / 1e9:,.0f} | {step:,.0f} | {alone:,.0f} | {ceiling:,.0f} | {share} |"
-
-
-def count_operations(work: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counted:
-        work()
-    return counted.get_total_flops()
-
-
-def matrix_product(bench: Bench) -> Callable[[], object]:
-    square = torch.randn(SQUARE, SQUARE, device=DEVICE, dtype=dtype_of(bench))
-    return lambda: square @ square
 
 
 def convolutions(bench: Bench, size: int, batch_size: int) -> Callable[[], object]:
@@ -261,15 +207,11 @@ def convolutions(bench: Bench, size: int, batch_size: int) -> Callable[[], objec
     return both_ways
 
 
-def dtype_of(bench: Bench) -> torch.dtype:
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(bench.accelerator.mixed_precision, torch.float32)
-
-
 def checkpointing(bench: Bench, size: int) -> Iterator[str]:
     """Gradient checkpointing: memory of the activations kept for the backward pass, and time of a step."""
     works, kept = [], []
     for option in ("false", "true"):
-        _, training = bench.training(size, "--train.gradient_checkpointing", option)
+        _, training = before_first_step(bench, size, "--train.gradient_checkpointing", option)
         batch = next(iter(training.loader))
         works.append(partial(only_model, bench, training, batch))
         kept.append(bytes_kept(works[-1]) / 2**20)
@@ -295,7 +237,7 @@ def bytes_kept(work: Callable[[], object]) -> int:
 
 def operations(bench: Bench, size: int) -> Iterator[str]:
     """The operations that take most of the time of a step."""
-    ours = steps(bench, *bench.training(size))
+    ours = steps(bench, *before_first_step(bench, size))
     list(islice(ours, 2))
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (DEVICE == "cuda")) as profiled:
         list(islice(ours, 3))
@@ -304,16 +246,6 @@ def operations(bench: Bench, size: int) -> Iterator[str]:
     total = sum(map(kind, events))
     for event in events[:12]:
         yield f"| {size} | `{event.key}` | {kind(event) / total:.0%} | {event.count / 3:.0f} |"
-
-
-def paired(rounds: int, first: Callable[[], float], second: Callable[[], float]) -> list[tuple[float, float]]:
-    """Measure both in turn. The first pair warms up and is left out."""
-    return [(first(), second()) for _ in range(rounds + 1)][1:]
-
-
-def medians(pairs: list[tuple[float, float]]) -> Iterator[float]:
-    """The median of the first measurements, and that of the second."""
-    return (statistics.median(column) for column in zip(*pairs, strict=True))
 
 
 PARTS: dict[str, tuple[Callable[[Bench, int], Iterator[str]], str]] = {
