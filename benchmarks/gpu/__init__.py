@@ -1,0 +1,1 @@
+"""Every table that the documentation leaves open for want of a GPU: ``python -m benchmarks.gpu``."""
