@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 EASY_VQA ?= easy_vqa
 
-.PHONY: help demo check test lint quality docs style app bench clean
+.PHONY: help demo check test lint quality docs style app bench gpu clean
 help:            ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -75,6 +75,9 @@ bench: $(DEV)    ## Measure, on easy_vqa in the folder EASY_VQA; figures go to d
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.contexts
 	$(BIN)/python -m benchmarks.training $(EASY_VQA)
+
+gpu: $(STAMP)    ## Measure on a GPU, in nine minutes; the tables go to docs/
+	$(BIN)/python -m benchmarks.gpu
 
 clean:           ## Remove the environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
