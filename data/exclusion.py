@@ -66,8 +66,11 @@ def table_thumbnails(source: str, settings: DataSettings, value_range: ValueRang
         raise UserError(f"{source} has no rows (data.exclude).")
     require_columns(table.column_names, {"image": [settings.image]}, source)
     root = user_path(settings.image_root) if settings.image_root else folder
-    found = []
+    found, seen = [], set()
     for number, cell in enumerate(tqdm(table[settings.image], f"reading images of {source}", leave=False)):
+        if isinstance(cell, str) and cell in seen:
+            continue
+        seen.add(cell if isinstance(cell, str) else None)
         try:
             stored = resolve_image(cell, root, settings.confine_images)
             if stored is not None:
