@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 from app.settings_parser import parse_settings
-from app.training.exit_codes import exit_codes
-from app.training.run import run_training
 
 
 def main(argv: list[str]) -> Path:
     """The command line; returns the run folder."""
     settings = parse_settings(argv)
+    from app.training.exit_codes import exit_codes  # slow to import: neither --help nor a wrong option waits for it
+    from app.training.run import run_training
+
     with exit_codes(shlex.join(["python", "train.py", *argv])):
         return run_training(settings)
 

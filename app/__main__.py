@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.command_line.ask import Explain, Predict, run_explain, run_predict
 from app.command_line.commands import Command, positional, run_commands
-from app.command_line.export import Export, run_export
+from app.command_line.export_options import Export, run_export
 from app.command_line.run_studies import (
     Ablate,
     Doctor,
@@ -19,7 +19,7 @@ from app.command_line.run_studies import (
     run_search,
     run_shots,
 )
-from app.serving.server import ServeSettings, serve
+from app.serving.serve_settings import ServeSettings
 from data.paths import expand_home
 
 DESCRIPTION = """Look at data before training, ask a trained model, or compare ways to train one.
@@ -48,6 +48,10 @@ class Serve(ServeSettings):
 
 def run_serve(options: Serve) -> None:
     """Serve until the process is stopped."""
+    from app.inference.load import hide_file_bars  # slow to import, like the server
+    from app.serving.server import serve
+
+    hide_file_bars()
     serve(expand_home(options.model), options, options.trust_custom_encoder)
 
 

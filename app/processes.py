@@ -1,17 +1,17 @@
 """Several processes of one training or evaluation, as ``accelerate launch`` and ``torchrun`` start them."""
 
+from __future__ import annotations
+
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from accelerate import Accelerator
-from accelerate.state import is_initialized
-from accelerate.utils import gather_object
-from torch.distributed import DistError
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOST = "gloo"
 """In each message of the backend of CPU processes, which raises a plain `RuntimeError`."""
@@ -27,8 +27,11 @@ def reports_errors(error: Exception | None = None) -> bool:
     Before the processes are connected, all of them have the same error, and the first one of each machine prints it,
     as it does with a `CommonError`. Other errors are those of one process, which prints them.
     """
-    is_first = int(os.environ.get("LOCAL_RANK") or 0) == 0
-    return is_first or (is_initialized() and not isinstance(error, CommonError))
+    if int(os.environ.get("LOCAL_RANK") or 0) == 0:
+        return True
+    from accelerate.state import is_initialized  # slow to import, like torch below: a command line needs neither
+
+    return is_initialized() and not isinstance(error, CommonError)
 
 
 @contextmanager
@@ -70,6 +73,8 @@ def raise_common(accelerator: Accelerator, error: Exception | None) -> None:
         if error is not None:
             raise error
         return
+    from accelerate.utils import gather_object
+
     told = None if error is None else (describe_error(error), platform.node())
     found = [one for one in gather_object([told]) if one is not None]
     if error is not None and not isinstance(error, UserError):
@@ -88,6 +93,8 @@ def describe_error(error: Exception) -> str:
 
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error says that another process is not there any more."""
+    from torch.distributed import DistError
+
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and LOST in str(error))
 
 
@@ -98,5 +105,7 @@ def place_among_processes() -> tuple[int, int]:
 
 def use_own_gpu() -> None:
     """Make ``cuda`` the GPU that belongs to this process among those of its machine."""
+    import torch
+
     if torch.cuda.is_available() and os.environ.get("LOCAL_RANK"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

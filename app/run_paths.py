@@ -11,18 +11,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from data import DataSettings
 from data.errors import UserError
 from data.hashing import sha256
-from data.sources import BUILT_IN_SOURCE
-from models.backbone import is_backbone_type
-from models.picture_encoder import VGG16
 
 if TYPE_CHECKING:
     from app.settings import Settings
+    from data.settings import DataSettings
 
 RECORD = "provenance.parquet"
 """File of a run folder with its training rows (`app.training.provenance`); its metadata holds the paths."""
@@ -60,6 +54,10 @@ def split_path(name: str, value: str) -> tuple[str, str]:
 
 def is_built_in(name: str, value: str) -> bool:
     """Whether a value names something built in, not a path or a Hub id."""
+    from data.sources import BUILT_IN_SOURCE  # these three are slow to import; a command line needs none of them
+    from models.backbone import is_backbone_type
+    from models.picture_encoder import VGG16
+
     if name == "model.image_encoder" or name.startswith("data.context."):
         return value == VGG16 or is_backbone_type(value)
     if name.startswith("model."):
@@ -80,6 +78,11 @@ def places_of(settings: Settings) -> dict[str, Place]:
 
 def read_places(run_dir: str | Path) -> dict[str, Place]:
     """The places at training time, as `places_of` returned them; empty if the folder has no readable record."""
+    if not Path(run_dir, RECORD).is_file():
+        return {}
+    import pyarrow as pa  # slow to import
+    import pyarrow.parquet as pq
+
     try:
         metadata = pq.read_schema(Path(run_dir) / RECORD).metadata
         return {name: Place(*values) for name, values in json.loads(metadata[b"places"]).items()}
@@ -101,9 +104,10 @@ def find_path(run_dir: str | Path, places: dict[str, Place], name: str, written:
     Raises:
         UserError: no candidate exists; the message lists them.
     """
+    if (place := places.get(name)) is None:
+        return written
     path, rest = split_path(name, written)
-    place = places.get(name)
-    if not path or place is None or place.written != path:
+    if not path or place.written != path:
         return written
     candidates = [place.path, absolute(path)]
     try:

@@ -8,15 +8,12 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
-from transformers import FeatureExtractionMixin
-from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
 
 from data.cells import is_blank
 from data.errors import UserError
@@ -24,6 +21,9 @@ from data.image_cells import resolve_path
 from data.images import read_image
 from data.messages import quote
 from data.soundtrack import RATES, open_soundtrack
+
+if TYPE_CHECKING:
+    from transformers import FeatureExtractionMixin
 
 StoredSound = str | bytes | tuple[np.ndarray, int]
 """The path or the bytes of a sound file, or samples with their rate in Hz."""
@@ -124,6 +124,8 @@ def decode_sound(stored: StoredSound, rate: int, seconds: float | None = None) -
     samples = check_samples(samples)
     if own == rate:
         return samples
+    from scipy.signal import resample_poly  # slow to import, and most models hear nothing
+
     ratio = Fraction(rate, own).limit_denominator(FINEST)
     return resample_poly(samples, ratio.numerator, ratio.denominator).astype(np.float32)
 
@@ -204,6 +206,8 @@ def extractor_of(spec: Mapping[str, Any]) -> FeatureExtractionMixin:
 @lru_cache
 def load_extractor(extractor: str) -> FeatureExtractionMixin:
     """A feature extractor from JSON."""
+    from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name  # slow to import
+
     values = json.loads(extractor)
     return feature_extractor_class_from_name(values["feature_extractor_type"]).from_dict(values)
 

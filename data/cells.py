@@ -1,7 +1,6 @@
 """Cells of a table as text and as numbers."""
 
 import numpy as np
-import pandas as pd
 
 from data.errors import UserError
 from data.messages import quote
@@ -20,7 +19,16 @@ def cell_text(cell) -> str | None:
         return cell
     if is_nested(cell):
         raise UserError(f"A cell holds {quote(cell)}; expected a text, a number or a boolean.")
-    return None if pd.isna(cell) else str(cell)
+    return None if is_null(cell) else str(cell)
+
+
+def is_null(cell) -> bool:
+    """Whether a cell is ``None``, NaN, ``pandas.NA`` or ``NaT``."""
+    if cell is None or isinstance(cell, str | int | float):
+        return cell is None or cell != cell
+    import pandas as pd  # slow to import, and few cells hold anything else
+
+    return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 
 def is_nested(cell) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -17,10 +17,13 @@ from data.contexts import collate_features, unique
 from data.feature_store import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
 from data.label_format import SINGLE, LabelFormat
-from data.rows import Example, Rows
 from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange
 from data.workers import end_workers_at_exit, ignore_stop_signals
+
+if TYPE_CHECKING:
+    from data.example import Example
+    from data.rows import Rows
 
 FAST = torch.channels_last
 """Memory format of images in which VGG16 is faster, on CPU and GPU."""

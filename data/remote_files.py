@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from datasets import config
 from filelock import FileLock
 from fsspec import AbstractFileSystem, get_filesystem_class
 
@@ -106,9 +105,16 @@ def normal_url(url: str) -> str:
         return storage.unstrip_protocol(path).rstrip("/")
 
 
+def fetched_files() -> Path:
+    """The folder in the cache of `datasets` with a folder for each fetched file."""
+    from datasets import config  # slow to import, and most files are local
+
+    return Path(config.HF_DATASETS_CACHE) / "remote_files"
+
+
 def cache_folder(*key: str) -> Path:
     """The folder in the cache of `datasets` for what has this key; it is created."""
-    folder = Path(config.HF_DATASETS_CACHE) / "remote_files" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+    folder = fetched_files() / hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -116,7 +122,7 @@ def cache_folder(*key: str) -> Path:
 def origin(folder: Path) -> str | None:
     """The URL of the file that `fetch` has put into a folder; ``None`` for any other folder."""
     file = folder / ORIGIN
-    in_cache = folder.parent == Path(config.HF_DATASETS_CACHE).absolute() / "remote_files"
+    in_cache = folder.parent == fetched_files().absolute()
     return file.read_text(encoding="utf-8") if in_cache and file.is_file() else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,35 +13,13 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 
 from data.contexts import ContextCell, read_cell
+from data.example import Example
 from data.image_cells import StoredImage, resolve_image
 from data.images import BadImageError, decode_image
 from data.settings import NamedContext
 from data.string_column import StringColumn
 from data.value_range import ValueRange
 from data.value_range_report import ValueRangeReport, report_value_ranges
-
-
-@dataclass(frozen=True)
-class Example:
-    """A pair of an image and a text.
-
-    Attributes:
-        row: its number in the source, from 0.
-        image: ``None`` if missing.
-        text: ``None`` if missing.
-        label: as written by `LabelFormat.parse`; ``None`` if there is nothing to train on or to score.
-        image_key: equal for equal images.
-        weight: of the row in the loss and in metrics.
-        contexts: name → the row's value for each further context; ``None`` if missing.
-    """
-
-    row: int
-    image: StoredImage | Image.Image
-    text: str | None
-    label: str | None = None
-    image_key: str | None = None
-    weight: float = 1.0
-    contexts: Mapping[str, ContextCell | None] = field(default_factory=dict)
 
 
 @dataclass

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
-from torch import nn
 
 from data.errors import UserError
 from data.paths import expand_home
@@ -181,6 +180,8 @@ class NamedContext(ContextSettings):
     @classmethod
     def of(cls, name: str, given: str | ContextSettings) -> "NamedContext":
         """A context from the settings; see `DataSettings.contexts`."""
+        from torch import nn  # slow to import; options are listed without it
+
         settings = ContextSettings(given) if isinstance(given, str) else given  # type: ignore[arg-type]
         if not NAME.fullmatch(name) or name in RESERVED or hasattr(nn.ModuleDict(), name):
             raise UserError(

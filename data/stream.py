@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.collate import Collate, InputCollate
-from data.rows import Example, Rows
+from data.example import Example
+from data.rows import Rows
 from data.workers import end_workers_at_exit, ignore_stop_signals
 
 

@@ -1,12 +1,12 @@
 """The processor: convert images and texts to the tensors that the classifier takes."""
 
 import difflib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, ImageOps
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, ViTImageProcessor
@@ -136,8 +136,14 @@ class ImageTextProcessor(ProcessorMixin):
 
 def is_missing(value: Any) -> bool:
     """Whether a value represents a missing image or text: ``None``, NaN, ``pandas.NA``, ``NaT`` or a blank string."""
-    if isinstance(value, str):
-        return not value.strip()
+    if value is None or isinstance(value, str):
+        return value is None or not value.strip()
+    if isinstance(value, int | float):
+        return value != value
+    if isinstance(value, bytes | os.PathLike | Image.Image | np.ndarray | torch.Tensor | Mapping):
+        return False
+    import pandas as pd  # slow to import, and values of other types are rare
+
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 

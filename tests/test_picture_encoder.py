@@ -20,7 +20,7 @@ from app.training.run_folder import RunDir
 from data.collate import InputCollate
 from data.contexts import ContextCell
 from data.errors import UserError
-from data.rows import Example
+from data.example import Example
 from data.settings import ContextSettings, DataSettings
 from models import ImageTextClassifier, ImageTextConfig
 from models.build import build_model, fetch_pretrained

@@ -1,26 +1,22 @@
 """The commands that ask a trained model: ``predict`` and ``explain``."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from app.command_line.ask_rows import AnsweredRows, answer_shard_rows, predict_rows, ready_output
 from app.command_line.commands import positional
-from app.command_line.reading import reading_options
-from app.command_line.shard_answers import answer_shards
-from app.explanation.drawn_explanations import explanation_figure, matrices_figure
-from app.explanation.evidence import Method
-from app.inference.load import find_model
-from app.inference.predictor import Predictor
-from app.inference.shards import find_shards
+from app.command_line.loading import load_predictor
+from app.command_line.reading import AnsweredRows, reading_options
+from app.explanation.options import Method
 from app.output_paths import ready_file
 from data.errors import UserError
 from data.paths import expand_home, user_path
-from models import ImageTextConfig
+
+if TYPE_CHECKING:
+    from app.inference.predictor import Predictor
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 """File formats that ``explain`` writes."""
@@ -98,16 +94,13 @@ class Explain:
 def run_predict(options: Predict) -> None:
     """Print the answers to one pair, or write those to many."""
     check_question(options)
+    if options.rows or options.data.test:
+        from app.command_line.ask_rows import answer_many  # slow to import: it reads and writes tables
+
+        answer_many(options)
+        return
     limit = {} if options.data.max_pixels is None else {"max_pixels": options.data.max_pixels}
-    load = partial(Predictor.from_pretrained, options.model, None, options.trust_custom_encoder, **limit)
-    if options.rows:
-        answer_shards(find_shards(options.rows, expand_home(options.output)), load, partial(answer_shard_rows, options))
-        return
-    if options.data.test:
-        output = ready_output(options)
-        predict_rows(load(), options, output)
-        return
-    predictor = load()
+    predictor = load_predictor(options.model, options.trust_custom_encoder, **limit)
     prediction = predictor.predict(
         [(options.image or None, options.text or None, given_contexts(predictor, options.context))], options.top_k
     )[0]
@@ -149,7 +142,7 @@ def check_question(options: Predict) -> None:
         raise UserError("--rows needs a folder for the answers: add --output FOLDER.")
 
 
-def given_contexts(predictor: Predictor, values: dict[str, str]) -> dict[str, Any]:
+def given_contexts(predictor: "Predictor", values: dict[str, str]) -> dict[str, Any]:
     """The contexts of the command line by name: features are written as YAML, all others as they are.
 
     Raises:
@@ -174,6 +167,9 @@ def check_image(model: str, image: str, instead: str) -> None:
 
 def sees_videos(model: str) -> bool:
     """Whether the configuration of a model says that it sees videos; a model that is not there is named later."""
+    from app.inference.load import find_model  # slow to import
+    from models import ImageTextConfig
+
     try:
         return ImageTextConfig.from_pretrained(find_model(model)).frames > 1
     except (UserError, OSError):
@@ -188,7 +184,7 @@ def run_explain(options: Explain) -> None:
         raise UserError("--head and --level choose a matrix of attention: add --matrices true.")
     check_image(options.model, options.image, "explain shows one image")
     output = ready_file(user_path(options.output), PICTURES)
-    predictor = Predictor.from_pretrained(options.model, None, options.trust_custom_encoder)
+    predictor = load_predictor(options.model, options.trust_custom_encoder)
     found = predictor.explain(
         options.image or None,
         options.text or None,
@@ -197,6 +193,8 @@ def run_explain(options: Explain) -> None:
         options.depth,
         contexts=given_contexts(predictor, options.context),
     )
+    from app.explanation.drawn_explanations import explanation_figure, matrices_figure  # slow to import
+
     figure = matrices_figure(found, "", options.head, options.level) if options.matrices else explanation_figure(found)
     try:
         figure.savefig(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
+from app.command_line.loading import load_predictor
 from app.command_line.reading import Reading, reading_options
+from app.command_line.shard_answers import answer_shards
 from app.inference.batch_predict import Answers, answer_cases, answer_rows, write_answers
 from app.inference.predictor import Predictor
 from app.inference.python_rows import AbsentColumnsError
-from app.inference.shards import ANSWERS
+from app.inference.shards import ANSWERS, find_shards
 from app.inference.table_rows import SourceRows, open_rows
 from app.output_paths import ready_file
 from app.settings_parser import load_settings
@@ -31,19 +33,15 @@ SHOWN = 5
 """Number of reasons that are printed for unanswered rows. All rows are counted."""
 
 
-@dataclass
-class AnsweredRows(Reading):
-    """Many pairs at once; columns are read as for the training by default."""
-
-    test: str = ""
-    """Rows to answer: a table, a folder of images with --text for all of them, or any other source of train.py."""
-    pool: str = ""
-    """Column whose rows share one answer, such as the case: each case is answered once, by the mean of the
-    probabilities of its rows."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.test = expand_home(self.test)
+def answer_many(options: Predict) -> None:
+    """Write the answers to the rows of a source, or to those of many shards."""
+    limit = {} if options.data.max_pixels is None else {"max_pixels": options.data.max_pixels}
+    load = partial(load_predictor, options.model, options.trust_custom_encoder, **limit)
+    if options.rows:
+        answer_shards(find_shards(options.rows, expand_home(options.output)), load, partial(answer_shard_rows, options))
+        return
+    output = ready_output(options)
+    predict_rows(load(), options, output)
 
 
 def ready_output(options: Predict) -> str | Path:

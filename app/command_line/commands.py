@@ -11,7 +11,6 @@ from typing import Any
 from docstring_parser import parse_from_object
 from jsonargparse import DefaultHelpFormatter, Namespace
 
-from app.inference.load import hide_file_bars
 from app.processes import reports_errors
 from app.settings import Settings, setting_names
 from app.settings_parser import SettingsParser, as_paths, spell
@@ -71,7 +70,6 @@ def run_commands(prog: str, description: str, commands: Mapping[str, Command], a
     if command.takes_training:
         given = parser.parse_args(argv, defaults=False)[parsed.command]
         arguments.append(list(spell_options(given, setting_names(Settings))))
-    hide_file_bars()
     try:
         return command.run(*arguments)
     except UserError as error:

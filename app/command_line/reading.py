@@ -32,6 +32,21 @@ class Reading:
         return {name: value for name, value in vars(self).items() if value not in ("", None)}
 
 
+@dataclass
+class AnsweredRows(Reading):
+    """Many pairs at once; columns are read as for the training by default."""
+
+    test: str = ""
+    """Rows to answer: a table, a folder of images with --text for all of them, or any other source of train.py."""
+    pool: str = ""
+    """Column whose rows share one answer, such as the case: each case is answered once, by the mean of the
+    probabilities of its rows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.test = expand_home(self.test)
+
+
 def reading_options(data: Reading) -> dict[str, str]:
     """The options of `Reading` that were given: ``--data.name`` → value, as on the command line."""
     names, given = [field.name for field in fields(Reading)], data.given()

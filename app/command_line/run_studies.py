@@ -137,13 +137,15 @@ class Shots:
 
 def run_doctor(options: Doctor, training: list[str]) -> None:
     """Print what is found, and the command to train with."""
-    from app.studies.doctor import MARKS, examine  # slow to import, like the other studies
+    from app.inference.load import hide_file_bars  # slow to import, like all studies
+    from app.studies.doctor import MARKS, examine
 
     if options.config and not options.config.endswith((".yaml", ".yml")):
         raise UserError(
             f"{options.config} is no configuration (.yaml); name tables with --data.train FILE and --data.test FILE."
         )
     arguments = [options.config, *training] if options.config else training
+    hide_file_bars()
     warnings = 0
     for heading, findings in examine(parse_settings(arguments)):
         print(f"\n{heading}")

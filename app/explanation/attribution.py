@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from app.explanation.drawing import enlarged, evidence_layer, overlay
-from app.explanation.evidence import PATH, Method, default_method, evidence, over_frames
+from app.explanation.evidence import PATH, default_method, evidence, over_frames
+from app.explanation.options import MAX_MAPS, Method
 from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
@@ -24,8 +25,6 @@ MATTERS = 0.01
 """Smallest change of the probability at which a word gets a map."""
 WORD_PATH = (0.5,)
 """Points of integrated gradients for the maps of words, of those in `PATH`."""
-MAX_MAPS = 3
-"""Number of words with a map, by default."""
 
 
 @dataclass

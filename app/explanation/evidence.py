@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from app.explanation.options import Method
 from data.errors import UserError
 from models import ImageTextClassifier
 from models.onnx_classifier import OnnxModel
 from models.video import join_sheets
 
-Method = Literal["integrated_gradients", "gradient", "occlusion", "readout"]
-"""Names of the attribution methods, see `evidence`."""
 PATH = (0.4, 0.5, 0.6)
 """Points of integrated gradients on the path from the baseline (0) to the picture (1)."""
 SMOOTHING = 1 / 32

@@ -4,8 +4,6 @@ import queue
 import threading
 import time
 
-import httpx
-
 from data import BadImageError
 from data.messages import excerpt
 
@@ -40,6 +38,8 @@ def fetch(url: str) -> bytes:
 
 def download(url: str) -> bytes | BadImageError:
     """The bytes at an address, or the error."""
+    import httpx  # slow to import, and most images are files
+
     end, data = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
     headers = {"Accept-Encoding": "identity"}  # so that the bytes on the wire are the bytes in memory
     try:

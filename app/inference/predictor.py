@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from PIL import Image
 
-from app.explanation.attribution import MAX_MAPS, Explanation, explain
-from app.explanation.evidence import Method
+from app.explanation.options import MAX_MAPS, Method
 from app.inference.load import load_any
 from app.inference.python_contexts import contexts_by_name
 from app.inference.python_inputs import ImageInput, Pictures, read_text_input
@@ -31,6 +30,9 @@ from data.settings import NamedContext
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import confidence, give_answers
 from models.onnx_classifier import OnnxModel
+
+if TYPE_CHECKING:
+    from app.explanation.attribution import Explanation
 
 HELD_PIXELS = 2**28
 """Pixels of different pictures that `Predictor.predict` holds in memory at a time: 0.8 GB of RGB."""
@@ -335,6 +337,8 @@ class Predictor:
             answer: class number; ``None`` for the most probable class.
             method, depth, max_maps: see `explain`.
         """
+        from app.explanation.attribution import explain  # slow to import, and an answer needs none of it
+
         picture = example.image if isinstance(example.image, Image.Image) else None
         contexts = InputCollate.of(self.processor, self.model.config).collate_contexts([example])
         with self.autocast():

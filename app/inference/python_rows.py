@@ -1,9 +1,10 @@
 """Pairs of an image and a text, with further contexts, from Python: tuples, dictionaries, a DataFrame or a Dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from __future__ import annotations
 
-import pandas as pd
-from datasets import Audio, Dataset, DatasetDict, Image, IterableDataset
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from app.inference.python_contexts import contexts_by_name, contexts_of_row
 from app.inference.python_inputs import ImageInput
@@ -14,7 +15,11 @@ from data.settings import NamedContext
 from data.text_template import make_text, text_columns
 from models.processor import is_missing
 
-Table = pd.DataFrame | Dataset | IterableDataset
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+Table: TypeAlias = "pd.DataFrame | Dataset | IterableDataset"
 Pair = tuple[ImageInput, str | None] | tuple[ImageInput, str | None, Mapping]
 """An image and a text, ``None`` for a missing one, and the further contexts of a model that has some, by name."""
 
@@ -66,11 +71,11 @@ def read_pairs(
     Raises:
         UserError: another type, a table or row without the columns, or a context that cannot be read.
     """
-    if isinstance(pairs, DatasetDict):
+    if is_dict_of_splits(pairs):
         raise UserError(f"A DatasetDict holds splits; give one of them, {', '.join(map(repr, pairs))}.")
-    if isinstance(pairs, pd.DataFrame):
+    if is_frame(pairs):
         pairs = frame_rows(pairs, columns, contexts)
-    elif isinstance(pairs, Dataset | IterableDataset):
+    elif is_dataset(pairs):
         pairs = dataset_rows(pairs, columns, contexts)
     elif isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
         raise UserError(
@@ -92,7 +97,27 @@ def read_pairs(
 
 def is_table(value: object) -> bool:
     """Whether a value holds rows rather than one image."""
-    return isinstance(value, Table | DatasetDict)
+    return is_frame(value) or is_dataset(value) or is_dict_of_splits(value)
+
+
+def is_frame(value: object) -> TypeGuard[pd.DataFrame]:
+    """Whether a value is a `pandas.DataFrame`."""
+    return is_of_loaded(value, "pandas", "DataFrame")
+
+
+def is_dataset(value: object) -> TypeGuard[Dataset | IterableDataset]:
+    """Whether a value is a table of `datasets`."""
+    return is_of_loaded(value, "datasets", "Dataset") or is_of_loaded(value, "datasets", "IterableDataset")
+
+
+def is_dict_of_splits(value: object) -> TypeGuard[DatasetDict]:
+    """Whether a value is a `datasets.DatasetDict`."""
+    return is_of_loaded(value, "datasets", "DatasetDict")
+
+
+def is_of_loaded(value: object, package: str, name: str) -> bool:
+    """Whether a value is of a class of a package that is slow to import: who has such a value has imported it."""
+    return isinstance(value, getattr(sys.modules.get(package), name, ()))
 
 
 def frame_rows(
@@ -110,6 +135,8 @@ def dataset_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext]
 ) -> Iterator[dict]:
     """The rows of a data set, with the columns that are read; images and sounds stay encoded."""
+    from datasets import Audio, Image, IterableDataset  # loaded already, with the data set
+
     if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # keep a transform of the user
         dataset = dataset.with_format(None)
     if dataset.features is None:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from app.evaluation.predict import Predictions
-from app.explanation.attribution import MAX_MAPS
 from app.explanation.drawn_explanations import explanation_figure, shorten
+from app.explanation.options import MAX_MAPS
 from app.reporting.explained_rows import ExplainedRows
 from app.reporting.text import correctness_text
 from data import LabelFormat, Rows

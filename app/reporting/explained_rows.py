@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from app.explanation.attribution import MAX_MAPS, Explanation, explain
+from app.explanation.attribution import Explanation, explain
 from app.explanation.drawing import enlarged
+from app.explanation.options import MAX_MAPS
 from data import Rows, decode_image
 from data.collate import row_contexts
 from data.contexts import show_cell
