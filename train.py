@@ -10,14 +10,16 @@ import shlex
 import sys
 from pathlib import Path
 
+from app.quick_start import first_imports
 from app.settings_parser import parse_settings
 
 
 def main(argv: list[str]) -> Path:
     """The command line; returns the run folder."""
     settings = parse_settings(argv)
-    from app.training.exit_codes import exit_codes  # slow to import: neither --help nor a wrong option waits for it
-    from app.training.run import run_training
+    with first_imports():  # slow: neither --help nor a wrong option waits for them
+        from app.training.exit_codes import exit_codes
+        from app.training.run import run_training
 
     with exit_codes(shlex.join(["python", "train.py", *argv])):
         return run_training(settings)

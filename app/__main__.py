@@ -19,6 +19,7 @@ from app.command_line.run_studies import (
     run_search,
     run_shots,
 )
+from app.quick_start import end_process, first_imports
 from app.serving.serve_settings import ServeSettings
 from data.paths import expand_home
 
@@ -48,8 +49,9 @@ class Serve(ServeSettings):
 
 def run_serve(options: Serve) -> None:
     """Serve until the process is stopped."""
-    from app.inference.load import hide_file_bars  # slow to import, like the server
-    from app.serving.server import serve
+    with first_imports():
+        from app.inference.load import hide_file_bars
+        from app.serving.server import serve
 
     hide_file_bars()
     serve(expand_home(options.model), options, options.trust_custom_encoder)
@@ -75,3 +77,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    end_process()

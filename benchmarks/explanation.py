@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from app import Predictor
+from app.command_line.score_run import held_out_rows, run_settings
 from app.command_line.scoring import Score
 from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.deletion import areas_beyond_random, curves_of_row
@@ -35,7 +36,6 @@ from app.reporting.example_grid import evenly_spaced_rows
 from benchmarks.boxed_pictures import Case, easy_vqa_cases, find_foreground, grow, shapes_cases
 from data import Rows
 from data.shapes import SHAPES, draw_scene, paint
-from eval import held_out_rows, run_settings
 from models import ImageTextClassifier, ImageTextConfig
 from models.processor import build_processor
 from models.text_encoder import scratch_text_config, train_tokenizer

@@ -113,7 +113,7 @@ def test_explain_refuses_what_it_cannot_do_before_the_model_is_loaded(capsys, mo
 
 
 def test_eval_and_export_refuse_an_unwritable_output_before_they_start(run_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate_to", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr("app.command_line.score_run.evaluate_to", lambda *_: pytest.fail("evaluated"))
     monkeypatch.setattr("app.inference.predictor.Predictor.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", "/dev/null/folder"):

@@ -22,7 +22,7 @@ def fail(error: Exception):
 
 @pytest.mark.parametrize(("main", "command"), MAINS, ids=["app", "eval"])
 def test_an_error_of_the_user_ends_with_its_message_and_code_2(main, command, monkeypatch, capsys):
-    for place in ("app.inference.predictor.load_any", "eval.load_any"):
+    for place in ("app.inference.predictor.load_any", "app.command_line.score_run.load_any"):
         monkeypatch.setattr(place, fail(UserError("no such model")))
     with pytest.raises(SystemExit) as stop:
         main(command)
@@ -33,7 +33,7 @@ def test_an_error_of_the_user_ends_with_its_message_and_code_2(main, command, mo
 @pytest.mark.parametrize(("main", "command"), MAINS, ids=["app", "eval"])
 @pytest.mark.parametrize("error", [ValueError("operands could not be broadcast"), KeyError("x"), RuntimeError("bug")])
 def test_any_other_error_keeps_its_traceback(main, command, error, monkeypatch):
-    for place in ("app.inference.predictor.load_any", "eval.load_any"):
+    for place in ("app.inference.predictor.load_any", "app.command_line.score_run.load_any"):
         monkeypatch.setattr(place, fail(error))
     with pytest.raises(type(error)) as found:
         main(command)

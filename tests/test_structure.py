@@ -33,7 +33,9 @@ ROOMS = {
     "app.command_line": {
         "app.command_line",
         "app.studies",
+        "app.training",
         "app.inference",
+        "app.reporting",
         "app.evaluation",
         "app.explanation",
         *BASE,

@@ -12,6 +12,7 @@ from app.command_line.loading import load_predictor
 from app.command_line.reading import AnsweredRows, reading_options
 from app.explanation.options import Method
 from app.output_paths import ready_file
+from app.quick_start import first_imports
 from data.errors import UserError
 from data.paths import expand_home, user_path
 
@@ -95,8 +96,8 @@ def run_predict(options: Predict) -> None:
     """Print the answers to one pair, or write those to many."""
     check_question(options)
     if options.rows or options.data.test:
-        from app.command_line.ask_rows import answer_many  # slow to import: it reads and writes tables
-
+        with first_imports():
+            from app.command_line.ask_rows import answer_many
         answer_many(options)
         return
     limit = {} if options.data.max_pixels is None else {"max_pixels": options.data.max_pixels}
@@ -167,8 +168,9 @@ def check_image(model: str, image: str, instead: str) -> None:
 
 def sees_videos(model: str) -> bool:
     """Whether the configuration of a model says that it sees videos; a model that is not there is named later."""
-    from app.inference.load import find_model  # slow to import
-    from models import ImageTextConfig
+    with first_imports():
+        from app.inference.load import find_model
+        from models import ImageTextConfig
 
     try:
         return ImageTextConfig.from_pretrained(find_model(model)).frames > 1

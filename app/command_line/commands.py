@@ -55,7 +55,8 @@ def run_commands(prog: str, description: str, commands: Mapping[str, Command], a
     """
     parser = SettingsParser(prog=prog, description=description, formatter_class=HelpFormatter)
     subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
-    for name, command in commands.items():
+    built = {argv[0]: commands[argv[0]]} if argv and argv[0] in commands else commands  # the other parsers are slow
+    for name, command in built.items():
         summary = inspect.getdoc(command.options).partition("\n")[0].rstrip(".")  # type: ignore[union-attr]
         subcommands.add_subcommand(name, command_parser(f"{prog} {name}", command), help=summary)
     if argv and argv[0] in commands and commands[argv[0]].takes_training:

@@ -6,6 +6,7 @@ from jsonargparse.typing import PositiveInt
 
 from app.command_line.commands import positional
 from app.command_line.reading import Reading
+from app.quick_start import first_imports
 from data.paths import expand_home
 
 
@@ -37,6 +38,7 @@ class Export:
 
 def run_export(options: Export) -> None:
     """Write the model, its configuration and its processor."""
-    from app.command_line.export import export  # slow to import
+    with first_imports():
+        from app.command_line.export import export
 
     export(options)

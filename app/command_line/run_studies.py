@@ -9,6 +9,7 @@ from filelock import FileLock
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt, restricted_number_type
 
 from app.command_line.commands import positional
+from app.quick_start import first_imports
 from app.settings_parser import parse_settings
 from data.errors import UserError
 from data.paths import user_path
@@ -137,8 +138,9 @@ class Shots:
 
 def run_doctor(options: Doctor, training: list[str]) -> None:
     """Print what is found, and the command to train with."""
-    from app.inference.load import hide_file_bars  # slow to import, like all studies
-    from app.studies.doctor import MARKS, examine
+    with first_imports():  # slow, like all studies
+        from app.inference.load import hide_file_bars
+        from app.studies.doctor import MARKS, examine
 
     if options.config and not options.config.endswith((".yaml", ".yml")):
         raise UserError(
@@ -157,7 +159,8 @@ def run_doctor(options: Doctor, training: list[str]) -> None:
 
 def run_kfold(options: KFold, training: list[str]) -> None:
     """Train the folds and print the figures over all rows."""
-    from app.studies.kfold import kfold
+    with first_imports():
+        from app.studies.kfold import kfold
 
     config = user_path(options.config)
     folder = user_path(options.output) if options.output else Path("runs") / f"kfold_{config.stem}"
@@ -167,7 +170,8 @@ def run_kfold(options: KFold, training: list[str]) -> None:
 
 def run_ablate(options: Ablate, training: list[str]) -> None:
     """Train the variants and print the table."""
-    from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant, with_published
+    with first_imports():
+        from app.studies.ablate import FUSION_VARIANTS, ablate, parse_variant, with_published
 
     config = user_path(options.config)
     variants = with_published([parse_variant(text) for text in options.variant] or FUSION_VARIANTS, options.published)
@@ -178,8 +182,9 @@ def run_ablate(options: Ablate, training: list[str]) -> None:
 
 def run_shots(options: Shots, training: list[str]) -> None:
     """Train on few rows of each class and print the table."""
-    from app.studies.ablate import Variant, parse_variant
-    from app.studies.shots import STARTS, few_shots
+    with first_imports():
+        from app.studies.ablate import Variant, parse_variant
+        from app.studies.shots import STARTS, few_shots
 
     config = user_path(options.config)
     variants = [parse_variant(text) for text in options.variant] or list(STARTS)
@@ -199,10 +204,11 @@ def run_shots(options: Shots, training: list[str]) -> None:
 
 def run_search(options: Search, training: list[str]) -> None:
     """Run trials, train the winner anew, and write the report."""
-    from app.studies.search.search import Search as Study
-    from app.studies.search.search import SearchOptions
-    from app.studies.search.study_report import write_report
-    from app.studies.search.winner import train_command, train_finals, write_winner
+    with first_imports():
+        from app.studies.search.search import Search as Study
+        from app.studies.search.search import SearchOptions
+        from app.studies.search.study_report import write_report
+        from app.studies.search.winner import train_command, train_finals, write_winner
 
     config = user_path(options.config)
     folder = user_path(options.output) if options.output else Path("runs") / f"search_{config.stem}"
