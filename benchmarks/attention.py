@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torchvision.models import vgg16
 
 from benchmarks.peak_memory import peak_of
-from benchmarks.timing import DEVICE, clock, with_quartiles
+from benchmarks.quartiles import with_quartiles
+from benchmarks.timing import DEVICE, clock
 from models import MultiLevelCrossAttentionVGG, VGG16WithCrossAttention
 from models.attention import Attention
 from models.attention_kinds import KINDS, build_attention

@@ -27,8 +27,9 @@ import torch
 from app.settings_parser import parse_settings
 from app.training.devices import build_accelerator
 from benchmarks.peak_memory import peak_of
+from benchmarks.quartiles import with_quartiles
 from benchmarks.steps import Bench, start, step_time, steps
-from benchmarks.timing import DEVICE, medians, paired, with_quartiles
+from benchmarks.timing import DEVICE, medians, paired
 from data import prepare_data
 from data.shapes import draw_scene, paint
 

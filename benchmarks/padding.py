@@ -17,7 +17,8 @@ from app.training.checkpoint import Progress
 from app.training.devices import build_accelerator
 from app.training.step import train_epoch
 from app.training.trainer import Training, build
-from benchmarks.timing import DEVICE, timed, with_quartiles
+from benchmarks.quartiles import with_quartiles
+from benchmarks.timing import DEVICE, timed
 from data import prepare_data
 
 STEPS = 3

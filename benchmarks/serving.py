@@ -35,7 +35,8 @@ from app.inference.onnx_export import export_onnx, quantize
 from app.inference.predictor import Predictor
 from app.settings_parser import load_settings
 from benchmarks.photos import photo
-from benchmarks.timing import timed, with_quartiles
+from benchmarks.quartiles import with_quartiles
+from benchmarks.timing import timed
 from data import Example, Rows, decode_image, load_rows, verify_images
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_model

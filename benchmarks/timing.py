@@ -1,10 +1,9 @@
-"""A clock that waits for the device, repeated measurements, and their median with quartiles."""
+"""A clock that waits for the device, and repeated measurements."""
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,9 +56,3 @@ def paired(rounds: int, first: Callable[[], float], second: Callable[[], float])
 def medians(pairs: list[tuple[float, float]]) -> Iterator[float]:
     """The median of the first measurements, and that of the second."""
     return (statistics.median(column) for column in zip(*pairs, strict=True))
-
-
-def with_quartiles(values: Sequence[float], form: str = ".3g") -> str:
-    """Median and quartiles as text: ``1.02 (1.01 – 1.05)``."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:{form}} ({low:{form}} – {high:{form}})"

@@ -27,8 +27,9 @@ from app.settings import Settings
 from app.settings_parser import parse_settings
 from app.training.devices import build_accelerator
 from app.training.trainer import Training
+from benchmarks.quartiles import with_quartiles
 from benchmarks.steps import Bench, count_operations, dtype_of, matrix_product, only_model, start, step_time, steps
-from benchmarks.timing import DEVICE, clock, medians, paired, timed, with_quartiles
+from benchmarks.timing import DEVICE, clock, medians, paired, timed
 from data import Example, decode_image, prepare_data
 
 QUESTIONS = 32

@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from data.errors import UserError
 from data.messages import quote
@@ -102,6 +101,8 @@ def most_folds(labels: Sequence[str], groups: np.ndarray, wanted: int) -> tuple[
 
 def make_folds(labels: Sequence[str], groups: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
     """Row indices of each fold, by stratified group k-fold."""
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and not all rows are split
+
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # labels with fewer rows than folds are expected
         warnings.simplefilter("ignore", UserWarning)

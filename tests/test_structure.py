@@ -13,7 +13,7 @@ LOCAL = {"app", "data", "models", "eval", "train", "benchmarks"}
 BASE = {"app", "data", "models"}
 ROOMS = {
     "data": {"data"},
-    "models": {"models", "data.errors", "data.messages", "data.contact_sheet"},
+    "models": {"models", "data.errors", "data.messages", "data.contact_sheet", "data.lazy_names"},
     "app": BASE,
     "app.explanation": {"app.explanation", *BASE},
     "app.evaluation": {"app.evaluation", "app.explanation", *BASE},

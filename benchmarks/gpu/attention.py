@@ -14,7 +14,8 @@ from benchmarks.attention import HEADS, SIZES, WIDTH, build_kind, random_inputs
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.table import Table
 from benchmarks.peak_memory import peak_of
-from benchmarks.timing import DEVICE, several, with_quartiles
+from benchmarks.quartiles import with_quartiles
+from benchmarks.timing import DEVICE, several
 from models.attention_kinds import KINDS
 from models.vgg import GRID
 

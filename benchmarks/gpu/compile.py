@@ -15,9 +15,10 @@ from app.inference.predictor import Predictor
 from benchmarks.gpu.rows import batches, prepare, read_rows, whole_steps
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.table import Table
+from benchmarks.quartiles import with_quartiles
 from benchmarks.serving import build_vgg, forward
 from benchmarks.steps import start
-from benchmarks.timing import several, timed, with_quartiles
+from benchmarks.timing import several, timed
 from data import Example, InputCollate, decode_image
 
 ABOUT = """## torch.compile

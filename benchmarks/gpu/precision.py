@@ -10,8 +10,9 @@ from benchmarks.gpu.rows import batches, prepare, whole_steps
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.table import Table
 from benchmarks.peak_memory import peak, reset_peak
+from benchmarks.quartiles import with_quartiles
 from benchmarks.steps import count_operations, dtype_of, matrix_product, only_model, start
-from benchmarks.timing import DEVICE, several, with_quartiles
+from benchmarks.timing import DEVICE, several
 
 ABOUT = """## Precision
 

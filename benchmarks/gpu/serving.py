@@ -12,8 +12,9 @@ from app.serving.engine import Engine, Pair
 from benchmarks.gpu.rows import read_rows
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.table import Table
+from benchmarks.quartiles import with_quartiles
 from benchmarks.serving import build_vgg
-from benchmarks.timing import timed, with_quartiles
+from benchmarks.timing import timed
 from data import Example, InputCollate
 
 ABOUT = """## Serving

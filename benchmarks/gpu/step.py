@@ -19,8 +19,9 @@ from benchmarks.gpu.rows import batches, prepare
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.table import Table
 from benchmarks.peak_memory import peak, reset_peak
+from benchmarks.quartiles import with_quartiles
 from benchmarks.steps import Bench, count_operations, dtype_of, matrix_product, only_model, start
-from benchmarks.timing import several, with_quartiles
+from benchmarks.timing import several
 from data import ImageBatchSampler, make_loader
 
 ABOUT = """## Training step
