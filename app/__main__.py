@@ -19,7 +19,7 @@ from app.command_line.run_studies import (
     run_search,
     run_shots,
 )
-from app.quick_start import end_process, first_imports
+from app.quick_start import exit_quickly, first_imports
 from app.serving.serve_settings import ServeSettings
 from data.paths import expand_home
 
@@ -77,4 +77,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    end_process()
+    exit_quickly()
