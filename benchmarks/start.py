@@ -8,7 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.quartiles import with_quartiles
@@ -43,19 +43,16 @@ def cost(command: Sequence[str], folder: Path) -> tuple[float, float, float]:
     return seconds, cpu, peak
 
 
-def table_of(measured: Mapping[str, list[str]], checkouts: Sequence[Path], rounds: int) -> str:
-    """A Markdown table: each command in each checkout, in turn, after one round that is not counted."""
-    lines = [
-        "| command | checkout | s (quartiles) | CPU s (quartiles) | peak MiB |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+def table_of(measured: Mapping[str, list[str]], checkouts: Sequence[Path], rounds: int) -> Iterator[str]:
+    """Lines of a Markdown table: each command in each checkout, in turn, after one round that is not counted."""
+    yield "| command | checkout | s (quartiles) | CPU s (quartiles) | peak MiB |"
+    yield "| --- | --- | --- | --- | --- |"
     for name, command in measured.items():
         found = [[cost(command, checkout) for checkout in checkouts] for _ in range(rounds + 1)][1:]
         for checkout, costs in zip(checkouts, zip(*found, strict=True), strict=True):
             seconds, cpu, peak = zip(*costs, strict=True)
             figures = f"{with_quartiles(seconds, '.1f')} | {with_quartiles(cpu, '.1f')} | {max(peak):,.0f}"
-            lines.append(f"| {name} | {checkout.resolve().name} | {figures} |")
-    return "\n".join(lines)
+            yield f"| {name} | {checkout.resolve().name} | {figures} |"
 
 
 def main(argv: list[str]) -> None:
@@ -64,8 +61,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("image")
     parser.add_argument("--checkouts", nargs="+", type=Path, default=[Path()])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="commands whose name has this in it")
     options = parser.parse_args(argv)
-    print(table_of(commands(options.run, options.image), options.checkouts, options.rounds))
+    measured = {name: do for name, do in commands(options.run, options.image).items() if options.only in name}
+    for line in table_of(measured, options.checkouts, options.rounds):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

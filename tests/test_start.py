@@ -73,8 +73,8 @@ def test_a_package_offers_what_it_lists_and_nothing_else(package):
 
 def test_the_time_and_the_peak_memory_of_commands_are_measured(tmp_path):
     kept = [sys.executable, "-c", "kept = b'x' * 60_000_000"]
-    table = table_of({"small": [sys.executable, "-c", ""], "large": kept}, [tmp_path, ROOT], rounds=1)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    lines = list(table_of({"small": [sys.executable, "-c", ""], "large": kept}, [tmp_path, ROOT], rounds=1))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert [row[:2] for row in rows] == [
         [name, folder.name] for name in ("small", "large") for folder in (tmp_path, ROOT)
     ]
