@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.audio import collate_sounds
 from data.contexts import collate_features, unique
+from data.example import Example
 from data.feature_store import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
 from data.label_format import SINGLE, LabelFormat
@@ -22,7 +23,6 @@ from data.value_range import ValueRange
 from data.workers import end_workers_at_exit, ignore_stop_signals
 
 if TYPE_CHECKING:
-    from data.example import Example
     from data.rows import Rows
 
 FAST = torch.channels_last
