@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,6 +68,7 @@ def suggest(unknown: str, valid: list[str]) -> str:
     return f". Unknown key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
 
+@cache
 def settings_parser(exits: bool = True) -> SettingsParser:
     """The parser of ``train.py``; see `SettingsParser`."""
     parser = SettingsParser(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -130,6 +131,7 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
+@cache
 def environment() -> Environment:
     """The templates of reports, and their filters."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")

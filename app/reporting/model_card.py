@@ -1,5 +1,6 @@
 """The model card: parts, training, figures on held-out rows, and limits of a model."""
 
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -50,10 +51,10 @@ def model_card(
         eval_results=results,
     )
     defaults = flat(Settings())
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined)
-    environment.filters |= {"percent": "{:.1%}".format, "thousands": "{:,}".format, "cell": cell}
     return ModelCard(
-        environment.get_template("model_card.md.jinja").render(
+        environment()
+        .get_template("model_card.md.jinja")
+        .render(
             card_data=card_data.to_yaml(),
             name=name,
             labels=list(model.config.id2label.values()),
@@ -73,6 +74,14 @@ def model_card(
             size=model.config.image_size,
         )
     )
+
+
+@cache
+def environment() -> Environment:
+    """The template of the card, and its filters."""
+    found = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined)
+    found.filters |= {"percent": "{:.1%}".format, "thousands": "{:,}".format, "cell": cell}
+    return found
 
 
 def cell(value: str) -> str:
