@@ -70,11 +70,12 @@ def run_until(clock: Clock, command: list[str]) -> None:
 
 
 def outcome(run_dir: Path) -> tuple[dict, list[dict], dict]:
-    """Weights, records without their times, and figures of a run."""
+    """Weights, records without their times, and figures of a run; without the deletion check, see `blank_charts`."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("minutes", None)
     figures = json.loads((run_dir / "evaluation/test/metrics.json").read_text())
+    figures.pop("deletion", None)
     return load_file(run_dir / "model/model.safetensors"), records, figures
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny import arguments, save_encoder
+from tiny import arguments, blank_charts, save_encoder
 
 import app.evaluation.baselines as baselines
 import app.evaluation.linear_inputs as linear_inputs_module
@@ -28,6 +28,7 @@ from app.training.linear_comparison import compare_run_linear, thumbnail
 from data import DataSettings, LabelFormat, prepare_data
 from models.build import build_initial_image_encoder
 
+pytestmark = pytest.mark.usefixtures("blank_charts")
 LINEAR = (LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH)
 COLORS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 WORDS = {"day": "the sun is up", "night": "the moon is up"}
@@ -128,7 +129,8 @@ def test_a_single_class_is_always_the_answer(rows_of):
 def compared(shapes_folder, tmp_path_factory):
     """A run of one epoch with linear classifiers, and what it printed."""
     folder = tmp_path_factory.mktemp("compared") / "run"
-    return train.main(arguments(shapes_folder, folder, "--train.epochs", "1", "--train.baselines", "true"))
+    with blank_charts():
+        return train.main(arguments(shapes_folder, folder, "--train.epochs", "1", "--train.baselines", "true"))
 
 
 def test_a_run_says_whether_it_is_better_than_linear_classifiers(compared):
@@ -149,9 +151,11 @@ def test_a_run_says_whether_it_is_better_than_linear_classifiers(compared):
 
 def test_an_evaluation_gives_the_same_comparison_as_the_training_and_can_leave_it_out(compared, tmp_path):
     first = json.loads((compared / "evaluation/test/metrics.json").read_text())
-    again = evaluation.main([str(compared), "--output_dir", str(tmp_path / "again")])
+    again = evaluation.main([str(compared), "--pictures", "0", "--output_dir", str(tmp_path / "again")])
     assert {name: again["scores"][name] for name in LINEAR} == {name: first["scores"][name] for name in LINEAR}
-    without = evaluation.main([str(compared), "--output_dir", str(tmp_path / "without"), "--baselines", "false"])
+    without = evaluation.main(
+        [str(compared), "--pictures", "0", "--output_dir", str(tmp_path / "without"), "--baselines", "false"]
+    )
     assert not set(LINEAR) & set(without["scores"])
 
 
@@ -175,7 +179,7 @@ def test_training_rows_that_have_changed_are_not_compared_with(shapes_folder, tm
     )
     table = pd.read_csv(folder / "train.csv")
     table.iloc[:-3].to_csv(folder / "train.csv", index=False)
-    figures = evaluation.main([str(run), "--output_dir", str(tmp_path / "again")])
+    figures = evaluation.main([str(run), "--pictures", "0", "--output_dir", str(tmp_path / "again")])
     assert (
         "not compared with linear classifiers of its training rows: the train rows have changed"
         in capsys.readouterr().out
@@ -189,7 +193,7 @@ def test_initial_weights_that_are_gone_leave_the_text(shapes_folder, tmp_path, c
     options = ["--model.image_encoder", str(encoder), "--train.epochs", "1", "--train.baselines", "true"]
     run = train.main(arguments(shapes_folder, tmp_path / "run", *options))
     (encoder / "model.safetensors").unlink()
-    figures = evaluation.main([str(run), "--output_dir", str(tmp_path / "again")])
+    figures = evaluation.main([str(run), "--pictures", "0", "--output_dir", str(tmp_path / "again")])
     assert "No linear classifier of images to compare with" in capsys.readouterr().out
     assert set(LINEAR) & set(figures["scores"]) == {LINEAR_TEXT}
 
@@ -220,7 +224,7 @@ def test_image_features_are_those_of_the_encoder_before_the_training(compared, s
     monkeypatch.setattr(
         FeatureCache, "image_means", lambda self, encoder, *rest: used.append(encoder) or means(self, encoder, *rest)
     )
-    evaluation.main([str(compared), "--output_dir", str(compared / "again")])
+    evaluation.main([str(compared), "--pictures", "0", "--output_dir", str(compared / "again")])
     first, _ = build_initial_image_encoder(load_settings(compared / "config.yaml").model)
     trained, _ = load_model(compared)
     weights, before, after = (e.state_dict() for e in (used[0], first, trained.image_encoder))
@@ -270,7 +274,7 @@ def test_an_evaluation_runs_no_file_of_the_classifier_that_a_run_started_from(sh
     settings.model.init = str(first)
     save_settings(settings, run / "config.yaml")
     mark.unlink()
-    figures = evaluation.main([str(run), "--output_dir", str(tmp_path / "again")])
+    figures = evaluation.main([str(run), "--pictures", "0", "--output_dir", str(tmp_path / "again")])
     assert not mark.exists()
     assert "No linear classifier of images to compare with" in capsys.readouterr().out
     assert LINEAR_TEXT in figures["scores"]
