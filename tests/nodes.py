@@ -5,10 +5,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from forked import Forked
 from tiny import ROOT, arguments
 
 SECONDS = 240
@@ -44,17 +44,14 @@ def copy_checkout(folder: Path, tables: Path) -> None:
 class Node:
     """The agent of one machine; its output goes to a file."""
 
-    agent: subprocess.Popen
+    agent: Forked
     log: Path
 
     @classmethod
     def start(cls, command: list[str], checkout: Path, log: Path, **environment: str) -> "Node":
         env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
-        with log.open("w") as output:
-            agent = subprocess.Popen(
-                command, cwd=checkout, env=env | environment, stdout=output, stderr=output, start_new_session=True
-            )
-        return cls(agent, log)
+        log.unlink(missing_ok=True)
+        return cls(Forked(command, log, checkout, env | environment), log)
 
     def wait(self) -> int:
         """The exit code of the agent."""
@@ -80,7 +77,7 @@ def start_nodes(
     """Start a training on two machines; each has the environment of its place."""
     port, nodes = free_port(), []
     for rank, (checkout, environment) in enumerate(zip(checkouts, environments, strict=True)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", str(processes)]
+        command = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", str(processes)]
         if rendezvous == "static":
             command += ["--node_rank", str(rank), "--master_addr", "127.0.0.1", "--master_port", str(port)]
         else:

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,7 +31,7 @@ def checkouts(shapes_folder, tmp_path_factory) -> list[Path]:
 def one_node(checkouts, tmp_path_factory) -> Path:
     """A run in two processes of one machine."""
     run_dir = tmp_path_factory.mktemp("one_node") / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["tests/launched_train.py", *options(run_dir)]
     node = Node.start(command, checkouts[0], checkouts[0] / "output")
     assert node.wait() == 0, node.output

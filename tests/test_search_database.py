@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -14,6 +13,8 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from forked import Forked
+from live import until
 from optuna.trial import TrialState
 from tiny import ROOT
 
@@ -81,15 +82,9 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def start_worker(folder: Path, url: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests/search_worker.py"), str(folder), url, str(TRIALS)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def wait_until_ready(worker: subprocess.Popen) -> None:
-    assert worker.stdout is not None
-    assert any(line.strip() == "ready" for line in worker.stdout)
+def start_worker(folder: Path, url: str, output: Path) -> Forked:
+    command = [str(ROOT / "tests/search_worker.py"), str(folder), url, str(TRIALS)]
+    return Forked(command, output, ROOT, os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def running(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -97,9 +92,10 @@ def running(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_three_workers_share_a_search_and_the_trial_of_one_that_is_killed_goes_on(server, folder):
-    workers = [start_worker(folder, server.url)]
-    wait_until_ready(workers[0])
-    workers += [start_worker(folder, server.url) for _ in range(2)]
+    first, others = folder / "first", folder / "others"
+    workers = [start_worker(folder, server.url, first)]
+    until(lambda: first.exists() and "ready\n" in first.read_text(), "the first worker is ready", 120)
+    workers += [start_worker(folder, server.url, others) for _ in range(2)]
     study = optuna.load_study(study_name="study", storage=server.url)
     deadline = time.monotonic() + 90
     while not any(trial.last_step for trial in running(study)):

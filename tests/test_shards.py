@@ -1,11 +1,12 @@
 """Answers to the shards of a pattern: each once, by one process or several, whatever is interrupted."""
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from forked import Forked
+from live import until
 from predict_command import ask
 from tiny import ROOT, launch
 
@@ -36,13 +37,11 @@ def shards(shapes_folder, tmp_path):
     return folder
 
 
-def start_worker(*options) -> subprocess.Popen:
-    """A process of `shard_worker` that has written half of its first answers."""
-    command = [sys.executable, str(ROOT / "tests/shard_worker.py"), *map(str, options)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    assert any(line == "half\n" for line in worker.stdout), "the worker ended"
+def start_worker(folder: Path, *options) -> Forked:
+    """A process of `shard_worker` that has written half of its first answers; its output is in ``folder/told``."""
+    command = [str(ROOT / "tests/shard_worker.py"), *map(str, options)]
+    worker = Forked(command, folder / "told", ROOT, os.environ | {"OMP_NUM_THREADS": "1"})
+    until(lambda: (folder / "told").exists() and "half\n" in (folder / "told").read_text(), "half is written", 120)
     return worker
 
 
@@ -87,7 +86,7 @@ def test_a_shard_that_is_done_is_not_written_again(run_dir, shards, tmp_path, ca
 
 def test_a_shard_of_a_killed_process_is_answered_by_the_next(run_dir, shards, tmp_path, capsys):
     options = [run_dir, "--rows", shards / "part-*", "--output", tmp_path / "out"]
-    worker = start_worker(*options)
+    worker = start_worker(tmp_path, *options)
     worker.kill()
     worker.wait()
     assert [name for name in names(tmp_path / "out") if name in ANSWERS] == [], "no part of a file has its name"
@@ -100,16 +99,16 @@ def test_a_shard_of_a_killed_process_is_answered_by_the_next(run_dir, shards, tm
 def test_a_shard_that_another_process_is_answering_is_left_to_it(run_dir, shards, tmp_path, capsys):
     output = tmp_path / "out"
     options = [run_dir, "--rows", shards / "part-*", "--output", output]
-    worker = start_worker(*options)
+    worker = start_worker(tmp_path, *options)
     try:
         assert ask(*options) == 0
         assert "4 shards: 3 answered, 0 done before, 1 being answered" in capsys.readouterr().out
         assert not (output / "part-0.parquet").exists()
         (output / "GO").touch()
-        told, _ = worker.communicate(timeout=120)
+        worker.wait(120)
     finally:
         worker.kill()
-    assert "4 shards: 1 answered, 3 done before, 0 being answered" in told
+    assert "4 shards: 1 answered, 3 done before, 0 being answered" in (tmp_path / "told").read_text()
     assert len(pd.read_parquet(output / "part-0.parquet")) == ROWS
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from interrupted import RANDOM, assert_same
 from tiny import ROOT, TINY, arguments, shared_encoder
 
@@ -19,20 +20,12 @@ from app.training.stop_signal import StopRequest
 pytestmark = pytest.mark.usefixtures("blank_charts")
 
 
-def start(command: list[str], folder: Path, script: str = "train.py", **environment: str) -> subprocess.Popen:
-    """Start a script in a session of its own; its output goes to ``folder/output``."""
-    with (folder / "output").open("w") as output:
-        return subprocess.Popen(
-            [sys.executable, *script.split(), *command],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+def start(command: list[str], folder: Path, **environment: str) -> Forked:
+    """Run arguments of Python; the output goes to ``folder/output``."""
+    return Forked(command, folder / "output", ROOT, os.environ | {"PYTHONPATH": str(ROOT)} | environment)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: Forked | subprocess.Popen, seconds: float = 120) -> None:
     end = time.time() + seconds
     while not condition():
         assert process.poll() is None, "the process ended too early"
@@ -42,7 +35,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 def test_a_process_killed_while_it_saves_can_be_resumed(whole, shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", *RANDOM, "--train.checkpoint_steps", "1")
-    process = start(command, tmp_path)
+    process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT)
     wait_for(lambda: list((tmp_path / "run/checkpoints").glob("step_00000002.new")), process)
     process.kill()
     process.wait()
@@ -59,8 +52,8 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(number, code, work
     command = arguments(shapes_folder, tmp_path / "run", *RANDOM, "--train.checkpoint_steps", "0")
     command += ["--data.num_workers", workers]
     output, read = tmp_path / "output", tmp_path / "read"
-    process = start(command, tmp_path, "tests/launched_train.py", SLOW_BATCHES=str(read))
-    wait_for(lambda: "training:" in output.read_text() and read.exists(), process)
+    process = start(["tests/launched_train.py", *command], tmp_path, SLOW_BATCHES=str(read))
+    wait_for(lambda: output.exists() and "training:" in output.read_text() and read.exists(), process)
     os.killpg(process.pid, number)
     assert process.wait(timeout=60) == code, output.read_text()
     assert "resume with: python train.py" in output.read_text()
@@ -74,8 +67,8 @@ def test_a_signal_reaches_the_training_of_a_study(shapes_folder, tmp_path):
     config.write_text(json.dumps({"data": {"train": str(shapes_folder / "train.csv")}}))
     command = ["kfold", str(config), "--output", str(tmp_path / "study"), "--train.epochs", "100000"]
     options = [*TINY, "--model.image_encoder", shared_encoder(), *RANDOM]
-    process = start([*command, *options], tmp_path, "-m app")
-    wait_for(lambda: "training:" in output.read_text(), process)
+    process = start(["-m", "app", *command, *options], tmp_path)
+    wait_for(lambda: output.exists() and "training:" in output.read_text(), process)
     process.terminate()  # this process alone: the study passes the signal on
     assert process.wait(timeout=60) == 143, output.read_text()
     assert len(list((tmp_path / "study").glob("*/checkpoints/step_*"))) == 1

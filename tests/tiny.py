@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from forked import Forked
 from matplotlib.figure import Figure
 from PIL import Image
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
@@ -93,8 +93,13 @@ def blank_charts() -> Iterator[None]:
 
 def launch(processes: int, script: str, options: list[str], **environment: str) -> subprocess.CompletedProcess:
     """A script in several processes of the CPU, as torchrun starts them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), script, *options]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(
-        [*command, script, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        agent = Forked(command, output, ROOT, env, errors)
+        try:
+            code = agent.wait(240)
+        finally:
+            agent.terminate()  # it ends its processes
+        return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())
