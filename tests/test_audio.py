@@ -14,7 +14,7 @@ from api_client import base64_of
 from gradio_client import Client, handle_file
 from live import live
 from PIL import Image
-from tiny import TINY, shared_encoder
+from tiny import TINY, blank_charts, shared_encoder
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -264,7 +264,8 @@ def command(folder, run, *options: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
-    return train.main(command(folder, tmp_path_factory.mktemp("runs") / "run"))
+    with blank_charts():
+        return train.main(command(folder, tmp_path_factory.mktemp("runs") / "run"))
 
 
 @pytest.mark.slow

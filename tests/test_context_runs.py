@@ -18,7 +18,7 @@ from live import live
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from tiny import TINY, arguments, shared_encoder
+from tiny import TINY, arguments, blank_charts, shared_encoder
 
 import eval as evaluation
 import train
@@ -55,7 +55,8 @@ def command(folder, run, *options: str) -> list[str]:
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    train.main(command(folder, run, *CONTEXTS, "--train.pictures", "2"))
+    with blank_charts():
+        train.main(command(folder, run, *CONTEXTS, "--train.pictures", "2"))
     return run
 
 

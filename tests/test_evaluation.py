@@ -172,6 +172,7 @@ def test_the_report_does_not_say_that_a_misleading_image_helps():
     assert "reads the image, but these rows do not show that it gains by it" in told
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_no_row_is_shuffled_with_its_own_image_in_batches_of_any_size(run_dir, tmp_path, monkeypatch):
     kept = []
 
@@ -187,6 +188,7 @@ def test_no_row_is_shuffled_with_its_own_image_in_batches_of_any_size(run_dir, t
     assert not any(kept)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_rows_that_shuffling_does_not_change_are_counted_in_the_report(run_dir, shapes_folder, tmp_path, capsys):
     """Rows of one image and rows without any: none gets another image."""
     rows = pd.read_csv(shapes_folder / "test.csv")[:9]

@@ -77,6 +77,7 @@ def states(search: Search) -> list[str]:
     return [trial.state.name for trial in search.study.trials]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_first_trials_are_the_configuration_and_the_four_fusions(config, trained):
     search = open_search(config, trials=4, pruner="none")
     search.run()
@@ -93,6 +94,7 @@ def test_the_test_rows_are_not_read_and_weights_are_not_kept(config, trained):
     assert folders == ["metrics.jsonl"]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_trials_that_are_worse_than_others_after_the_same_epochs_end_early(config, trained):
     search = open_search(config, trials=16)
     search.run()
@@ -102,6 +104,7 @@ def test_trials_that_are_worse_than_others_after_the_same_epochs_end_early(confi
     assert search.best().params["model.fusion"] == "cross"
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_same_command_goes_on_to_more_trials_and_repeats_none(config, trained):
     open_search(config, trials=3).run()
     search = open_search(config, trials=5)
@@ -161,6 +164,7 @@ def test_the_last_trial_is_taken_up_too_and_one_of_another_process_is_waited_for
     assert slept == [["FAIL", "COMPLETE", "RUNNING"]]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_trial_that_has_run_to_its_end_is_not_pruned(config, trained):
     search = open_search(config, "--train.epochs", "3", trials=12)
     search.run()
@@ -252,6 +256,7 @@ def test_a_table_whose_content_changed_is_another_data_set(config, trained, shap
         open_search(config, "--data.train", str(table), trials=1)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_winner_is_trained_anew_with_other_seeds_and_becomes_a_configuration(config, trained, capsys):
     (config.parent / "space.yaml").write_text(yaml.safe_dump(SPACE | {"model.num_heads": 4}))
     output = config.parent / "study"
@@ -292,6 +297,7 @@ def test_the_verdict_says_whether_the_difference_is_more_than_that_of_seeds(best
     assert told in Final(default, best, metric).verdict()
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_search_with_a_cost_gives_a_front_of_configurations(config, trained, monkeypatch):
     costs = {"cross": 3.0, "self": 4.0, "concat": 2.0, "none": 1.0}
     monkeypatch.setattr(search_module, "answer_cost", lambda *_: costs[trained[-1].model.fusion])

@@ -37,6 +37,7 @@ def test_deepspeed_is_an_error_that_names_the_configuration_of_fsdp(shapes_folde
     assert "--config_file configs/accelerate/fsdp.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_training_in_shards_learns_what_one_process_learns(shapes_folder, tmp_path, pretrained, monkeypatch):
     options = [*OPTIONS, "--train.mixed_precision", "no", "--train.optimizer", "sgd", "--model.modality_dropout", "0"]
     options += ["--model.text_encoder", pretrained, "--train.lora_rank", "2"]

@@ -74,6 +74,7 @@ def test_rare_names_are_one_slice_if_there_are_many_names():
     assert found["(others)"].sum() == 40 - (MAX_NAMES - 2)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_accuracy_can_be_sliced_by_text_length_and_by_truncation(run_dir, shapes_folder, tmp_path):
     rows = pd.read_csv(shapes_folder / "test.csv")
     rows.loc[:9, "text"] = rows.text[:10] + " please" * 70
