@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,14 @@ FILES = [*sorted(path for name in ("app", "data", "models", "benchmarks") for pa
 FILES += [ROOT / "train.py", ROOT / "eval.py"]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -72,8 +78,8 @@ def test_imports_go_one_way(path):
     module = module_of(path)
     if module in EVERYTHING or module.split(".")[0] in EVERYTHING:
         return
-    tree = ast.walk(ast.parse(path.read_text()))
-    local = {n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module and n.module.split(".")[0] in LOCAL}
+    nodes = ast.walk(tree_of(path))
+    local = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module and n.module.split(".")[0] in LOCAL}
     allowed = ROOMS[room_of(module)]
     assert {name for name in local if name not in allowed and room_of(name) not in allowed} == set()
 
@@ -86,7 +92,7 @@ def test_modules_of_the_application_have_names_of_their_own():
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_no_call_runs_code_from_outside(path):
     """No pickle, no remote code, no truncated images, no public share; torch.load only with weights_only=True."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert not imports(path) & {"pickle", "dill", "cloudpickle", "joblib"}
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
@@ -101,7 +107,7 @@ def test_no_call_runs_code_from_outside(path):
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_no_temporary_file_is_opened_a_second_time_by_name(path):
     """Windows forbids it. TemporaryFile and files in a TemporaryDirectory work on every system."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(tree_of(path)))
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     names |= {node.name for node in nodes if isinstance(node, ast.alias)}
     assert not names & {"NamedTemporaryFile", "mkstemp", "mktemp"}
@@ -113,7 +119,7 @@ APPLICATION = [path for path in FILES if "benchmarks" not in path.parts]
 @pytest.mark.parametrize("path", APPLICATION, ids=[str(f.relative_to(ROOT)) for f in APPLICATION])
 def test_functions_of_one_operating_system_are_not_used(path):
     assert not imports(path) & {"fcntl", "grp", "pwd", "resource", "termios", "msvcrt", "winreg"}
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not used & {"os.fork", "os.getuid", "os.killpg", "signal.SIGKILL", "signal.SIGHUP", "signal.SIGALRM"}
     for node in ast.walk(tree):
@@ -124,7 +130,7 @@ def test_functions_of_one_operating_system_are_not_used(path):
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_no_object_is_identified_by_its_address(path):
     """A new object can have the address of a deleted one."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if ast.unparse(call.func) == "id"]
 
 
@@ -132,13 +138,13 @@ def test_every_public_function_and_class_has_a_docstring():
     """Public means that another file imports it."""
     imported = set()
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in LOCAL:
                 imported |= {alias.name for alias in node.names}
     silent = [
         f"{path.relative_to(ROOT)}:{node.name}"
         for path in FILES
-        for node in ast.parse(path.read_text()).body
+        for node in tree_of(path).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in imported and not ast.get_docstring(node)
     ]
     assert silent == []
