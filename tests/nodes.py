@@ -34,7 +34,7 @@ def copy_checkout(folder: Path, tables: Path) -> None:
     hidden = shutil.ignore_patterns("__pycache__")
     for name in ("app", "data", "models"):
         shutil.copytree(ROOT / name, folder / name, ignore=hidden)
-    for name in ("train.py", "tests/launched_train.py", "tests/tiny.py"):
+    for name in ("train.py", "tests/launched_train.py", "tests/tiny.py", "tests/forked.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(tables, folder / "rows")

@@ -25,18 +25,20 @@ def start(command: list[str], folder: Path, **environment: str) -> Forked:
     return Forked(command, folder / "output", ROOT, os.environ | {"PYTHONPATH": str(ROOT)} | environment)
 
 
-def wait_for(condition, process: Forked | subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: Forked | subprocess.Popen, seconds: float = 120, pause: float = 0.02):
     end = time.time() + seconds
     while not condition():
         assert process.poll() is None, "the process ended too early"
         assert time.time() < end, f"not within {seconds:g} s"
-        time.sleep(0.002)
+        time.sleep(pause)
 
 
 def test_a_process_killed_while_it_saves_can_be_resumed(whole, shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", *RANDOM, "--train.checkpoint_steps", "1")
     process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT)
-    wait_for(lambda: list((tmp_path / "run/checkpoints").glob("step_00000002.new")), process)
+    checkpoints = tmp_path / "run/checkpoints"
+    wait_for(checkpoints.exists, process)
+    wait_for(lambda: list(checkpoints.glob("step_00000002.new")), process, pause=0.002)
     process.kill()
     process.wait()
     train.main(command)
