@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_provenance import content_of, refused, train_until
-from tiny import RUN_DIR, arguments, small_encoder
+from tiny import RUN_DIR, arguments, blank_charts, small_encoder
 
 import eval as evaluation
 import train
@@ -36,14 +36,16 @@ def encoder(tmp_path_factory) -> list[str]:
 def three(encoder, shapes_folder, tmp_path_factory) -> Path:
     """An uninterrupted run of three epochs at a constant rate after the warm-up."""
     run_dir = tmp_path_factory.mktemp("three") / "run"
-    return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT, *LONGER))
+    with blank_charts():
+        return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT, *LONGER))
 
 
 @pytest.fixture(scope="module")
 def two(encoder, shapes_folder, tmp_path_factory) -> Path:
     """A run of two epochs."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
-    return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT))
+    with blank_charts():
+        return train.main(arguments(shapes_folder, run_dir, *encoder, *CONSTANT))
 
 
 def assert_same(run: Path, whole: Path) -> None:
