@@ -13,6 +13,7 @@ import eval as evaluation
 import train
 from app import Predictor
 from app.__main__ import main as app
+from app.training.run import run_training
 from data.errors import UserError
 from data.shape_contexts import make_clips
 
@@ -110,9 +111,7 @@ def test_an_array_of_frames_is_padded_as_the_file_is(run, folder):
 @pytest.mark.slow
 def test_the_frames_of_videos_are_not_augmented(folder, tmp_path):
     with pytest.raises(UserError, match="not the frames of videos"):
-        train.run_training(
-            train.parse_settings(command(folder, tmp_path, "--data.frames", "4", "--train.augment", "true"))
-        )
+        run_training(train.parse_settings(command(folder, tmp_path, "--data.frames", "4", "--train.augment", "true")))
 
 
 @pytest.mark.slow
@@ -158,4 +157,4 @@ def test_a_training_from_a_run_on_videos_sees_as_many_frames(run, folder, tmp_pa
     data = ["--data.train", str(folder / "train.csv"), "--model.init", str(run), "--run_dir", str(tmp_path / "more")]
     data += ["--data.num_workers", "0", "--train.trackers", "[]", "--train.pictures", "0", "--train.epochs", "1"]
     with pytest.raises(UserError, match=r"give --data\.frames 4"):
-        train.run_training(train.parse_settings([*data, "--data.frames", "9"]))
+        run_training(train.parse_settings([*data, "--data.frames", "9"]))
