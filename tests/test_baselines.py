@@ -1,6 +1,7 @@
 """Linear classifiers of the training rows, to which a model is compared."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import app.evaluation.baselines as baselines
 import app.evaluation.linear_inputs as linear_inputs_module
 import eval as evaluation
 import train
-from app.evaluation.baselines import LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
+from app.evaluation.baselines import FROZEN_FEATURES, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT, linear_baselines
 from app.evaluation.figures import Advantage
 from app.evaluation.interval import Interval
 from app.evaluation.linear_inputs import linear_inputs
@@ -216,6 +217,9 @@ def test_the_sentence_follows_the_interval(low, high, said):
     )
     assert said in advantage_text(figures)
     assert ("--recipe probe" in advantage_text(figures)) == (low + high <= 0)
+    figures.advantage = replace(figures.advantage, images=FROZEN_FEATURES)
+    assert "--recipe probe" not in advantage_text(figures), "the encoders are frozen already"
+    assert ("more steps" in advantage_text(figures)) == (low + high <= 0)
 
 
 def test_image_features_are_those_of_the_encoder_before_the_training(compared, shapes_folder, monkeypatch):

@@ -24,6 +24,8 @@ from models.decisions import Thresholds, center
 LINEAR = "linear, "
 """Names of linear classifiers start with this; the name of the input follows."""
 LINEAR_TEXT, LINEAR_IMAGE, LINEAR_BOTH, LINEAR_ALL = (LINEAR + name for name in ("text", "image", "both", "all"))
+FROZEN_FEATURES = "features of the frozen image encoder"
+"""What linear classifiers see of a picture, in words, if the model does not train its image encoder."""
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularization strengths of logistic regression; the validation rows choose one."""
 MAX_PRODUCTS = 5_000_000_000

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from app.evaluation.baselines import LINEAR, LINEAR_ALL, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
+from app.evaluation.baselines import FROZEN_FEATURES, LINEAR, LINEAR_ALL, LINEAR_BOTH, LINEAR_IMAGE, LINEAR_TEXT
 from app.evaluation.calibration_figures import Calibration
 from app.evaluation.compare import Comparison
 from app.evaluation.figures import CaseFigures, Evaluation
@@ -16,11 +16,6 @@ ROLE_WARNINGS = {
 """Role of the rows → what it means for their figures, for rows that are not held out."""
 BRIEF = ("accuracy", "macro_f1")
 """Metrics of every table."""
-WHAT_TO_TRY = (
-    "Try fewer trained weights (--recipe probe), more steps (--train.steps), or more rows; if nothing helps, the "
-    "linear classifier is the better choice."
-)
-"""Advice if a model is not better than a linear classifier."""
 WIDTH = 110
 """Characters of a line."""
 
@@ -129,11 +124,16 @@ def advantage_text(figures: Evaluation, cases: CaseFigures | None = None) -> str
     linear = f"logistic regression on {sees.get(best, f'the context {best.removeprefix(LINEAR)}')}"
     metric = metric_name(found.metric, figures.label_type)
     figure = f"its {metric} is {score:.1%}, the model's differs by {points_with_interval(gain)}"
+    fewer = "" if found.images == FROZEN_FEATURES else "fewer trained weights (--recipe probe), "
+    to_try = (
+        f"Try {fewer}more steps (--train.steps), or more rows; if nothing helps, the linear classifier is the better "
+        "choice."
+    )
     if gain.low > 0:
         return f"The model is better than the best linear classifier, {linear}: {figure}."
     if gain.high < 0:
-        return f"The model is worse than {linear}: {figure}. {WHAT_TO_TRY}"
-    advice = "More held-out rows may show it." if gain.value > 0 else WHAT_TO_TRY
+        return f"The model is worse than {linear}: {figure}. {to_try}"
+    advice = "More held-out rows may show it." if gain.value > 0 else to_try
     return f"These rows do not show that the model is better than {linear}: {figure}. {advice}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
-from app.evaluation.baselines import Linear, linear_baselines
+from app.evaluation.baselines import FROZEN_FEATURES, Linear, linear_baselines
 from app.evaluation.evaluate import judging_metric
 from app.evaluation.linear_inputs import Describe, linear_inputs, picture_rows
 from app.inference.load import load_model
@@ -112,7 +112,7 @@ def picture_features(
     except UserError as error:
         accelerator.print(f"No linear classifier of images to compare with: {error}")
         return None, "none"
-    return partial(stored_features, store=store), "features of the frozen image encoder"
+    return partial(stored_features, store=store), FROZEN_FEATURES
 
 
 def initial_encoder(
