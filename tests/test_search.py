@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -332,6 +333,25 @@ def test_the_folder_tells_the_page_how_far_the_search_is(config, trained):
     told = json.loads((config.parent / "study/progress.json").read_text())
     assert told == {"done": 2, "trials": 2, "metric": "accuracy", "best": 0, "figure": "90.0%"}
     assert (config.parent / "study/progress.png").is_file()
+
+
+def test_trials_of_two_processes_can_end_at_the_same_moment(config, trained, monkeypatch):
+    search = open_search(config, trials=1)
+    search.run()
+    others: list[threading.Thread] = []
+
+    def draw(shown, name, lower, path: Path) -> None:
+        path.write_bytes(b"drawn")
+        if not others:
+            others.append(threading.Thread(target=search.draw_progress))
+            others[0].start()
+            others[0].join(0.5)
+
+    monkeypatch.setattr(search_module, "draw_search", draw)
+    search.draw_progress()
+    others[0].join(20)
+    assert not others[0].is_alive()
+    assert (search.folder / "progress.png").read_bytes() == b"drawn"
 
 
 def test_the_page_shows_a_search_beside_the_run_as_it_goes(config, trained):

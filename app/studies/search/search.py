@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from filelock import FileLock
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
@@ -265,7 +266,14 @@ class Search:
         self.draw_progress()
 
     def draw_progress(self) -> None:
-        """Write ``progress.png`` and ``progress.json`` into the folder, which the page shows."""
+        """Write ``progress.png`` and ``progress.json`` into the folder, which the page shows.
+
+        One process after the other: trials of several can end at the same moment.
+        """
+        with FileLock(self.folder / "progress.lock"):
+            self.write_progress()
+
+    def write_progress(self) -> None:
         trials = self.study.get_trials(deepcopy=False, states=DONE)
         values = [(trial.number, last_value(trial), trial.state == TrialState.COMPLETE) for trial in trials]
         shown = [(number, value, is_complete) for number, value, is_complete in values if value is not None]
