@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--space", type=Path, help="as that of the search; by default the default space")
     parser.add_argument("--output", type=Path, default=Path("runs/searches"))
     options, training = parser.parse_known_args()
     epochs = parse_settings([str(options.config), *training]).train.epochs
@@ -66,7 +67,7 @@ def main() -> None:
         for sampler in SAMPLERS:
             how = SearchOptions(trials=options.trials, sampler=sampler)
             folder = options.output / f"{sampler}_{seed}"
-            search = Search.open(options.config, None, folder, how, [*training, "--train.seed", str(seed)])
+            search = Search.open(options.config, options.space, folder, how, [*training, "--train.seed", str(seed)])
             search.run()
             measured[sampler].append(Measured.of(search.study.trials, epochs))
             print(f"\n{options.config}, seeds {options.seeds[: len(measured[sampler])]}\n\n{table_of(measured)}\n")

@@ -85,7 +85,7 @@ def blank_charts() -> Iterator[None]:
     with (
         patch.object(Figure, "savefig", save_blank),
         patch("app.reporting.html_report.draw_charts", blank_svg),
-        patch("app.training.fit.draw_curves", lambda records, path: save_blank(Figure(), path)),
+        patch("app.training.validation.draw_curves", lambda records, path: save_blank(Figure(), path)),
         patch("app.evaluation.deletion.MIN_ROWS", 2),
     ):
         yield

@@ -7,20 +7,16 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from app.evaluation.predict import predict
-from app.reporting.charts import draw_curves
 from app.settings import Settings, flat
-from app.training.best_epoch import best_metric, is_better, validation_figure
 from app.training.checkpoint import Checkpoints, Progress
 from app.training.progress import EpochClock, SlowTrainingNote, keep_record
 from app.training.run_folder import RunDir
 from app.training.schedule import is_enough, num_epochs
-from app.training.sharding import whole_model
 from app.training.step import train_epoch
 from app.training.stop_signal import Stopped, StopRequest
 from app.training.trainer import Training
+from app.training.validation import validate
 from data import PreparedData
-from models.lora import merge_lora
 
 
 def fit(
@@ -108,49 +104,3 @@ def show(record: dict, bar: tqdm, progress: Progress) -> None:
     """Show a record of the training loss in the progress bar."""
     bar.update(record["step"] - bar.n)
     bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['learning_rate']:.1e}", epoch=progress.epoch + 1)
-
-
-def validate(
-    settings: Settings,
-    data: PreparedData,
-    training: Training,
-    accelerator: Accelerator,
-    run: RunDir,
-    progress: Progress,
-    bar: tqdm,
-    minutes: float | None = None,
-) -> None:
-    """Score the validation rows after an epoch or before the first, and keep the model if it is the best so far.
-
-    Args:
-        minutes: of the training of the epoch.
-    """
-    options = settings.train
-    model = whole_model(training.model, accelerator)
-    predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
-    metric = best_metric(options, predictions.targets.label_type)
-    figure = validation_figure(predictions, metric)
-    if progress.step:
-        progress.end_epoch(figure, is_better(figure, progress.best, metric))
-    else:  # before training
-        progress.best = figure
-    figures = {"accuracy": predictions.accuracy(), "loss": predictions.loss()} | {metric: figure}
-    record = {
-        "step": progress.step,
-        "epoch": progress.epoch,
-        **{f"validation_{name}": value for name, value in figures.items()},
-        "best": progress.since_best == 0,
-    } | ({} if minutes is None else {"minutes": minutes})
-    keep_record(record, run, accelerator)
-    if not accelerator.is_main_process:
-        return
-    bar.write(
-        f"  epoch {progress.epoch}: validation accuracy {predictions.accuracy():.1%}, loss {predictions.loss():.3f}"
-        + ("" if metric in ("accuracy", "loss") else f", {metric.replace('_', ' ')} {figure:.1%}")
-        + (" (best so far)" if progress.since_best == 0 else "")
-    )
-    if is_enough(options, progress):
-        bar.write(f"  early stopping: {progress.since_best} epochs without a better {metric.replace('_', ' ')}")
-    draw_curves(run.records(), run.path / "curves.png")
-    if progress.since_best == 0:
-        run.save_model(merge_lora(model), training.processor)
