@@ -215,6 +215,27 @@ def test_without_a_finished_trial_the_reasons_are_told(config, trained, monkeypa
     assert "finished: the data are gone" in capsys.readouterr().err
 
 
+def test_a_search_whose_first_three_trials_fail_for_the_same_reason_ends(config, trained, monkeypatch):
+    fake, refused = search_module.train_in_new_process, []
+
+    def train(settings, on_epoch) -> None:
+        refused.append(settings)
+        raise UserError("the data are gone" if ends else f"no {settings.model.fusion} today")
+
+    monkeypatch.setattr(search_module, "train_in_new_process", train)
+    ends = False
+    open_search(config, trials=5).run()
+    assert len(refused) == 5, "for different reasons it goes on"
+    ends = True
+    other = Search.open(config, config.parent / "space.yaml", config.parent / "other", SearchOptions(trials=9), ())
+    with pytest.raises(UserError, match=r"All 3 trials failed for the same reason, .*: the data are gone"):
+        other.run()
+    assert len(refused) == 5 + 3
+    monkeypatch.setattr(search_module, "train_in_new_process", fake)
+    other.run()
+    assert states(other).count("COMPLETE") + states(other).count("PRUNED") == 6, "the same command goes on"
+
+
 @pytest.mark.parametrize(
     ("training", "space", "options", "told"),
     [

@@ -51,6 +51,8 @@ Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WAIT = 2.0
 """Seconds between two looks at the trials of others."""
+HOPELESS = 3
+"""Number of trials after which a search ends if all of them failed for the same reason."""
 IDENTITY = "search"
 """Attribute of a study with the settings, the data and the space that it is for."""
 
@@ -175,6 +177,7 @@ class Search:
         """Run trials until the study has as many as it shall have, or the time is over, and no other process runs one.
 
         Raises:
+            UserError: the first trials all failed for the same reason, such as a column that the data do not have.
             SystemExit: a signal stopped a trial; the same command goes on.
         """
         with explained_errors(self.options.storage), Worker(self.folder) as worker:
@@ -187,10 +190,22 @@ class Search:
                     self.queue_first()
                     self.study.optimize(lambda trial: self.train(trial, worker), n_trials=1, catch=(UserError,))
                     self.tell_progress(worker)
+                    self.check_failures()
                 elif self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                     time.sleep(WAIT)
                 else:
                     return
+
+    def check_failures(self) -> None:
+        """End a search whose trials all fail for the same reason.
+
+        Raises:
+            UserError: the reason.
+        """
+        trials = self.study.get_trials(deepcopy=False, states=DONE)
+        errors = {trial.user_attrs.get("error") for trial in trials}
+        if len(trials) >= HOPELESS and len(errors) == 1 and (error := errors.pop()):
+            raise UserError(f"All {len(trials)} trials failed for the same reason, so the search ends here: {error}")
 
     def is_over(self) -> bool:
         """Whether this process starts no further trial; those of dead workers are repeated and do not count."""
