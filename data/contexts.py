@@ -310,6 +310,12 @@ def unique(cells: Sequence[ContextCell | None]) -> tuple[list[ContextCell], list
     return found, index
 
 
+def file_columns(contexts: Sequence[NamedContext]) -> Iterator[str]:
+    """The columns of the table with images and sounds."""
+    for context in contexts:
+        yield from context.columns if context.kind in ("image", "audio") else ()
+
+
 def context_columns(contexts: Sequence[NamedContext]) -> Iterator[str]:
     """The columns of the table that contexts are read from."""
     for context in contexts:

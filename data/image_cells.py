@@ -10,7 +10,7 @@ import numpy as np
 from data.cells import is_blank, is_clean
 from data.images import MAX_PATH, BadImageError, explain_path, is_address
 from data.messages import quote
-from data.remote_files import origin
+from data.remote_files import fetch_beside, origin
 
 StoredImage = str | dict | None
 """Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
@@ -74,12 +74,11 @@ def resolve_path(path: str, root: Path, confined: bool) -> str:
     if path.startswith("~") and not confined:
         spellings.append(os.path.expanduser(path))
     candidates = [os.path.join(folder, spelling) for spelling in spellings]
+    if not any(map(os.path.exists, candidates)):
+        fetch_beside(folder, path)
     found = next(filter(os.path.exists, candidates), candidates[0])
     if not os.path.exists(found) and (url := origin(folder)):
-        raise BadImageError(
-            f"{quote(path)} is not fetched: of {url} only the table is. Store the bytes of the images in a Parquet "
-            "file, or copy the images and name their folder with --data.image_root."
-        )
+        raise BadImageError(f"{quote(path)} is not a file in the folder of {url}, nor below it.")
     if not confined:
         return found
     found = os.path.realpath(found)

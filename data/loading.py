@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 from data.cells import as_number, is_clean
 from data.column_names import refuse_repeated, require_columns
-from data.contexts import context_columns
+from data.contexts import context_columns, file_columns
 from data.errors import UserError
 from data.label_format import LabelFormat
 from data.labels import NoLabelsError
@@ -15,7 +15,7 @@ from data.messages import name_rows
 from data.paths import user_path
 from data.rows import Rows
 from data.settings import TEXT_SLICES, DataSettings
-from data.sources import explain_parser_errors, load_source
+from data.sources import explain_parser_errors, fetch_files, load_source
 from data.string_column import StringColumn, write_columns
 from data.text_template import make_text, text_columns
 from data.value_range import check_range
@@ -44,6 +44,8 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if settings.frames > 1 and any(context.kind == "image" for context in contexts):
         raise UserError("With videos (in training, --data.frames) a context of the kind image is not supported yet.")
     check_columns(list(first), source, split, settings)
+    if not settings.image_root:
+        fetch_files(table, [settings.image, *file_columns(contexts)], folder)
     texts, labels = read_texts_and_labels(table, source, settings)
     weight = settings.weight
     weights = read_weights(table, weight, source) if weight and weight in first else None

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 from filelock import FileLock
 from fsspec import AbstractFileSystem, get_filesystem_class
@@ -30,6 +31,10 @@ CREDENTIALS |= dict.fromkeys(("gs", "gcs"), "GOOGLE_APPLICATION_CREDENTIALS")
 """Protocol → environment variables with its credentials."""
 
 
+class NoSuchFileError(UserError):
+    """There is no file with a URL, or it is a folder."""
+
+
 def is_url(name: str) -> bool:
     """Whether a name is the URL of a file on some storage, of a known protocol or not."""
     return URL.fullmatch(name) is not None
@@ -42,12 +47,13 @@ def fetch(url: str) -> Path:
         the copy, which has the name of the file and a folder of its own.
 
     Raises:
-        UserError: the file is not there or cannot be read; says what to do.
+        NoSuchFileError: the file is not there.
+        UserError: it cannot be read; says what to do.
     """
     with open_storage(url) as (storage, path):
         info = storage.info(path)
         if info["type"] != "file":
-            raise UserError(f"{url} is a folder; give the URL of a table in it.")
+            raise NoSuchFileError(f"{url} is a folder; give the URL of a file in it.")
         version = [f"{name} {info[name]}" for name in (*CONTENT, *TIME, "size") if info.get(name) is not None]
         copy = cache_folder(url, *version) / PurePosixPath(path).name
         is_known = any(not name.startswith("size ") for name in version)
@@ -58,6 +64,32 @@ def fetch(url: str) -> Path:
                 copy.with_name(ORIGIN).write_text(url, encoding="utf-8")
                 os.replace(part, copy)
     return copy
+
+
+def fetch_beside(folder: Path, name: str) -> None:
+    """Copy the present version of a file beside a table with a URL to its place beside the copy of the table.
+
+    Args:
+        folder: that of a table which `fetch` has copied; for any other nothing is done.
+        name: path relative to the table. One that leads out of its folder is not followed.
+
+    Raises:
+        UserError: the file cannot be read; says what to do.
+    """
+    url, path = origin(folder), PurePosixPath(name.replace("\\", "/"))
+    if url is None or path.is_absolute() or ".." in path.parts or not path.parts or path == PurePosixPath(ORIGIN):
+        return
+    spelled = quote(str(path)) if urlsplit(url).scheme in ("http", "https") else str(path)
+    try:
+        copy = fetch(f"{url.rpartition('/')[0]}/{spelled}")
+    except NoSuchFileError:
+        return
+    target = folder / path
+    if not (target.exists() and target.samefile(copy)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = target.with_name(f".{uuid4().hex}")
+        os.link(copy, link)
+        os.replace(link, target)
 
 
 def upload(file: Path, url: str) -> None:
@@ -143,7 +175,14 @@ def open_storage(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(explain(url, protocol, error)) from error
+        is_missing = isinstance(error, FileNotFoundError) and not lost_connection(protocol, error)
+        raise (NoSuchFileError if is_missing else UserError)(explain(url, protocol, error)) from error
+
+
+def lost_connection(protocol: str, error: Exception) -> OSError | None:
+    """The cause of an error that fsspec takes for a file that is not there, although the connection failed."""
+    lost = error.__cause__ if protocol in ("http", "https") else None
+    return lost if isinstance(lost, OSError) and not isinstance(lost, FileNotFoundError) else None
 
 
 def refuse_secrets(url: str) -> None:
@@ -172,8 +211,7 @@ def explain(url: str, protocol: str, error: Exception) -> str:
         return (
             f"{url} has an unknown protocol, {protocol}://; known are s3, gs, az, hf, https, sftp and others of fsspec."
         )
-    lost = error.__cause__ if protocol in ("http", "https") else None  # fsspec takes it for a file that is not there
-    if isinstance(lost, OSError) and not isinstance(lost, FileNotFoundError):
+    if lost := lost_connection(protocol, error):
         cause = excerpt(str(lost), 300)
     elif isinstance(error, FileNotFoundError):
         return f"There is no file {url}. If it is private, check the credentials in the environment ({variables})."

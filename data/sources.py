@@ -3,22 +3,29 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 from datasets import Audio, Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from tqdm.auto import tqdm
 
+from data.cells import is_clean
 from data.errors import UserError
+from data.images import MAX_PATH, is_address
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
-from data.remote_files import fetch, is_url, refuse_secrets
+from data.remote_files import fetch, fetch_beside, is_url, origin, refuse_secrets
 from data.shape_contexts import make_cards, make_clips, make_pairs, make_tones
 from data.shapes import make_shapes
 from data.table_file import READERS, TableFile, read_table
 
+FETCHED_AT_ONCE = 16
+"""Number of files that are fetched at the same time."""
 METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
 PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
@@ -44,8 +51,8 @@ def load_source(
         cache_dir: cache folder for local tables; that of `datasets` by default.
 
     Returns:
-        The table with undecoded images and sounds, and the folder of relative image paths (for a URL that of the copy,
-        without images).
+        The table with undecoded images and sounds, and the folder of relative image paths: for a URL that of the copy,
+        where `fetch_files` puts the images.
 
     Raises:
         UserError: the source does not exist, has an unknown type, or cannot be parsed.
@@ -105,6 +112,33 @@ def load_remote(url: str, streaming: bool, cache_dir: str | Path | None) -> tupl
         return load_local(copy, streaming, cache_dir)
     except UserError as error:
         raise UserError(str(error).replace(str(copy), url)) from error
+
+
+def fetch_files(table: Dataset | IterableDataset, columns: Iterable[str], root: Path | None) -> None:
+    """Fetch the files that some columns of a table with a URL name, several at a time.
+
+    Those of a stream are fetched one by one, when their rows are read.
+
+    Args:
+        columns: columns of paths relative to the table; others are left alone.
+        root: folder of the table.
+
+    Raises:
+        UserError: a file that cannot be read. One that is not there is told when its row is read.
+    """
+    if root is None or isinstance(table, IterableDataset) or not (url := origin(root.absolute())):
+        return
+    columns = [name for name in columns if getattr(table.features[name], "dtype", None) in ("string", "large_string")]
+    names = {cell for name in columns for cell in table[name] if cell is not None and is_relative_path(cell)}
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        fetched = pool.map(partial(fetch_beside, root.absolute()), sorted(names))
+        for _ in tqdm(fetched, f"fetching files beside {url}", total=len(names), leave=False):
+            pass
+
+
+def is_relative_path(cell: str) -> bool:
+    """Whether a cell can be the path of a file beside the table."""
+    return 0 < len(cell) <= MAX_PATH and not cell.startswith(("/", "~")) and not is_address(cell) and is_clean(cell)
 
 
 def load_saved(folder: Path) -> Dataset:

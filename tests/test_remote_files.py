@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -11,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import s3fs
+from fsspec.implementations.memory import MemoryFile
 from moto.server import ThreadedMotoServer
 from predict_command import ask
 from tiny import NUM_TEST, ROOT, arguments
@@ -20,8 +24,9 @@ import train
 from app.run_paths import read_places
 from data import DataSettings
 from data.errors import UserError
+from data.images import BadImageError
 from data.loading import load_rows
-from data.remote_files import fetch, file_exists, is_url
+from data.remote_files import fetch, fetched_files, file_exists, is_url
 from data.sources import load_source
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -119,13 +124,66 @@ def test_an_error_in_a_table_names_its_url(memory):
     assert "cache" not in str(error.value)
 
 
-def test_images_beside_a_table_with_a_url_are_not_fetched_but_a_folder_can_be_named(memory, shapes_folder):
-    memory.pipe("/rows.csv", (shapes_folder / "test.csv").read_bytes())
-    rows = load_rows("memory://rows.csv", "test", DataSettings())
-    with pytest.raises(UserError, match=r"of memory://rows.csv only the table is. Store the bytes .*--data.image_root"):
-        rows.read_image(0)
-    rows = load_rows("memory://rows.csv", "test", DataSettings(image_root=str(shapes_folder)))
-    assert Path(rows.read_image(0)).is_file()
+def upload_images(storage, shapes_folder: Path, place: str) -> bytes:
+    """Put the test table and its pictures into a storage; returns the first picture."""
+    storage.pipe(f"{place}/test.csv", (shapes_folder / "test.csv").read_bytes())
+    for image in (shapes_folder / "images/test").iterdir():
+        storage.pipe(f"{place}/images/test/{image.name}", image.read_bytes())
+    return (shapes_folder / pd.read_csv(shapes_folder / "test.csv").image[0]).read_bytes()
+
+
+def test_images_beside_a_table_with_a_url_are_fetched_once_and_again_when_they_change(
+    memory, shapes_folder, monkeypatch
+):
+    first, fetched, get = upload_images(memory, shapes_folder, "/data"), [], type(memory).get_file
+    monkeypatch.setattr(type(memory), "get_file", lambda *args, **given: fetched.append(1) or get(*args, **given))
+    for _ in range(2):
+        rows = load_rows("memory://data/test.csv", "test", DataSettings())
+        assert Path(rows.read_image(0)).read_bytes() == first
+        assert len(fetched) == 1 + len(set(pd.read_csv(shapes_folder / "test.csv").image))
+    name = pd.read_csv(shapes_folder / "test.csv").image[0]
+    memory.pipe(f"/data/{name}", b"another picture")
+    rows = load_rows("memory://data/test.csv", "test", DataSettings())
+    assert Path(rows.read_image(0)).read_bytes() == b"another picture"
+    rows = load_rows("memory://data/test.csv", "test", DataSettings(image_root=str(shapes_folder)))
+    assert Path(rows.read_image(0)).read_bytes() == first, "a folder can be named in their place"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("name", ["/secret.png", "../secret.png", "a/../../secret.png", "..\\secret.png", "none.png"])
+def test_only_files_in_the_folder_of_the_table_are_fetched(memory, name, is_stream):
+    for place in ("/secret.png", *(f"/data/{up}/secret.png" for up in ("..", "a/../.."))):
+        memory.store[place] = MemoryFile(memory, place, b"not for this table")
+    memory.pipe("/data/rows.csv", f"image,text,label\n{name},a,red\n".encode())
+    rows = load_rows("memory://data/rows.csv", "train", DataSettings(streaming=is_stream))
+    with pytest.raises(BadImageError, match=r"is not a file in the folder of memory://data/rows.csv"):
+        next(iter(rows)) if is_stream else rows.read_image(0)
+    assert not [path for path in fetched_files().rglob("*") if path.name == "secret.png"]
+
+
+def test_a_picture_is_fetched_from_a_server_of_the_web_whatever_its_name(tmp_path):
+    (tmp_path / "a b#1?.png").write_bytes(b"picture")
+    (tmp_path / "rows.csv").write_text("image,text,label\na b#1?.png,a,red\n")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/rows.csv"
+        assert Path(load_rows(url, "test", DataSettings()).read_image(0)).read_bytes() == b"picture"
+        server.shutdown()
+
+
+def test_pictures_that_may_not_be_read_end_the_reading_of_a_table_with_one_message(memory, shapes_folder, monkeypatch):
+    upload_images(memory, shapes_folder, "/data")
+    info = type(memory).info
+
+    def refuse(self, path, **given):
+        if path.endswith(".png"):
+            raise PermissionError("Forbidden")
+        return info(self, path, **given)
+
+    monkeypatch.setattr(type(memory), "info", refuse)
+    with pytest.raises(UserError, match=r"No access to memory://data/images/test/.*png: Forbidden"):
+        load_rows("memory://data/test.csv", "test", DataSettings())
 
 
 def test_a_windows_path_and_a_hub_id_are_no_urls():
@@ -139,7 +197,7 @@ def test_a_windows_path_and_a_hub_id_are_no_urls():
     ("url", "told"),
     [
         ("memory://none.csv", "There is no file memory://none.csv. If it is private, check the credentials"),
-        ("memory://folder.csv", "memory://folder.csv is a folder; give the URL of a table in it"),
+        ("memory://folder.csv", "memory://folder.csv is a folder; give the URL of a file in it"),
         ("memory://folder.csv/rows.txt", "is not the URL of a table; expected one that ends in .csv, .tsv"),
         ("s4://bucket/rows.csv", "has an unknown protocol, s4://; known are s3, gs, az, hf"),
         ("sftp://host/rows.csv", "needs a package that is not installed: .*paramiko"),
@@ -202,6 +260,15 @@ def test_a_run_is_trained_and_scored_on_tables_of_s3(s3, shapes_folder, tmp_path
     with s3.open("bucket/answers.parquet") as file:
         assert pd.read_parquet(file)["prediction"].notna().sum() == NUM_TEST
     assert not (tmp_path / "s3:").exists()
+
+
+def test_a_table_of_s3_and_the_pictures_beside_it_are_answered(s3, run_dir, shapes_folder, tmp_path):
+    upload_images(s3, shapes_folder, "bucket/data")
+    assert ask(run_dir, "--data.test", "s3://bucket/data/test.csv", "--output", tmp_path / "remote.csv") == 0
+    assert ask(run_dir, "--data.test", shapes_folder / "test.csv", "--output", tmp_path / "local.csv") == 0
+    remote, local = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("remote", "local"))
+    assert remote.prediction.notna().all()
+    assert remote.prediction.tolist() == local.prediction.tolist()
 
 
 def test_shards_of_s3_are_answered_into_a_folder_of_s3(s3, run_dir, shapes_folder, capsys):

@@ -12,13 +12,13 @@ from app.inference.python_rows import find_columns, wanted_columns
 from data import require_columns
 from data.cells import is_blank
 from data.column_names import refuse_repeated
-from data.contexts import ContextCell, context_columns, read_cell
+from data.contexts import ContextCell, context_columns, file_columns, read_cell
 from data.errors import UserError
 from data.groups import group_name
 from data.image_cells import resolve_image
 from data.images import IMAGE_ENDINGS
 from data.settings import NamedContext
-from data.sources import load_source
+from data.sources import fetch_files, load_source
 from data.text_template import make_text
 from data.videos import VIDEO_ENDINGS
 
@@ -159,6 +159,7 @@ def table_rows(
     if text is not None:
         absent.pop("text")
     contexts = [context for context in contexts if not absent[f"context.{context.name}"]]
+    fetch_files(table, [*([image_column] if image_column else []), *file_columns(contexts)], image_root)
     return SourceRows(
         read_rows(table, image_column, text_column, text, image_root, confined, pool, contexts),
         len(table),
