@@ -9,13 +9,17 @@ UV := $(shell command -v uv 2>/dev/null)
 TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 EASY_VQA ?= easy_vqa
 
+# Bytecode of all packages takes longer to write than to install them, and most of it is never read: Python writes that of
+# a module when it is first imported.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo check test lint quality docs style app bench gpu clean
 help:            ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 ifeq ($(UV),)
 NEW_VENV := $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip
-INSTALL := $(BIN)/python -m pip install --quiet
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 CPU_BUILD := --extra-index-url $(TORCH_CPU)
 else
 NEW_VENV := $(UV) venv --quiet --python $(PYTHON) $(VENV)

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -144,23 +144,38 @@ def forward(predictor: Predictor, batch: dict) -> None:
 
 
 def throughput(args: argparse.Namespace, model: Path) -> Iterator[str]:
-    """Requests per second: one after another, and from many clients at once."""
+    """Requests per second by runtime: one after another, and from many clients at once."""
     images = photos(CLIENTS)
-    with served(model) as (address, _), httpx.Client(timeout=120, limits=httpx.Limits(max_connections=64)) as client:
-        ask(client, address, images[0], QUESTIONS[0])
+    folders = {"torch": model, "onnxruntime, int8": model.with_name("int8")}
+    export_onnx(*load_model(model), folders["onnxruntime, int8"])
+    quantize(folders["onnxruntime, int8"], load_model(model)[1], calibration(images))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
+    with ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(timeout=120, limits=httpx.Limits(max_connections=64)))
+        clients = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        addresses = {name: stack.enter_context(served(folder))[0] for name, folder in folders.items()}
+        for number in range(-1, max(3, args.rounds // 6)):
+            for name, address in addresses.items():
 
-        def one(image: bytes) -> dict:
-            return ask(client, address, image, QUESTIONS[0])
+                def one(image: bytes, address: str = address) -> dict:
+                    return ask(client, address, image, QUESTIONS[0])
 
-        ratios, rates = [], []
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            for _ in range(max(3, args.rounds // 6)):
-                alone = timed(lambda: [one(image) for image in images])
-                together = timed(lambda: list(clients.map(one, images)))
-                ratios.append(alone / together)
-                rates.append((len(images) / alone, len(images) / together))
-    alone, together = (statistics.median(rate) for rate in zip(*rates, strict=True))
-    yield f"one at a time {alone:.1f} requests/s, {CLIENTS} clients {together:.1f}: {with_quartiles(ratios)} times"
+                alone = timed(lambda one=one: [one(image) for image in images])
+                together = timed(lambda one=one: list(clients.map(one, images)))
+                if number >= 0:  # the first round warms up
+                    times[name].append((alone, together))
+    yield f"| runtime | one client, requests/s | {CLIENTS} clients | / one client | / one client of torch |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, rounds in times.items():
+        rates = [f"{len(images) / statistics.median(column):.1f}" for column in zip(*rounds, strict=True)]
+        own = [alone / together for alone, together in rounds]
+        over = [first[0] / mine[1] for first, mine in zip(times["torch"], rounds, strict=True)]
+        yield f"| {name} | {' | '.join(rates)} | {with_quartiles(own)} | {with_quartiles(over)} |"
+
+
+def calibration(images: Sequence[bytes]) -> list[Example]:
+    """Rows on which int8 is calibrated: each question about each of eight images."""
+    return [Example(0, decode_image(image), text) for image in images[:8] for text in QUESTIONS]
 
 
 def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
@@ -178,7 +193,7 @@ def sharing(args: argparse.Namespace, model: Path) -> Iterator[str]:
 
 def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
     """Time of the model call by runtime, for one image and for eight."""
-    predictors = by_runtime(model, [Example(0, decode_image(photo), text) for photo in photos(8) for text in QUESTIONS])
+    predictors = by_runtime(model, calibration(photos(8)))
     yield "| runtime | one image, ms | times bf16 (quartiles) | eight images, ms | times bf16 (quartiles) |"
     yield "| --- | --- | --- | --- | --- |"
     found: dict[str, list[list[float]]] = {name: [] for name in predictors}
@@ -201,7 +216,7 @@ def runtimes(args: argparse.Namespace, model: Path) -> Iterator[str]:
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
+def by_runtime(model: Path, examples: list[Example]) -> dict[str, Predictor]:
     """The same model in four runtimes; int8 is calibrated on examples."""
     classifier, processor = load_model(model)
     predictors = {
@@ -213,7 +228,7 @@ def by_runtime(model: Path, calibration: list[Example]) -> dict[str, Predictor]:
             folder = Path(temporary)
             export_onnx(classifier, processor, folder)
             if name.endswith("int8"):
-                quantize(folder, processor, calibration)
+                quantize(folder, processor, examples)
             predictors[name] = Predictor.from_pretrained(folder)
     return predictors
 

@@ -50,13 +50,13 @@ def make(folder: Path, target: str, index: str, *more: str) -> tuple[list[str], 
 
 def test_without_a_gpu_the_cpu_build_of_pytorch_is_installed_and_make_says_so(index, tmp_path):
     notes, printed = make(tmp_path, "venv/.installed", index)
-    assert notes == [f"-m pip install --quiet --extra-index-url {index} -r requirements.txt"]
+    assert notes == [f"-m pip install --quiet --no-compile --extra-index-url {index} -r requirements.txt"]
     assert "no GPU: PyTorch's CPU build" in printed
     assert make(tmp_path, "venv/.installed", index)[0] == notes, "installed twice"
 
 
 def test_with_a_gpu_or_without_the_index_the_usual_build_is_installed(index, tmp_path):
-    usual = "-m pip install --quiet -r requirements.txt"
+    usual = "-m pip install --quiet --no-compile -r requirements.txt"
     assert make(tmp_path, "venv/.installed", "http://127.0.0.1:9")[0] == [usual]
     (tmp_path / "venv/.installed").unlink()
     tool = tmp_path / "tools/nvidia-smi"
@@ -65,12 +65,20 @@ def test_with_a_gpu_or_without_the_index_the_usual_build_is_installed(index, tmp
     assert make(tmp_path, "venv/.installed", index)[0] == [usual] * 2
 
 
+def test_bytecode_is_written_when_a_module_is_first_imported_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    command = ["make", "--no-print-directory", "-f", "-", "show"]
+    rules = f"include {ROOT / 'Makefile'}\nshow:\n\t@echo [$$PYTHONDONTWRITEBYTECODE]\n"
+    shown = subprocess.run(command, input=rules, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown == "[]\n"
+
+
 def test_the_demonstration_installs_no_tools_of_development_and_the_tests_install_all(tmp_path):
     for name in ("demo", "tests"):
         (tmp_path / name).mkdir()
     notes, _ = make(tmp_path / "demo", "venv/.installed", "http://127.0.0.1:9")
-    assert notes == ["-m pip install --quiet -r requirements.txt"]
+    assert notes == ["-m pip install --quiet --no-compile -r requirements.txt"]
     notes, _ = make(tmp_path / "tests", "venv/.installed-dev", "http://127.0.0.1:9")
-    assert notes == ["-m pip install --quiet -r requirements-dev.txt"]
+    assert notes == ["-m pip install --quiet --no-compile -r requirements-dev.txt"]
     again, _ = make(tmp_path / "tests", "venv/.installed", "http://127.0.0.1:9")
     assert again == notes, "the packages of the tests include those of the demonstration"
