@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     FrozenBlocks = int
 else:
     FrozenBlocks = restricted_number_type("FrozenBlocks", int, [(">=", 0), ("<=", 5)])
+    FrozenBlocks.__module__ = __name__  # where a new process finds the type of a pickled value
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

@@ -13,6 +13,8 @@ else:
     ImageSize = restricted_number_type("ImageSize", int, (">=", 32))
     Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
     ModalityDropout = restricted_number_type("ModalityDropout", float, [(">=", 0), ("<", 0.5)])
+    for kind in (ImageSize, Dropout, ModalityDropout):
+        kind.__module__ = __name__  # where a new process finds the type of a pickled value
 
 
 @dataclass

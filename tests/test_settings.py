@@ -1,14 +1,18 @@
 """Settings from files and from the command line."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny import ROOT
 
 from app.settings import Settings, differences, flat
 from app.settings_parser import load_settings, parse_settings, save_settings
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_a_configuration_is_not_needed():
@@ -23,6 +27,16 @@ def test_the_command_line_overrides_the_file_and_the_file_names_the_run(tmp_path
     assert (settings.train.epochs, settings.train.seed, settings.data.text) == (7, 9, "question")
     assert settings.train.scales.text_encoder == 0.5
     assert settings.run_dir == "runs/mine"
+
+
+@pytest.mark.slow
+def test_a_new_process_can_read_each_value_of_the_settings():
+    numbers = {"model.image_size": 64, "model.classifier_dropout": 0.2, "train.frozen_blocks": 2}
+    settings = parse_settings([part for name, value in numbers.items() for part in (f"--{name}", str(value))])
+    values = [settings.train.frozen_blocks, settings.model.image_size, settings.model.classifier_dropout]
+    for value in values:
+        read = "import pickle, sys; assert pickle.load(sys.stdin.buffer) == " + str(value)
+        subprocess.run([sys.executable, "-c", read], input=pickle.dumps(value), check=True, cwd=ROOT)
 
 
 def test_saved_settings_can_be_loaded_as_a_configuration(tmp_path):
