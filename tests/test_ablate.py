@@ -1,13 +1,15 @@
 """Several trainings of one configuration, and the table that compares them."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from tiny import shared_encoder
+from forked import Forked
+from tiny import ROOT, shared_encoder
 
 from app.__main__ import main
 from app.evaluation.interval import Interval
@@ -111,11 +113,16 @@ def test_an_ablation_trains_each_variant_and_seed_once(config, tmp_path, monkeyp
     assert "has other settings: train.epochs was 2, now 1" in capfd.readouterr().err
 
 
-def test_each_run_has_its_own_process_and_one_that_fails_ends_the_ablation(config, tmp_path, capfd):
-    variants = [Variant("plain", []), Variant("odd", ["--train.gate_cost", "1"]), Variant("later", [])]
-    with pytest.raises(UserError, match="odd_0 ended with code 2"):
-        ablate(config, variants, [0], tmp_path / "runs")
-    assert "add --model.gated true" in capfd.readouterr().err
+def test_each_run_has_its_own_process_with_workers_and_one_that_fails_ends_the_ablation(config, tmp_path):
+    variants = ["plain: --data.num_workers 1", "odd: --train.gate_cost 1", "later: "]
+    command = ["-m", "app", "ablate", str(config), "--seeds", "[0]", "--output", str(tmp_path / "runs")]
+    for variant in variants:
+        command += ["--variant+", variant]
+    ablation = Forked(command, tmp_path / "output", ROOT, os.environ | {"PYTHONPATH": str(ROOT)})
+    assert ablation.wait(240) == 2
+    told = (tmp_path / "output").read_text()
+    assert "add --model.gated true" in told
+    assert "odd_0 ended with code 2" in told
     assert (tmp_path / "runs/plain_0/summary.txt").is_file()
     assert "| plain |" in (tmp_path / "runs/ablation.md").read_text()
     assert not (tmp_path / "runs/later_0").exists()
