@@ -1,6 +1,5 @@
 """Curves of a training: the validation rows as a whole and by slice."""
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -37,7 +36,8 @@ def test_slices_are_lines_with_their_names(tmp_path, monkeypatch):
     assert len(some.lines) == 1 + len(names)
     assert len(many.lines) == 1 + MAX_LEGEND + 1
     assert many.get_legend() is none.get_legend() is None
-    assert mpl.rcParams["text.parse_math"], "other charts keep their settings"
+    assert not any(text.get_parse_math() for text in some.get_legend().get_texts())
+    assert all(label.get_parse_math() for label in drawn[0].axes[0].get_yticklabels(which="both")), "10 to a power"
 
 
 def test_slices_can_have_any_name(tmp_path):

@@ -202,25 +202,25 @@ def draw_curves(records: list[dict], path: Path) -> None:
     epochs = [r for r in records if "validation_accuracy" in r]
     slices = [name for name in (epochs or [{}])[-1] if name.startswith("validation_accuracy/")]
     names = [name.split("/", 2)[2] for name in slices]
-    with mpl.rc_context({"text.parse_math": False, "font.family": font_families(*names, warn=False)}):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        loss, accuracy, rate = figure.subplots(1, 3)
-        loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], label="train")
-        loss.plot([r["step"] for r in epochs], [r["validation_loss"] for r in epochs], "o-", label="validation")
-        loss.set(title="loss", xlabel="step", yscale="log")
-        loss.legend()
-        for name, column in zip(names, slices, strict=True):
-            own = [(r["epoch"], r[column]) for r in epochs if column in r]
-            label = f" {name}"  # matplotlib hides names that begin with _
-            accuracy.plot(*zip(*own, strict=True), linewidth=1, label=label)
-        accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-", color="black")
-        if 0 < len(slices) <= MAX_LEGEND:
-            accuracy.legend(fontsize="x-small")
-        accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
-        accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-        rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
-        rate.set(title="learning rate", xlabel="step")
-        for axes in (loss, accuracy, rate):
-            axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=110)
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], label="train")
+    loss.plot([r["step"] for r in epochs], [r["validation_loss"] for r in epochs], "o-", label="validation")
+    loss.set(title="loss", xlabel="step", yscale="log")
+    loss.legend()
+    for name, column in zip(names, slices, strict=True):
+        own = [(r["epoch"], r[column]) for r in epochs if column in r]
+        label = f" {name}"  # matplotlib hides names that begin with _
+        accuracy.plot(*zip(*own, strict=True), linewidth=1, label=label)
+    accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-", color="black")
+    if 0 < len(slices) <= MAX_LEGEND:
+        for text in accuracy.legend(fontsize="x-small").get_texts():
+            text.set(parse_math=False, fontfamily=font_families(*names, warn=False))
+    accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
+    rate.set(title="learning rate", xlabel="step")
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
