@@ -74,11 +74,13 @@ def resolve_path(path: str, root: Path, confined: bool) -> str:
     if path.startswith("~") and not confined:
         spellings.append(os.path.expanduser(path))
     candidates = [os.path.join(folder, spelling) for spelling in spellings]
-    if not any(map(os.path.exists, candidates)):
+    found = next(filter(os.path.exists, candidates), None)
+    if found is None and (url := origin(folder)):
         fetch_beside(folder, path)
-    found = next(filter(os.path.exists, candidates), candidates[0])
-    if not os.path.exists(found) and (url := origin(folder)):
-        raise BadImageError(f"{quote(path)} is not a file in the folder of {url}, nor below it.")
+        found = next(filter(os.path.exists, candidates), None)
+        if found is None:
+            raise BadImageError(f"{quote(path)} is not a file in the folder of {url}, nor below it.")
+    found = found or candidates[0]
     if not confined:
         return found
     found = os.path.realpath(found)
