@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import app.atomic_write
 import app.training.checkpoint
 import app.training.finish
-import app.training.fit
 import app.training.step
+import app.training.validation
 import train
 from app.training.checkpoint import Checkpoints
 from app.training.run_folder import RunDir
@@ -56,7 +56,7 @@ WATCHED = [
     (shutil, "rmtree"),
     (RunDir, "log"),
     (RunDir, "save_model"),
-    (app.training.fit, "predict"),
+    (app.training.validation, "predict"),
     (app.training.finish, "evaluate_to"),
 ]
 

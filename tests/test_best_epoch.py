@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tiny import arguments
 
-import app.training.fit
+import app.training.validation
 import train
 from app.settings import TrainSettings
 from app.training.best_epoch import best_metric, is_better
@@ -41,7 +41,7 @@ def test_a_lower_loss_and_a_higher_figure_of_any_other_kind_is_better(value, bes
 def run_with(folder, run_dir, monkeypatch, figures: dict[str, list[float]], *options: str) -> list[dict]:
     """Records of epochs whose figures are given."""
     taken = {name: iter(values) for name, values in figures.items()}
-    monkeypatch.setattr(app.training.fit, "validation_figure", lambda predictions, metric: next(taken[metric]))
+    monkeypatch.setattr(app.training.validation, "validation_figure", lambda predictions, metric: next(taken[metric]))
     monkeypatch.setattr("app.training.run.finish", lambda *args: None)
     train.main(arguments(folder, run_dir, *options))
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -164,7 +164,7 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
         targets = SimpleNamespace(label_type="single")
         return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0, targets=targets)
 
-    monkeypatch.setattr("app.training.fit.predict", predict)
+    monkeypatch.setattr("app.training.validation.predict", predict)
     monkeypatch.setattr(Checkpoints, "save", lambda *a: None)
     monkeypatch.setattr(RunDir, "save_model", lambda self, model, processor: kept.append(model.scores[0].item()))
     run_dir = RunDir(tmp_path)

@@ -73,6 +73,8 @@ def accuracy_by_slice(
     predictions: Predictions, rows: Rows, columns: Sequence[str], processor: ImageTextProcessor
 ) -> dict[str, float]:
     """Accuracy of the rows of each value of some columns, as ``accuracy/COLUMN/VALUE``."""
+    if not columns:
+        return {}
     correctness = predictions.correctness()
     return {
         f"accuracy/{column}/{value}": predictions.targets.select(chosen).mean(correctness[chosen])
