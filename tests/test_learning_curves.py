@@ -24,6 +24,16 @@ def test_each_epoch_records_the_accuracy_of_every_slice(shapes_folder, tmp_path)
         assert mean == pytest.approx(record["validation_accuracy"])
 
 
+@pytest.mark.usefixtures("blank_charts")
+def test_a_column_that_only_the_test_rows_have_is_no_slice_of_the_validation_rows(shapes_folder, tmp_path):
+    pd.read_csv(shapes_folder / "test.csv").drop(columns="kind").to_csv(tmp_path / "validation.csv", index=False)
+    more = ["--data.validation", str(tmp_path / "validation.csv"), "--data.image_root", str(shapes_folder)]
+    more += ["--data.slice_by", "[kind,text_tokens]", "--train.epochs", "1"]
+    run = RunDir(train.main(arguments(shapes_folder, tmp_path / "run", *more)))
+    (epoch,) = [record for record in run.records() if "validation_accuracy" in record]
+    assert {name.split("/")[1] for name in epoch if "/" in name} == {"text_tokens"}
+
+
 def test_slices_are_lines_with_their_names(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure))

@@ -15,7 +15,7 @@ from app.training.schedule import is_enough, num_epochs
 from app.training.step import train_epoch
 from app.training.stop_signal import Stopped, StopRequest
 from app.training.trainer import Training
-from app.training.validation import validate
+from app.training.validation import find_slices, validate
 from data import PreparedData
 
 
@@ -51,9 +51,10 @@ def fit(
         run.rewind(progress.step)
     epochs = num_epochs(options, training.steps_per_epoch)
     note = slow_training_note(training, epochs, progress, accelerator)
+    slices = find_slices(data.splits["validation"], settings.data.slice_by, training.processor)
     with StopRequest() as stop, progress_bar(training, epochs, progress, accelerator) as bar:
         if training.started_linear and progress.step == 0:
-            validate(settings, data, training, accelerator, run, progress, bar)
+            validate(settings, data, training, accelerator, run, progress, bar, slices)
         while progress.epoch < epochs and not is_enough(options, progress):
             training.start_epoch(progress, options)
             clock = EpochClock(training.steps_per_epoch - progress.epoch_step)
@@ -73,7 +74,7 @@ def fit(
                 if stopping:
                     raise Stopped(stop.number or signal.SIGTERM, progress.step)
             minutes = clock.minutes(training.steps_per_epoch)
-            validate(settings, data, training, accelerator, run, progress, bar, minutes)
+            validate(settings, data, training, accelerator, run, progress, bar, slices, minutes)
             checkpoints.save(*state, progress)
             if stop.is_made(accelerator):
                 raise Stopped(stop.number or signal.SIGTERM, progress.step)

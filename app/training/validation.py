@@ -1,7 +1,8 @@
 """Scoring of the validation rows during a training; the model of the best epoch is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -16,7 +17,7 @@ from app.training.run_folder import RunDir
 from app.training.schedule import is_enough
 from app.training.sharding import whole_model
 from app.training.trainer import Training
-from data import PreparedData, Rows
+from data import TEXT_SLICES, PreparedData, Rows
 from models import ImageTextProcessor
 from models.lora import merge_lora
 
@@ -29,17 +30,18 @@ def validate(
     run: RunDir,
     progress: Progress,
     bar: tqdm,
+    slices: Mapping[str, np.ndarray],
     minutes: float | None = None,
 ) -> None:
     """Score the validation rows after an epoch or before the first, and keep the model if it is the best so far.
 
     Args:
+        slices: of the validation rows, see `find_slices`.
         minutes: of the training of the epoch.
     """
     options = settings.train
     model = whole_model(training.model, accelerator)
-    rows = data.splits["validation"]
-    predictions = predict(model, rows, training.collate, accelerator, options.batch_size)
+    predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
     metric = best_metric(options, predictions.targets.label_type)
     figure = validation_figure(predictions, metric)
     if progress.step:
@@ -47,7 +49,7 @@ def validate(
     else:  # before training
         progress.best = figure
     figures = {"accuracy": predictions.accuracy(), "loss": predictions.loss()} | {metric: figure}
-    figures |= accuracy_by_slice(predictions, rows, settings.data.slice_by, training.processor)
+    figures |= accuracy_by_slice(predictions, slices)
     record = {
         "step": progress.step,
         "epoch": progress.epoch,
@@ -69,15 +71,27 @@ def validate(
         run.save_model(merge_lora(model), training.processor)
 
 
-def accuracy_by_slice(
-    predictions: Predictions, rows: Rows, columns: Sequence[str], processor: ImageTextProcessor
-) -> dict[str, float]:
-    """Accuracy of the rows of each value of some columns, as ``accuracy/COLUMN/VALUE``."""
-    if not columns:
-        return {}
-    correctness = predictions.correctness()
+def find_slices(rows: Rows, columns: Sequence[str], processor: ImageTextProcessor) -> dict[str, np.ndarray]:
+    """Slices of rows by the values of some columns.
+
+    Args:
+        columns: columns of the table, or `data.TEXT_SLICES`; those that the table lacks have no slices.
+
+    Returns:
+        ``COLUMN/VALUE`` → mask of its rows ``(n,)``.
+    """
     return {
-        f"accuracy/{column}/{value}": predictions.targets.select(chosen).mean(correctness[chosen])
+        f"{column}/{value}": chosen
         for column in columns
+        if column in TEXT_SLICES or column in rows.table.column_names
         for value, chosen in slice_rows(rows, column, processor).items()
+    }
+
+
+def accuracy_by_slice(predictions: Predictions, slices: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy in [0, 1] of the rows of each slice, as ``accuracy/COLUMN/VALUE``."""
+    correctness = predictions.correctness() if slices else np.empty(0)
+    return {
+        f"accuracy/{name}": predictions.targets.select(chosen).mean(correctness[chosen])
+        for name, chosen in slices.items()
     }
