@@ -51,7 +51,7 @@ Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WAIT = 2.0
 """Seconds between two looks at the trials of others."""
-HOPELESS = 3
+SAME_FAILURES = 3
 """Number of trials after which a search ends if all of them failed for the same reason."""
 IDENTITY = "search"
 """Attribute of a study with the settings, the data and the space that it is for."""
@@ -197,14 +197,14 @@ class Search:
                     return
 
     def check_failures(self) -> None:
-        """End a search whose trials all fail for the same reason.
+        """End the search if all of its trials, at least `SAME_FAILURES`, failed for the same reason.
 
         Raises:
-            UserError: the reason.
+            UserError: they did; gives the reason.
         """
         trials = self.study.get_trials(deepcopy=False, states=DONE)
         errors = {trial.user_attrs.get("error") for trial in trials}
-        if len(trials) >= HOPELESS and len(errors) == 1 and (error := errors.pop()):
+        if len(trials) >= SAME_FAILURES and len(errors) == 1 and (error := errors.pop()):
             raise UserError(f"All {len(trials)} trials failed for the same reason, so the search ends here: {error}")
 
     def is_over(self) -> bool:
