@@ -310,10 +310,10 @@ def unique(cells: Sequence[ContextCell | None]) -> tuple[list[ContextCell], list
     return found, index
 
 
-def file_columns(contexts: Sequence[NamedContext]) -> Iterator[str]:
-    """The columns of the table with images and sounds."""
-    for context in contexts:
-        yield from context.columns if context.kind in ("image", "audio") else ()
+def file_columns(contexts: Sequence[NamedContext]) -> dict[str, str]:
+    """The columns that can name files → the ending of these files; images and sounds have any."""
+    endings = {"image": "", "audio": "", "features": VECTOR_FILE}
+    return {name: endings[context.kind] for context in contexts if context.kind in endings for name in context.columns}
 
 
 def context_columns(contexts: Sequence[NamedContext]) -> Iterator[str]:

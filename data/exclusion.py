@@ -14,7 +14,7 @@ from data.near_duplicates import are_among, thumbnail
 from data.paths import user_path
 from data.rows import Rows
 from data.settings import DataSettings
-from data.sources import load_source
+from data.sources import fetch_files, load_source
 from data.value_range import ValueRange, check_range, choose_ranges
 
 
@@ -66,6 +66,7 @@ def table_thumbnails(source: str, settings: DataSettings, value_range: ValueRang
         raise UserError(f"{source} has no rows (data.exclude).")
     require_columns(table.column_names, {"image": [settings.image]}, source)
     root = user_path(settings.image_root) if settings.image_root else folder
+    fetch_files(table, {settings.image: ""}, root)
     found, seen = [], set()
     for number, cell in enumerate(tqdm(table[settings.image], f"reading images of {source}", leave=False)):
         if isinstance(cell, str) and cell in seen:

@@ -10,7 +10,7 @@ import numpy as np
 from data.cells import is_blank, is_clean
 from data.images import MAX_PATH, BadImageError, explain_path, is_address
 from data.messages import quote
-from data.remote_files import fetch_beside, origin
+from data.remote_files import origin
 
 StoredImage = str | dict | None
 """Path of an image file, the ``{"bytes", "path"}`` of `datasets`, or ``None`` for no image."""
@@ -74,13 +74,9 @@ def resolve_path(path: str, root: Path, confined: bool) -> str:
     if path.startswith("~") and not confined:
         spellings.append(os.path.expanduser(path))
     candidates = [os.path.join(folder, spelling) for spelling in spellings]
-    found = next(filter(os.path.exists, candidates), None)
-    if found is None and (url := origin(folder)):
-        fetch_beside(folder, path)
-        found = next(filter(os.path.exists, candidates), None)
-        if found is None:
-            raise BadImageError(f"{quote(path)} is not a file in the folder of {url}, nor below it.")
-    found = found or candidates[0]
+    found = next(filter(os.path.exists, candidates), candidates[0])
+    if not os.path.exists(found) and (url := origin(folder)):
+        raise BadImageError(f"{quote(path)} is not a file in the folder of {url}, nor below it.")
     if not confined:
         return found
     found = os.path.realpath(found)

@@ -44,8 +44,8 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     if settings.frames > 1 and any(context.kind == "image" for context in contexts):
         raise UserError("With videos (in training, --data.frames) a context of the kind image is not supported yet.")
     check_columns(list(first), source, split, settings)
-    if not settings.image_root:
-        fetch_files(table, [settings.image, *file_columns(contexts)], folder)
+    root = user_path(settings.image_root) if settings.image_root else folder
+    fetch_files(table, {settings.image: ""} | file_columns(contexts), root)
     texts, labels = read_texts_and_labels(table, source, settings)
     weight = settings.weight
     weights = read_weights(table, weight, source) if weight and weight in first else None
@@ -53,7 +53,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
         source,
         table,
         settings.image,
-        image_root=user_path(settings.image_root) if settings.image_root else folder,
+        image_root=root,
         numbers=np.arange(len(texts)),
         texts=texts,
         labels=labels,

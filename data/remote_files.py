@@ -25,6 +25,8 @@ TIME = ("LastModified", "Last-Modified", "last_modified", "mtime", "created")
 """What storages say about the content of a file. One of these is enough to know that it has changed."""
 ORIGIN = "url.txt"
 """File beside a fetched one with its URL."""
+LOCK = ".lock"
+"""File beside it that one process at a time holds."""
 AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 CREDENTIALS = {"s3": AWS, "s3a": AWS, "hf": "HF_TOKEN", "az": "AZURE_STORAGE_CONNECTION_STRING"}
 CREDENTIALS |= dict.fromkeys(("gs", "gcs"), "GOOGLE_APPLICATION_CREDENTIALS")
@@ -57,7 +59,7 @@ def fetch(url: str) -> Path:
         version = [f"{name} {info[name]}" for name in (*CONTENT, *TIME, "size") if info.get(name) is not None]
         copy = cache_folder(url, *version) / PurePosixPath(path).name
         is_known = any(not name.startswith("size ") for name in version)
-        with FileLock(copy.with_name(".lock")):
+        with FileLock(copy.with_name(LOCK)):
             if not (is_known and copy.exists()):
                 part = copy.with_name(".part")
                 storage.get_file(path, str(part))
@@ -77,7 +79,9 @@ def fetch_beside(folder: Path, name: str) -> None:
         UserError: the file cannot be read; says what to do.
     """
     url, path = origin(folder), PurePosixPath(name.replace("\\", "/"))
-    if url is None or path.is_absolute() or ".." in path.parts or not path.parts or path == PurePosixPath(ORIGIN):
+    if url is None or path.is_absolute() or ".." in path.parts or not path.parts:
+        return
+    if str(path) in (ORIGIN, LOCK, PurePosixPath(urlsplit(url).path).name):  # files of the copy itself
         return
     spelled = quote(str(path)) if urlsplit(url).scheme in ("http", "https") else str(path)
     try:

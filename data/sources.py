@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -114,31 +114,38 @@ def load_remote(url: str, streaming: bool, cache_dir: str | Path | None) -> tupl
         raise UserError(str(error).replace(str(copy), url)) from error
 
 
-def fetch_files(table: Dataset | IterableDataset, columns: Iterable[str], root: Path | None) -> None:
-    """Fetch the files that some columns of a table with a URL name, several at a time.
-
-    Those of a stream are fetched one by one, when their rows are read.
+def fetch_files(table: Dataset | IterableDataset, columns: Mapping[str, str], root: Path | None) -> None:
+    """Fetch the files that columns of a table with a URL name, several at a time; nothing is done for other tables.
 
     Args:
-        columns: columns of paths relative to the table; others are left alone.
-        root: folder of the table.
+        columns: column of paths relative to the table → ending of its files, empty for any. Cells without this ending,
+            and all others that are no paths, are passed over.
+        root: folder of the table, see `load_source`.
 
     Raises:
-        UserError: a file that cannot be read. One that is not there is told when its row is read.
+        UserError: a file that cannot be read. A missing file is reported when its row is read.
     """
-    if root is None or isinstance(table, IterableDataset) or not (url := origin(root.absolute())):
+    if root is None or not (url := origin(root.absolute())):
         return
-    columns = [name for name in columns if getattr(table.features[name], "dtype", None) in ("string", "large_string")]
-    names = {cell for name in columns for cell in table[name] if cell is not None and is_relative_path(cell)}
+    dtypes = {name: getattr(feature, "dtype", None) for name, feature in (table.features or {}).items()}
+    columns = {name: end for name, end in columns.items() if dtypes.get(name) not in ("binary", "large_binary")}
+    if not columns:
+        return
+    names = set()
+    for row in table.select_columns(list(columns)):
+        for column, cell in row.items():
+            path = cell.get("path") if isinstance(cell, dict) and cell.get("bytes") is None else cell
+            if isinstance(path, str) and can_be_file(path) and path.lower().endswith(columns[column]):
+                names.add(path)
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
         fetched = pool.map(partial(fetch_beside, root.absolute()), sorted(names))
         for _ in tqdm(fetched, f"fetching files beside {url}", total=len(names), leave=False):
             pass
 
 
-def is_relative_path(cell: str) -> bool:
-    """Whether a cell can be the path of a file beside the table."""
-    return 0 < len(cell) <= MAX_PATH and not cell.startswith(("/", "~")) and not is_address(cell) and is_clean(cell)
+def can_be_file(cell: str) -> bool:
+    """Whether a cell can be the path of a file."""
+    return 0 < len(cell) <= MAX_PATH and not is_address(cell) and is_clean(cell)
 
 
 def load_saved(folder: Path) -> Dataset:

@@ -24,9 +24,13 @@ import train
 from app.run_paths import read_places
 from data import DataSettings
 from data.errors import UserError
+from data.exclusion import exclude_images
+from data.image_cells import resolve_image
+from data.image_check import verify_images
 from data.images import BadImageError
 from data.loading import load_rows
-from data.remote_files import fetch, fetched_files, file_exists, is_url
+from data.remote_files import NoSuchFileError, fetch, fetched_files, file_exists, is_url
+from data.settings import NamedContext
 from data.sources import load_source
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -184,6 +188,53 @@ def test_pictures_that_may_not_be_read_end_the_reading_of_a_table_with_one_messa
     monkeypatch.setattr(type(memory), "info", refuse)
     with pytest.raises(UserError, match=r"No access to memory://data/images/test/.*png: Forbidden"):
         load_rows("memory://data/test.csv", "test", DataSettings())
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_stream_and_a_column_of_images_as_datasets_stores_them_are_fetched_anew_too(memory, tmp_path, is_stream):
+    cell = {"bytes": None, "path": "a.png"}
+    pd.DataFrame({"image": [cell], "text": "a", "label": "red"}).to_parquet(tmp_path / "rows.parquet")
+    memory.pipe("/data/rows.parquet", (tmp_path / "rows.parquet").read_bytes())
+    for content in (b"one", b"two"):
+        memory.pipe("/data/a.png", content)
+        rows = load_rows("memory://data/rows.parquet", "train", DataSettings(streaming=is_stream))
+        stored = resolve_image(next(iter(rows.table))["image"], rows.image_root)
+        assert Path(str(stored)).read_bytes() == content
+
+
+def test_sounds_and_arrays_beside_a_table_are_fetched_and_numbers_and_names_are_not_looked_up(memory, monkeypatch):
+    asked, info = [], type(memory).info
+    monkeypatch.setattr(
+        type(memory), "info", lambda self, path, **given: asked.append(path) or info(self, path, **given)
+    )
+    memory.pipe(
+        "/data/rows.csv", b"image,text,label,sound,vector,age\na.png,a,red,a.wav,a.npy,12.5\n,b,blue,,old,x.png\n"
+    )
+    for name in ("a.png", "a.wav", "a.npy"):
+        memory.pipe(f"/data/{name}", name.encode())
+    kinds = {"sound": "audio", "vector": "features", "age": "features"}
+    contexts = [NamedContext(kind, [column], name=column) for column, kind in kinds.items()]
+    monkeypatch.setattr(DataSettings, "further_contexts", lambda self: contexts)
+    root = load_rows("memory://data/rows.csv", "test", DataSettings()).image_root
+    assert {path.name for path in root.iterdir()} >= {"a.png", "a.wav", "a.npy"}
+    assert set(asked) == {f"/data/{name}" for name in ("rows.csv", "a.png", "a.wav", "a.npy")}
+
+
+def test_a_connection_that_fails_is_not_taken_for_a_missing_file(memory):
+    with pytest.raises(NoSuchFileError):
+        fetch("memory://none.png")
+    with pytest.raises(UserError, match="cannot be reached") as error:
+        fetch("http://127.0.0.1:1/a.png")
+    assert not isinstance(error.value, NoSuchFileError)
+
+
+def test_the_pictures_of_a_table_to_exclude_are_fetched(memory, shapes_folder):
+    upload_images(memory, shapes_folder, "/data")
+    settings = DataSettings(exclude="memory://data/test.csv")
+    rows = load_rows(str(shapes_folder / "test.csv"), "train", DataSettings())
+    rows, _ = verify_images(rows, settings)
+    with pytest.raises(UserError, match=r"No row is left .*: its images are all in memory://data/test.csv"):
+        exclude_images({"train": rows}, settings.exclude, settings)
 
 
 def test_a_windows_path_and_a_hub_id_are_no_urls():

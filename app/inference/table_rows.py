@@ -159,7 +159,7 @@ def table_rows(
     if text is not None:
         absent.pop("text")
     contexts = [context for context in contexts if not absent[f"context.{context.name}"]]
-    fetch_files(table, [*([image_column] if image_column else []), *file_columns(contexts)], image_root)
+    fetch_files(table, ({image_column: ""} if image_column else {}) | file_columns(contexts), image_root)
     return SourceRows(
         read_rows(table, image_column, text_column, text, image_root, confined, pool, contexts),
         len(table),
