@@ -3,11 +3,11 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from tiny import VGG16, arguments
 
@@ -117,12 +117,14 @@ def test_other_weights_or_preprocessing_are_another_store(tmp_path, model, proce
     assert len({first.folder, other, store_of(tmp_path, model, processor, shapes_folder).folder}) == 3
 
 
-def test_runs_in_float32_and_in_bf16_do_not_share_a_store(tmp_path, model, processor, shapes_folder):
-    folders = set()
-    for precision in ("no", "bf16"):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        folders.add(store_of(tmp_path, model, processor, shapes_folder, mixed_precision=precision).folder)
-    assert len(folders) == 2
+def test_runs_of_different_precision_do_not_share_a_store(tmp_path, model, processor):
+    folders = {
+        FeatureCache(tmp_path, processor, SimpleNamespace(mixed_precision=precision), batch_size=8)
+        .open("image", model.image_encoder, processor.image_processor)
+        .folder
+        for precision in ("no", "fp16", "bf16")
+    }
+    assert len(folders) == 3
 
 
 def test_only_new_images_and_damaged_files_are_computed(tmp_path, model, processor, shapes_folder, capsys):

@@ -158,7 +158,8 @@ class FeatureCache:
 
     def open(self, kind: str, encoder: nn.Module, preprocessing: PushToHubMixin, *more) -> FeatureStore:
         """The store of an encoder; other weights, preprocessing or precision give another folder."""
-        return FeatureStore(self.folder / f"{kind}_{fingerprint(encoder, preprocessing, self.dtype, *more)}")
+        precision = torch.float32 if self.accelerator.mixed_precision == "no" else self.dtype
+        return FeatureStore(self.folder / f"{kind}_{fingerprint(encoder, preprocessing, precision, *more)}")
 
     @property
     def dtype(self) -> torch.dtype:
