@@ -66,6 +66,7 @@ class InputCollate:
         max_pixels: images with more pixels raise an error.
         value_range: how images of more than 8 bits are read, see `data.images.decode_image`.
         frames: number of frames of each video; 1 if the images are pictures.
+        side: height and width in pixels to which pictures are resized, see `data.images.reduce_jpeg`.
         image_features, text_features: precomputed outputs of frozen encoders. They replace the images or the texts.
         features_level: block of the image encoder that ``image_features`` come from.
         contexts: the entries of the model's ``contexts``.
@@ -77,6 +78,7 @@ class InputCollate:
     max_pixels: int = MAX_PIXELS
     value_range: ValueRange = None
     frames: int = 1
+    side: int | None = None
     image_features: FeatureStore | None = None
     text_features: FeatureStore | None = None
     features_level: int | None = None
@@ -87,7 +89,8 @@ class InputCollate:
     @classmethod
     def of(cls, processor: Callable, config, max_pixels: int = MAX_PIXELS) -> InputCollate:
         """The collation that a model's configuration asks for."""
-        return cls(processor, max_pixels, config.value_range, config.frames, contexts=config.contexts or ())
+        how = (max_pixels, config.value_range, config.frames, config.image_size)
+        return cls(processor, *how, contexts=config.contexts or ())
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Inputs of B examples with I different images and T different texts.
@@ -185,7 +188,8 @@ class InputCollate:
     def decode(self, example: Example) -> Image.Image:
         assert example.image is not None
         try:
-            return decode_image(example.image, self.max_pixels, value_range=self.value_range, frames=self.frames)
+            how: dict[str, Any] = {"value_range": self.value_range, "frames": self.frames, "side": self.side}
+            return decode_image(example.image, self.max_pixels, **how)
         except BadImageError as error:
             raise BadImageError(f"The image of row {example.row} cannot be read: {error}") from error
 

@@ -10,7 +10,7 @@ from data.column_names import require_columns
 from data.errors import UserError
 from data.image_cells import resolve_image
 from data.images import BadImageError, decode_image
-from data.near_duplicates import are_among, thumbnail
+from data.near_duplicates import SIDE, are_among, thumbnail
 from data.paths import user_path
 from data.rows import Rows
 from data.settings import DataSettings
@@ -45,7 +45,7 @@ def exclude_images(splits: dict[str, Rows], source: str, settings: DataSettings)
         rows = replace(splits[split], value_range=value_range)
         first = {key: place for place, key in reversed([*enumerate(rows.image_keys)]) if key is not None}
         bar = tqdm(first.values(), f"comparing images of {split}", unit="image", leave=False)
-        thumbnails = [thumbnail(rows.decoded_image(place)) for place in bar]
+        thumbnails = [thumbnail(rows.decoded_image(place, SIDE)) for place in bar]
         near = are_among(np.stack(thumbnails), others) if thumbnails else np.zeros(0, dtype=bool)
         known = {key for key, is_near in zip(first, near, strict=True) if is_near}
         kept[split] = [place for place, key in enumerate(rows.image_keys) if key not in known]
@@ -75,7 +75,7 @@ def table_thumbnails(source: str, settings: DataSettings, value_range: ValueRang
         try:
             stored = resolve_image(cell, root, settings.confine_images)
             if stored is not None:
-                how: dict[str, Any] = {"value_range": value_range, "frames": settings.frames}
+                how: dict[str, Any] = {"value_range": value_range, "frames": settings.frames, "side": SIDE}
                 found.append(thumbnail(decode_image(stored, settings.max_pixels, **how)))
         except BadImageError as error:
             raise UserError(f"Row {number} of {source} (data.exclude): {error}") from error

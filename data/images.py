@@ -46,6 +46,10 @@ PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydic
 """Packages for formats that Pillow cannot always read by itself."""
 NOT_AN_IMAGE = f"not a readable {', '.join(FORMATS)} image"
 MAX_PIXELS = 100_000_000
+SPARE = 2
+"""Height and width of a reduced JPEG file are at least this many times those of the picture that is wanted."""
+SHOWN = 448
+"""Height and width in pixels that it keeps to be shown to people."""
 MAX_PATH = 4096
 """Characters of a path, the limit of common systems."""
 ADDRESS = re.compile(r"(?i)(data:|[a-z][a-z0-9+.-]+://)")
@@ -113,6 +117,7 @@ def decode_image(
     *,
     value_range: ValueRange = None,
     frames: int = 1,
+    side: int | None = None,
 ) -> Image.Image:
     """Decode to 8-bit RGB: the first frame, EXIF orientation applied, transparent pixels on white.
 
@@ -127,6 +132,7 @@ def decode_image(
             range (8, 10, 12, 14 or 16 bits, 0 to 1, -1 to 1) that contains all values of the image, or its lowest and
             highest value, see `data.value_range.range_of`.
         frames: number of frames, one of `data.videos.FrameNumber`.
+        side: height and width in pixels to which the picture will be resized, see `reduce_jpeg`.
 
     Raises:
         BadImageError: missing, truncated, not one of `FORMATS`, without pixels, or larger than ``max_pixels``.
@@ -137,7 +143,7 @@ def decode_image(
             return picture if frames == 1 else as_sheet(picture, frames)
     parts = read_frames(image, frames)
     with explain_decoder_errors(what_is_expected(frames)):
-        return decode_parts(parts, max_pixels, value_range, frames)[0]
+        return decode_parts(parts, max_pixels, value_range, frames, side)[0]
 
 
 def decode_and_measure(
@@ -157,14 +163,14 @@ def what_is_expected(frames: int) -> str:
 
 
 def decode_parts(
-    parts: Sequence[bytes], max_pixels: int, value_range: ValueRange, frames: int
+    parts: Sequence[bytes], max_pixels: int, value_range: ValueRange, frames: int, side: int | None = None
 ) -> tuple[Image.Image, tuple]:
     """The picture or sheet in 8-bit RGB, and its `data.value_range.VALUE_STATS`, see `decode_image`.
 
     Frames of more than 8 bits have one range together.
     """
     if frames == 1:
-        image = open_image(parts[0], max_pixels)
+        image = open_image(parts[0], max_pixels, side)
         return to_upright_rgb(image, value_range), measure(image)
     found: list[Image.Image] = []
     stats: list[tuple] = []
@@ -225,8 +231,12 @@ def to_upright_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode the first frame. The content decides the format; the size is checked before decoding."""
+def open_image(data: bytes, max_pixels: int, side: int | None = None) -> Image.Image:
+    """Decode the first frame. The content decides the format; the size is checked before decoding.
+
+    Args:
+        side: see `reduce_jpeg`.
+    """
     if is_dicom(data):
         with explain_missing_package("DICOM"):
             return open_dicom(data, max_pixels)
@@ -235,8 +245,24 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     image = read_header(data)
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}×{image.height} is more than the {max_pixels:,} pixels allowed")
+    if side is not None:
+        reduce_jpeg(image, side)
     image.load()
     return image
+
+
+def reduce_jpeg(image: Image.Image, side: int) -> None:
+    """Let a JPEG file be decoded at a half, a quarter or an eighth of its size, several times as fast.
+
+    Height and width stay at least `SPARE` times ``side`` and at least `SHOWN` pixels, so that what is left of the
+    resizing gives the same picture to rounding, and the picture can be shown. Other files stay as they are.
+
+    Args:
+        image: opened, not yet loaded.
+        side: height and width in pixels to which the picture will be resized.
+    """
+    least = max(SPARE * side, SHOWN)
+    image.draft(None, (least, least))
 
 
 def read_header(data: bytes) -> Image.Image:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.utils.data
@@ -124,11 +125,16 @@ class Rows(torch.utils.data.Dataset[Example]):
             name: None if cell is None else ContextCell(cell.value, str(keys[name])) for name, cell in cells.items()
         }
 
-    def decoded_image(self, index: int) -> Image.Image:
-        """The decoded image of a row. `data.image_check.verify_images` has checked its number of pixels before."""
+    def decoded_image(self, index: int, side: int | None = None) -> Image.Image:
+        """The decoded image of a row. `data.image_check.verify_images` has checked its number of pixels before.
+
+        Args:
+            side: height and width in pixels to which it will be resized, see `data.images.reduce_jpeg`.
+        """
         image = self.read_image(int(self.numbers[index]))
         assert image is not None
-        return decode_image(image, max_pixels=sys.maxsize, value_range=self.value_range, frames=self.frames)
+        how: dict[str, Any] = {"value_range": self.value_range, "frames": self.frames, "side": side}
+        return decode_image(image, max_pixels=sys.maxsize, **how)
 
     def read_image(self, number: int) -> StoredImage:
         """The stored image of a row of the table."""

@@ -4,11 +4,13 @@ import io
 import sys
 import types
 
+import numpy as np
 import pytest
 from PIL import Image, features
 from PIL.PngImagePlugin import PngImageFile
 from two_colors import BLACK, BLUE, HEIC, RED, SIDE, WHITE, corners, encode, left_right
 
+from benchmarks.photos import photo
 from data import decode_image
 from data.images import content_key
 
@@ -89,6 +91,37 @@ def test_path_bytes_and_dict_give_the_same_pixels(tmp_path):
     forms = [data, tmp_path / "x.png", str(tmp_path / "x.png"), {"bytes": data, "path": None}]
     forms += [{"bytes": None, "path": str(tmp_path / "x.png")}, Image.open(io.BytesIO(data))]
     assert len({decode_image(form).tobytes() for form in forms}) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "decoded"),
+    [
+        ((1800, 900), 100, (900, 450)),
+        ((1800, 890), 100, (1800, 890)),
+        ((3700, 3600), 224, (463, 450)),
+        ((1800, 900), 240, (1800, 900)),
+        ((1800, 900), None, (1800, 900)),
+    ],
+)
+def test_a_large_jpeg_file_is_decoded_smaller_and_looks_the_same(size, side, decoded):
+    data = photo(0, size)
+    small, whole = decode_image(data, side=side), decode_image(data)
+    assert (small.size, whole.size) == (decoded, size)
+    square = (side or 100, side or 100)
+    pixels = [np.asarray(image.resize(square, Image.Resampling.BILINEAR), dtype=float) for image in (small, whole)]
+    assert np.sqrt(np.mean((pixels[0] - pixels[1]) ** 2)) < 1.5, "of 255"
+
+
+def test_other_files_and_pictures_keep_their_pixels_and_a_smaller_jpeg_file_its_orientation():
+    picture = left_right(RED, BLUE).resize((1800, 900))
+    assert decode_image(encode(picture), side=100).size == (1800, 900)
+    assert decode_image(picture, side=100).size == (1800, 900)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    turned = decode_image(encode(picture, "JPEG", exif=exif), side=100)
+    assert turned.size == (450, 900)
+    assert np.abs(np.subtract(turned.getpixel((225, 10)), RED)).max() < 5
+    assert np.abs(np.subtract(turned.getpixel((225, 890)), BLUE)).max() < 5
 
 
 def test_heic_is_read_if_its_library_is_installed(monkeypatch):

@@ -11,6 +11,8 @@ from tiny import ROOT
 
 from app import Predictor
 from app.__main__ import main as app
+from benchmarks.photos import photo
+from data import Example, InputCollate
 
 
 def test_a_batch_of_questions_gets_the_answers_that_they_get_alone(run_dir, shapes_folder):
@@ -23,6 +25,17 @@ def test_a_batch_of_questions_gets_the_answers_that_they_get_alone(run_dir, shap
         assert [a["label"] for a in answers] == [a["label"] for a in alone]
         assert [a["probability"] for a in answers] == pytest.approx([a["probability"] for a in alone], abs=1e-4)
         assert prediction.labels == [answers[0]["label"]]
+
+
+def test_training_prediction_and_explanation_decode_a_large_jpeg_file_alike(run_dir, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(photo(0, (1800, 900)))
+    path, predictor = str(tmp_path / "photo.jpg"), Predictor.from_pretrained(run_dir)
+    (example,) = predictor.prepare([(path, "count the shapes.")])
+    collate = InputCollate.of(predictor.processor, predictor.model.config)
+    as_trained = collate.decode(Example(0, path, None))
+    assert as_trained.size == (900, 450)
+    assert example.image.tobytes() == as_trained.tobytes()
+    assert predictor.explain(path, "count the shapes.").image.tobytes() == as_trained.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def deletion_figures(
     found = []
     for i in indices:
         text = rows.texts[i]
-        inputs = dict(processor([rows.decoded_image(i)], [text] if text else None).to(device))
+        image = rows.decoded_image(i, model.config.image_size)
+        inputs = dict(processor([image], [text] if text else None).to(device))
         inputs |= send_to_device(row_contexts(model, processor, rows, i), device)
         if (heat := maps.get(i)) is None:
             pair = inputs | pair_indices(True, bool(text), device)

@@ -198,7 +198,13 @@ class Predictor:
     def pictures(self) -> Pictures:
         """An empty collection of pictures that decodes and fits as in training, within the limits of the predictor."""
         config = self.model.config
-        decode = partial(decode_image, max_pixels=self.max_pixels, value_range=config.value_range, frames=config.frames)
+        decode = partial(
+            decode_image,
+            max_pixels=self.max_pixels,
+            value_range=config.value_range,
+            frames=config.frames,
+            side=config.image_size,
+        )
         return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls, config.frames)
 
     def prepare_one(

@@ -40,7 +40,8 @@ class ExplainedRows:
         """Explanation of one row; with ``by_word`` also a map of each word that does most, which takes longer."""
         found = self.found.get((index, True)) or self.found.get((index, by_word))
         if found is None:
-            image = None if self.rows.image_keys[index] is None else self.rows.decoded_image(index)
+            side = self.model.config.image_size
+            image = None if self.rows.image_keys[index] is None else self.rows.decoded_image(index, side)
             text, answer = self.rows.texts[index], int(self.answers[index])
             maps = MAX_MAPS if by_word else 0
             contexts = row_contexts(self.model, self.processor, self.rows, index).get("contexts")

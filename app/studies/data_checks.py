@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from data import LabelFormat, PreparedData, Rows
 from data.groups import group_names
 from data.messages import excerpt, name_rows
-from data.near_duplicates import near_duplicates, thumbnail
+from data.near_duplicates import SIDE, near_duplicates, thumbnail
 from data.prepare import split_pairs
 
 SHOWN = 5
@@ -67,7 +67,7 @@ def check_images(data: PreparedData) -> list[Finding]:
     all_compared = len(places) == len(first)
     thumbnails = []
     for split, place in tqdm(places, "comparing images", unit="image", leave=False):
-        thumbnails.append(thumbnail(data.splits[split].decoded_image(place)))
+        thumbnails.append(thumbnail(data.splits[split].decoded_image(place, SIDE)))
     pairs = near_duplicates(np.stack(thumbnails)) if thumbnails else []
     across = [pair for pair in pairs if places[pair[0]][0] != places[pair[1]][0]]
     left_out = "" if all_compared else f" ({MAX_COMPARED:,} of {len(first):,} were compared, held-out images first)"

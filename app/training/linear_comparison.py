@@ -107,7 +107,8 @@ def picture_features(
         encoder, processor = initial_encoder(settings, model, processor)
         folder, size = Path(settings.run_dir).parent / FOLDER, settings.train.batch_size
         cache = FeatureCache(folder, processor, accelerator, size, settings.data.num_workers)
-        collate = InputCollate(processor, settings.data.max_pixels, pictures[-1].value_range, pictures[-1].frames)
+        how = (settings.data.max_pixels, pictures[-1].value_range, pictures[-1].frames, model.config.image_size)
+        collate = InputCollate(processor, *how)
         store = cache.image_means(encoder.to(accelerator.device), pictures, collate)
     except UserError as error:
         accelerator.print(f"No linear classifier of images to compare with: {error}")
@@ -140,5 +141,5 @@ def stored_features(rows: Rows, row: int, store: FeatureStore) -> np.ndarray:
 
 def thumbnail(rows: Rows, row: int) -> np.ndarray:
     """Colours of a tiny copy of the image of a row ``(768,)``, in [0, 1]."""
-    small = rows.decoded_image(row).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    small = rows.decoded_image(row, THUMBNAIL).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).reshape(-1) / 255
