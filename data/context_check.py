@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -12,10 +13,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from data.audio import check_sound, sound_bytes
-from data.contexts import ContextCell, context_columns, encode_features, fit_features, read_cell
+from data.contexts import ContextCell, Features, columns_of, context_columns, encode_features, fit_features, read_cell
 from data.errors import UserError
 from data.image_check import MAX_NAMED
 from data.images import content_key, decode_and_measure, read_image
+from data.messages import enumerate_names
 from data.rows import Rows
 from data.settings import DataSettings, NamedContext
 from data.string_column import write_columns
@@ -128,27 +130,58 @@ def fit_contexts(rows: Rows) -> list[dict[str, Any]]:
     return found
 
 
-def check_features(rows: Rows, contexts: Sequence[dict[str, Any]]) -> None:
-    """Check that features of held-out rows can be encoded as those of the training rows.
+def check_features(rows: Rows, contexts: Sequence[dict[str, Any]], split: str) -> list[str]:
+    """Check that features of a split can be encoded as those of the rows that ``contexts`` were fitted on.
+
+    Returns:
+        a note for each column with unknown categories.
 
     Raises:
-        UserError: rows with features of another kind or width, or with an unknown category; names them.
+        UserError: rows with features of another kind or width, or unknown categories that `note_unknown` refuses.
     """
     by_name = {context.name: context for context in rows.contexts}
-    faults = []
+    faults, notes = [], []
     for spec in contexts:
         if "kind" not in spec or spec["kind"] not in ("vectors", "columns"):
             continue
-        for i, cell in enumerate(read_all(rows, by_name[spec["name"]])):
+        cells = read_all(rows, by_name[spec["name"]])
+        for i, cell in enumerate(cells):
             try:
                 if cell is not None:
                     encode_features(spec, cell.value)  # type: ignore[arg-type]
             except UserError as error:
                 faults.append(f"  row {rows.numbers[i]}, {spec['name']}: {error}")
+        if not faults:
+            notes += note_unknown(spec, [cell.value for cell in cells if cell is not None], rows.source, split)
     if faults:
         more = [f"  … and {len(faults) - MAX_NAMED} more"] if len(faults) > MAX_NAMED else []
         head = f"Rows of {rows.source} have features unlike those of the training rows (rows are counted from 0):"
         raise UserError("\n".join([head, *faults[:MAX_NAMED], *more]))
+    return notes
+
+
+def note_unknown(spec: Mapping[str, Any], values: Sequence[Features], source: str, split: str) -> list[str]:
+    """A note for each column with categories that no training row has: these cells are read as empty.
+
+    Raises:
+        UserError: a column of held-out rows with no other categories, or any such column of training rows, which
+            happens with a model to start from.
+    """
+    notes = []
+    for place, column in enumerate(columns_of(spec)):
+        cells = [value[place] for value in values if value[place] is not None]
+        unknown = Counter(column.unknown(cells))
+        if not unknown:
+            continue
+        names = enumerate_names((name for name, _ in unknown.most_common()), 5)
+        told = f"rows have a category in the column {column.name} that no training row has"
+        if split == "train" or unknown.total() == len(cells):
+            raise UserError(
+                f"{unknown.total():,} of {len(cells):,} {told}: {names} in {source}, context {spec['name']}. The "
+                f"categories are {column.known}. Correct the cells, or train on rows with these categories."
+            )
+        notes.append(f"{split}: {unknown.total():,} {told}; it is read as an empty cell ({names})")
+    return notes
 
 
 def read_all(rows: Rows, context: NamedContext) -> list[ContextCell | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,19 @@ class ColumnSpec:
     std: float = 1.0
     categories: list[str] | None = None
 
+    @property
+    def known(self) -> str:
+        """The first categories, for messages."""
+        categories = self.categories or []
+        return ", ".join(categories[:10]) + (" …" if len(categories) > 10 else "")
+
+    def unknown(self, cells: Iterable[Scalar]) -> list[str]:
+        """The category of each cell that has one which no training row has; empty for a column of numbers."""
+        if self.categories is None:
+            return []
+        found = (category_of(cell) for cell in cells if cell is not None)
+        return [category for category in found if category not in self.categories]
+
 
 def fit_features(context: NamedContext, cells: Sequence[ContextCell | None]) -> dict[str, Any]:
     """What the training rows fix about features, as an entry of the model's ``contexts``.
@@ -224,9 +237,10 @@ def category_of(cell: float | str) -> str:
 def encode_features(spec: Mapping[str, Any], value: Features) -> tuple[np.ndarray, np.ndarray]:
     """Features as the model takes them: values ``(L, width)`` or ``(columns,)`` float32, and their mask.
 
+    A category that no training row has is encoded as an empty cell.
+
     Raises:
-        UserError: vectors of another width or in place of columns, a word in a column of numbers, or a category that no
-            training row has.
+        UserError: vectors of another width or in place of columns, or a word in a column of numbers.
     """
     if spec["kind"] == "vectors":
         if not isinstance(value, np.ndarray):
@@ -238,26 +252,39 @@ def encode_features(spec: Mapping[str, Any], value: Features) -> tuple[np.ndarra
         return ((value - spec["mean"]) / spec["std"]).astype(np.float32), np.ones(len(value), dtype=bool)
     if isinstance(value, np.ndarray):
         raise UserError("a vector in place of numbers and categories")
-    values = np.zeros(len(value), dtype=np.float32)
-    for place, (cell, column) in enumerate(zip(value, (ColumnSpec(**c) for c in spec["inputs"]), strict=True)):
-        if cell is not None:
-            values[place] = encode_scalar(cell, column)
-    return values, np.array([cell is not None for cell in value])
+    encoded = [encode_scalar(cell, column) for cell, column in zip(value, columns_of(spec), strict=True)]
+    return np.array([one or 0 for one in encoded], dtype=np.float32), np.array([one is not None for one in encoded])
 
 
-def encode_scalar(cell: float | str, column: ColumnSpec) -> float:
+def columns_of(spec: Mapping[str, Any]) -> list[ColumnSpec]:
+    """The columns of numbers and categories; empty for vectors."""
+    return [ColumnSpec(**column) for column in spec.get("inputs", ())]
+
+
+def encode_scalar(cell: Scalar, column: ColumnSpec) -> float | None:
+    """A standardized number, or the index of a category; ``None`` for an empty cell and an unknown category."""
+    if cell is None or column.unknown([cell]):
+        return None
     if column.categories is None:
         number = number_of(cell)
         if number is None:
             raise UserError(f"{quote(cell)} in the column {column.name}, which holds numbers")
         return (number - column.mean) / column.std
-    category = category_of(cell)
-    if category not in column.categories:
-        known = ", ".join(column.categories[:10]) + (" …" if len(column.categories) > 10 else "")
-        raise UserError(
-            f"{quote(category)} in the column {column.name}, a category that no training row has; they have {known}"
-        )
-    return float(column.categories.index(category))
+    return float(column.categories.index(category_of(cell)))
+
+
+def refuse_unknown(spec: Mapping[str, Any], value: Features) -> None:
+    """Refuse an unknown category in features that `encode_features` accepts.
+
+    Raises:
+        UserError: names the column and the categories of the training rows.
+    """
+    for column, cell in zip(columns_of(spec), value, strict=False):
+        if unknown := column.unknown([cell]):
+            raise UserError(
+                f"{quote(unknown[0])} in the column {column.name}, a category that no training row has; they have "
+                f"{column.known}"
+            )
 
 
 def collate_features(spec: Mapping[str, Any], values: Sequence[Features], rows: Sequence[int]) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     contexts = fit_contexts(splits["train"])
     for split in ("validation", "test"):
         if split in splits:
-            check_features(splits[split], contexts)
+            notes += check_features(splits[split], contexts, split)
     return PreparedData(splits, label_names, notes, unreadable, contexts)
 
 

@@ -14,7 +14,7 @@ from models.decisions import to_probabilities
 from models.levels import ImageEncoder, LevelFusions
 from models.linear_probe import LinearProbe
 from models.output import ImageTextOutput
-from models.pair_indices import drop_inputs, mark_empty_texts, missing_to_last, resolve_indices
+from models.pair_indices import drop_inputs, mark_empty, missing_to_last, resolve_indices
 from models.pooled_classifier import PooledClassifier
 from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
@@ -134,7 +134,7 @@ class ImageTextClassifier(SavedModel):
         others = {name: part["index"] for name, part in further.items()}
         image_index, text_index = resolve_indices(images, texts, image_index, text_index, others)
         mask = real_tokens(texts, attention_mask)
-        text_index = mark_empty_texts(text_index, mask)
+        text_index = mark_empty(text_index, mask)
         absent = torch.full_like(image_index, -1)
         others = {name: others.get(name, absent).expand_as(image_index) for name in self.contexts}
         if self.training:
@@ -257,12 +257,11 @@ class ImageTextClassifier(SavedModel):
         elif context.tokens is None:
             assert self.text_encoder is not None
             mask = given["attention_mask"].bool()
-            index = mark_empty_texts(index, mask)
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             tokens = self.text_encoder(given["input_ids"], (mask | (first & ~mask.any(dim=1, keepdim=True))).long())
         else:
             tokens, mask = context.tokens(**given)
-        return context.slots(tokens, mask, index, self.no_image.dtype)
+        return context.slots(tokens, mask, mark_empty(index, mask), self.no_image.dtype)
 
     def picture_maps(self, name: str, pixel_values: Tensor) -> Tensor:
         """The last maps of the pictures of a context, of its own image encoder or of that of the main images."""

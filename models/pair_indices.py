@@ -53,13 +53,13 @@ def resolve_indices(
     return indices[0], indices[1]
 
 
-def mark_empty_texts(text_index: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the index of texts without a real token to -1.
+def mark_empty(index: Tensor, mask: Tensor | None) -> Tensor:
+    """Set the index of inputs without a real token to -1.
 
     Shape:
-        - text_index: ``(B,)``; mask: ``(T, L)`` bool, ``True`` on real tokens, or ``None`` without texts
+        - index: ``(B,)``; mask: ``(T, L)`` bool, ``True`` on real tokens, or ``None`` without inputs
     """
-    return text_index if mask is None else torch.where(mask.any(dim=1)[text_index], text_index, -1)
+    return index if mask is None else torch.where(mask.any(dim=1)[index], index, -1)
 
 
 def drop_inputs(indices: list[Tensor], rate: float) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Contexts beside the text: a second picture, columns of the table, vectors, a second text."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from app.settings_parser import parse_settings
 from app.studies.data_checks import contradictions
 from data import LabelFormat, prepare_data
-from data.contexts import ContextCell, collate_features, encode_features, fit_features, read_cell
+from data.contexts import ContextCell, collate_features, encode_features, fit_features, read_cell, refuse_unknown
 from data.errors import UserError
 from data.settings import ContextSettings, DataSettings, NamedContext
 from models import ImageTextClassifier, ImageTextConfig
@@ -60,8 +61,10 @@ def test_numbers_are_standardized_and_categories_indexed_as_in_training():
     values, mask = encode_features(spec, cells({"age": float("nan"), "sex": "F"})[0].value)
     assert mask.tolist() == [False, True]
     assert cells({"age": None, "sex": ""}) == [None]
+    values, mask = encode_features(spec, cells({"age": 40, "sex": "X"})[0].value)
+    assert (values.tolist(), mask.tolist()) == ([2.0, 0.0], [True, False])
     with pytest.raises(UserError, match="'X' in the column sex, a category that no training row has; they have F, M"):
-        encode_features(spec, cells({"age": 1, "sex": "X"})[0].value)
+        refuse_unknown(spec, cells({"age": 1, "sex": "X"})[0].value)
     with pytest.raises(UserError, match="'old' in the column age, which holds numbers"):
         encode_features(spec, cells({"age": "old", "sex": "F"})[0].value)
 
@@ -74,6 +77,27 @@ def test_a_column_of_one_value_is_not_divided_by_its_rounding_errors():
     long = cells({"v": np.zeros((5000, 1))}, context=vector)
     with pytest.raises(UserError, match="a sequence of 5,000 vectors; at most 4,096"):
         encode_features(fit_features(vector, long), long[0].value)
+
+
+def test_an_unknown_category_of_a_held_out_row_is_noted_and_read_as_an_empty_cell(shapes_folder, tmp_path):
+    tables = [pd.read_csv(shapes_folder / f"{split}.csv", keep_default_na=False) for split in ("train", "test")]
+    for table in tables:
+        table["image"], table["sex"] = (
+            [str(shapes_folder / name) for name in table["image"]],
+            ["F", "M"] * (len(table) // 2),
+        )
+    files = [str(tmp_path / name) for name in ("train.csv", "test.csv")]
+    settings = DataSettings(train=files[0], test=files[1], context={"question": "text", "sex": "features"})
+    tables[1].loc[:2, "sex"] = ["X", "X", "Y"]
+    for table, file in zip(tables, files, strict=True):
+        table.rename(columns={"text": "question"}).to_csv(file, index=False)
+    told = "test: 3 rows have a category in the column sex that no training row has; it is read as an empty cell"
+    assert f"{told} ('X', 'Y')" in prepare_data(settings, 0).notes
+    tables[1].assign(question=tables[1]["text"], sex="X").to_csv(files[1], index=False)
+    with pytest.raises(
+        UserError, match=rf"{len(tables[1])} of {len(tables[1])} rows .* in the column sex .*: 'X' .* are F, M"
+    ):
+        prepare_data(settings, 0)
 
 
 def test_vectors_may_be_lists_files_and_sequences(tmp_path):
@@ -168,6 +192,16 @@ def test_every_context_changes_the_logits_and_a_missing_one_is_a_learned_token(m
         assert not torch.allclose(absent, whole, atol=1e-6)
         marked = inputs["contexts"] | {name: inputs["contexts"][name] | {"index": torch.tensor([-1, -1])}}
         torch.testing.assert_close(model(**inputs | {"contexts": marked}).logits, absent)
+
+
+@torch.no_grad()
+def test_a_row_of_empty_cells_has_the_learned_token(model):
+    inputs = whole_inputs()
+    patient = inputs["contexts"]["patient"]
+    inputs["contexts"]["patient"] = patient | {"mask": torch.tensor([[True, True], [False, False]])}
+    empty = model(**inputs).logits
+    inputs["contexts"]["patient"] = patient | {"index": torch.tensor([0, -1])}
+    torch.testing.assert_close(empty, model(**inputs).logits)
 
 
 @torch.no_grad()

@@ -196,7 +196,8 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
         )
     rows, _ = verify_images(load_rows(source, split, replace(data, streaming=False)), data)
     rows = verify_contexts(rows, data)
-    check_features(rows, config.contexts or ())
+    for note in check_features(rows, config.contexts or (), split):
+        print(note)
     if not asked.test:
         check_own_rows(options, rows, data.group, is_cut=False)
     return rows, with_columns(resampled, rows, options)

@@ -23,7 +23,7 @@ from app.precision import choose_precision
 from data import Example, InputCollate, LabelFormat, decode_image
 from data.audio import CHECKED_RATE, decode_sound
 from data.cells import is_clean
-from data.contexts import ContextCell, encode_features, show_cell
+from data.contexts import ContextCell, encode_features, refuse_unknown, show_cell
 from data.errors import UserError
 from data.images import MAX_PIXELS
 from data.settings import NamedContext
@@ -262,6 +262,7 @@ class Predictor:
         if specs[name]["kind"] in ("vectors", "columns"):
             try:
                 encode_features(specs[name], cell.value)
+                refuse_unknown(specs[name], cell.value)
             except UserError as error:
                 raise UserError(f"The context {name} has {error}.") from error
         return cell

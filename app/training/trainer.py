@@ -197,8 +197,9 @@ def build(settings: Settings, data: PreparedData) -> tuple[ImageTextClassifier, 
     reading |= {"has_text": settings.data.has_text, "contexts": data.contexts or None}
     if settings.model.init:
         model, processor = build_from(settings.model, data.label_names, **reading)
-        for split in data.splits.values():
-            check_features(split, model.config.contexts or ())
+        for split, checked in data.splits.items():
+            found = check_features(checked, model.config.contexts or (), split)
+            data.notes += [note for note in found if note not in data.notes]
         return model, processor
     reading["linear_probe"] = is_linear_start(settings, rows)
     return build_model(settings.model, data.label_names, rows.texts.present(), **reading)
