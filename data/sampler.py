@@ -117,10 +117,19 @@ class ImageBatchSampler(Sampler[list[int]]):
         num_units = self.num_units
         if not self.drop_last:
             return math.ceil(num_units / self.batch_size)
-        full = num_units // self.batch_size // self.num_processes * self.num_processes
-        if full == 0 and self.num_processes > 1:
-            raise UserError(
-                f"{num_units} images make no batch of {self.batch_size} for each of {self.num_processes} processes; "
-                "lower --train.batch_size."
-            )
-        return max(1, full)
+        return full_batches(num_units, self.batch_size, self.num_processes) * self.num_processes
+
+
+def full_batches(num_units: int, batch_size: int, num_processes: int) -> int:
+    """Number of full batches of each process; a single process has one batch of all units if these are too few.
+
+    Raises:
+        UserError: too few units for a batch on each of several processes.
+    """
+    full = num_units // batch_size // num_processes
+    if full == 0 and num_processes > 1:
+        raise UserError(
+            f"{num_units} images make no batch of {batch_size} for each of {num_processes} processes; lower "
+            "--train.batch_size."
+        )
+    return max(1, full)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from data.collate import Collate, InputCollate
 from data.example import Example
 from data.rows import Rows
+from data.sampler import full_batches
 from data.workers import end_workers_at_exit, ignore_stop_signals
 
 
@@ -27,6 +28,9 @@ class StreamedBatches(IterableDataset[list[Example]]):
         seed: of the order.
         max_texts_per_image: longer runs of rows with the same image are divided into several units.
         num_processes, process_index: select the batches of this process.
+
+    Raises:
+        UserError: too few images for a batch on each of several processes.
     """
 
     def __init__(
@@ -50,13 +54,14 @@ class StreamedBatches(IterableDataset[list[Example]]):
         runs = groupby(enumerate(rows.image_keys), key=lambda item: item[1] or item[0])
         self.units_per_image = [math.ceil(sum(1 for _ in run) / max_texts_per_image) for _, run in runs]
         self.num_units = sum(self.units_per_image)
+        self.batches_per_process = full_batches(self.num_units, batch_size, num_processes)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Set the epoch of the next iteration, and the index of its first batch."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return max(1, self.num_units // self.batch_size // self.num_processes)
+        return self.batches_per_process
 
     @property
     def num_left_out(self) -> int:

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from data import DataSettings, InputCollate, StreamedBatches, load_rows, prepare_data, stream_loader, verify_images
+from data.errors import UserError
 
 
 @pytest.fixture
@@ -67,6 +68,12 @@ def test_processes_share_the_stream_without_overlap(streamed):
     keys = [{streamed.image_keys[row] for row in share} for share in shares]
     assert [len(share) for share in keys] == [12, 12]
     assert not shares[0] & shares[1]
+
+
+def test_too_few_images_for_a_batch_on_each_process_are_refused(streamed):
+    with pytest.raises(UserError, match="24 images make no batch of 13 for each of 2 processes; lower"):
+        StreamedBatches(streamed, 13, 60, 0, num_processes=2)
+    assert len(list(StreamedBatches(streamed, 25, 60, 0))) == 1, "one process has a batch of all images"
 
 
 @pytest.mark.parametrize("process", [0, 1])
