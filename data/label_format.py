@@ -45,7 +45,8 @@ class LabelFormat:
     def parse(self, cell, class_names: list[str] | None, normalize: bool) -> str | None:
         """Read a cell of the label column as one string; ``None`` if it is missing.
 
-        A ``multi`` label without classes is ``""``; tables write it as an empty list, or as the separator alone.
+        A ``multi`` label without classes is ``""``; tables write it as an empty list, or as the separator alone. A list
+        of missing names is a missing label.
 
         Args:
             cell: a name, or a list of names.
@@ -69,7 +70,8 @@ class LabelFormat:
                 f"The label {quote(ambiguous[0])} holds the separator {self.separator!r}; rename it, or train with "
                 "another --data.label_separator."
             )
-        if self.type == "annotators" and not any(found):
+        says_none = isinstance(cell, str) or not found
+        if not any(found) and (self.type == "annotators" or not says_none):
             return None
         return self.join(name for name in found if name)
 

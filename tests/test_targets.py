@@ -147,8 +147,18 @@ def test_lists_and_separated_names_give_the_same_label(table, tmp_path):
     assert {label for split in rows.splits.values() for label in split.labels} == {"red|round", "", "red"}
 
 
-def test_an_empty_cell_is_a_missing_label(table, tmp_path):
-    source = write(table[:30], ["red", "", "blue"] * 10, tmp_path / "t.jsonl")
+@pytest.mark.parametrize(
+    ("cell", "class_names"), [(np.nan, None), ([np.nan, None], None), ([" "], None), (-1, ["a"]), ([-1], ["a"])]
+)
+def test_values_without_a_name_are_a_missing_label_and_no_values_are_no_class(cell, class_names):
+    multi = LabelFormat("multi")
+    assert multi.parse(cell, class_names, normalize=False) is None
+    assert multi.parse([], class_names, normalize=False) == multi.parse("|", None, normalize=False) == ""
+
+
+@pytest.mark.parametrize("empty", ["", [""], [None]])
+def test_an_empty_cell_is_a_missing_label(table, tmp_path, empty):
+    source = write(table[:30], ["red", empty, "blue"] * 10, tmp_path / "t.jsonl")
     with pytest.raises(ValueError, match=r"10 rows .* have no label .*'\|' or an empty list"):
         read(source, label_type="multi")
 
