@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from data.column_names import distinct_names
+from data.errors import UserError
 from data.messages import enumerate_names
 
 BATCH = 100
@@ -16,8 +17,15 @@ BATCH = 100
 
 
 def parquet_columns(path: Path) -> Features:
-    """Columns of a file. Columns with a type that `datasets` does not support are left out and printed."""
-    schema = pq.read_schema(path)
+    """Columns of a file. Columns with a type that `datasets` does not support are left out and printed.
+
+    Raises:
+        UserError: a file without rows.
+    """
+    with pq.ParquetFile(path) as file:
+        schema, number = file.schema_arrow, file.metadata.num_rows
+    if not number:
+        raise UserError(f"{path} has no rows.")
     fields = [
         pa.field(name, plain_type(field.type)) for name, field in zip(distinct_names(schema.names), schema, strict=True)
     ]
@@ -29,9 +37,11 @@ def parquet_columns(path: Path) -> Features:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The value type of a dictionary type, and float64 for narrower floats."""
+    """The value type of a dictionary type, float64 for narrower floats, text for uint64, which exceeds int64."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
+    if pa.types.is_uint64(kind):
+        return pa.string()
     return pa.float64() if pa.types.is_float16(kind) or pa.types.is_float32(kind) else kind
 
 
@@ -56,7 +66,9 @@ def parquet_rows(path: Path, columns: Features) -> Iterator[dict]:
 
 
 def to_list(column: pa.Array) -> list:
-    """Python values. A narrow float becomes its shortest decimal, 0.1 rather than 0.10000000149."""
+    """Python values of `plain_type`. A narrow float becomes its shortest decimal, 0.1 rather than 0.10000000149."""
+    if pa.types.is_uint64(column.type):
+        column = pc.cast(column, pa.string())
     if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
         column = pc.cast(pc.cast(column, pa.string()), pa.float64())
     return column.to_pylist()

@@ -28,7 +28,7 @@ FETCHED_AT_ONCE = 16
 """Number of files that are fetched at the same time."""
 METADATA = "metadata"
 """Name of the tables in an image folder, without ending."""
-PARSER_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)
+PARSER_ERRORS = (OSError, ValueError, KeyError, OverflowError, pa.ArrowException)
 """What parsers raise for files that they cannot read. Any other exception is a bug and keeps its traceback."""
 BUILT_IN = {"shapes": make_shapes, "pairs": make_pairs, "cards": make_cards, "tones": make_tones, "clips": make_clips}
 """Names of the built-in data, and what draws them."""

@@ -40,8 +40,9 @@ def test_codes_stay_strings_in_every_format(tmp_path):
         ([0.5, 1.0, 100000.0], ["0.5", "1.0", "100000.0"]),
         (pd.Categorical(["b", "a", "b"]), ["b", "a", "b"]),
         (pd.array([2**62, 3, 4], dtype="Int64"), [str(2**62), "3", "4"]),
+        (pd.array([2**64 - 1, 3, 4], dtype="UInt64"), [str(2**64 - 1), "3", "4"]),
     ],
-    ids=["int", "bool", "float", "categories", "nullable"],
+    ids=["int", "bool", "float", "categories", "nullable", "unsigned"],
 )
 def test_numbers_and_booleans_have_the_same_text_in_every_format(tmp_path, values, labels):
     for source in tables(tmp_path, rows_of("", "", "").assign(label=values, text=values)):

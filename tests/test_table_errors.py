@@ -1,12 +1,15 @@
 """A table that cannot be read is an error that says why."""
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import disable_progress_bars
 from datasets.exceptions import DatasetGenerationError
 from written_tables import labels_of, rows_of, write
 
 from data import DataSettings, prepare_data
+from data.errors import UserError
 from data.shapes import write_shapes
 from data.table_file import READERS, Reader
 
@@ -55,6 +58,20 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message, s
     with pytest.raises(ValueError, match=message) as error:
         labels_of(tmp_path / name, streaming=streaming)
     assert "a" * 81 not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (pa.array([1, 2**60], pa.timestamp("us")), "t.parquet could not be read as .*: date value out of range"),
+        (pa.array([], pa.string()), "t.parquet has no rows"),
+    ],
+)
+def test_a_parquet_file_that_cannot_be_read_says_why(tmp_path, labels, message):
+    texts = pa.array(["a", "b"][: len(labels)], pa.string())
+    pq.write_table(pa.table({"image": texts, "text": texts, "label": labels}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=message):
+        labels_of(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
