@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Audio, Dataset, Image, IterableDataset, concatenate_datasets, load_dataset
+from datasets import Dataset, IterableDataset, Json, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from tqdm.auto import tqdm
 
@@ -51,8 +52,8 @@ def load_source(
         cache_dir: cache folder for local tables; that of `datasets` by default.
 
     Returns:
-        The table with undecoded images and sounds, and the folder of relative image paths: for a URL that of the copy,
-        where `fetch_files` puts the images.
+        The table, see `keep_encoded`, and the folder of relative image paths: for a URL that of the copy, where
+        `fetch_files` puts the images.
 
     Raises:
         UserError: the source does not exist, has an unknown type, or cannot be parsed.
@@ -77,10 +78,15 @@ def load_source(
             f"There is no file or folder {quote(source)}. A source is a file ({', '.join(READERS)}) or its URL, a "
             f"folder, a Hub id (owner/name) or built-in data ({':N, '.join(BUILT_IN)}:N)."
         )
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, Image | Audio):
-            dataset = dataset.cast_column(name, type(feature)(decode=False))
-    return dataset, root
+    return keep_encoded(dataset), root
+
+
+def keep_encoded(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The table with images, sounds, videos and documents as they are stored, whether or not a column is read."""
+    for name, feature in (table.features or {}).items():
+        if hasattr(feature, "decode") and not isinstance(feature, Json):
+            table = table.cast_column(name, replace(feature, decode=False))
+    return table
 
 
 def load_local(path: Path, streaming: bool, cache_dir: str | Path | None) -> tuple[Dataset | IterableDataset, Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, Video
 from three_rows import ROWS, png, read, save_images, write
 
 from data import DataSettings, load_rows, prepare_data
@@ -35,6 +35,17 @@ def test_a_saved_data_set_with_embedded_images_and_class_labels_is_read(tmp_path
     rows = read(tmp_path / "arrow")
     assert list(rows.labels) == ["yes", "no"]
     assert len(set(rows.image_keys)) == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_that_is_not_used_is_not_decoded(folder, streaming):
+    (folder / "a.mp4").write_bytes(b"no video")
+    rows = {name: [row[name] for row in ROWS] for name in ("image", "text", "label")}
+    table = Dataset.from_dict(rows | {"clip": [str(folder / "a.mp4")] * len(ROWS)})
+    table.cast_column("clip", Video()).save_to_disk(folder / "saved")
+    found = load_rows(str(folder / "saved"), "train", DataSettings(streaming=streaming))
+    assert list(found.labels) == ["red", "blue", "yes"]
+    assert next(iter(found.table))["clip"]["bytes"] == b"no video"
 
 
 def test_an_image_folder_with_metadata_is_read(folder):

@@ -134,8 +134,10 @@ def frame_rows(
 def dataset_rows(
     dataset: Dataset | IterableDataset, columns: Mapping[str, str] | None, contexts: Sequence[NamedContext]
 ) -> Iterator[dict]:
-    """The rows of a data set, with the columns that are read; images and sounds stay encoded."""
-    from datasets import Audio, Image, IterableDataset  # loaded already, with the data set
+    """The rows of a data set, with the columns that are read, see `data.sources.keep_encoded`."""
+    from datasets import IterableDataset  # loaded already, with the data set
+
+    from data.sources import keep_encoded
 
     if isinstance(dataset, IterableDataset) or dataset.format["type"] != "custom":  # keep a transform of the user
         dataset = dataset.with_format(None)
@@ -143,11 +145,7 @@ def dataset_rows(
         yield from dataset
         return
     names = used_columns(columns, contexts, dataset.features, "The Dataset")
-    dataset = dataset.select_columns(names)
-    for name in names:
-        if isinstance(feature := dataset.features[name], Audio | Image):
-            dataset = dataset.cast_column(name, type(feature)(decode=False))
-    yield from dataset
+    yield from keep_encoded(dataset.select_columns(names))
 
 
 def used_columns(
