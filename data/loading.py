@@ -15,7 +15,7 @@ from data.messages import name_rows
 from data.paths import user_path
 from data.rows import Rows
 from data.settings import TEXT_SLICES, DataSettings
-from data.sources import explain_parser_errors, fetch_files, load_source
+from data.sources import fetch_files, iterate, load_source
 from data.string_column import StringColumn, write_columns
 from data.text_template import make_text, text_columns
 from data.value_range import check_range
@@ -34,8 +34,7 @@ def load_rows(source: str, split: str, settings: DataSettings) -> Rows:
     """
     value_range = check_range(settings.value_range)
     table, folder = load_source(source, split, streaming=settings.streaming and split == "train")
-    with explain_parser_errors(source, "rows"):
-        first = next(iter(table), None)
+    first = next(iterate(table, source), None)
     if first is None:
         raise UserError(f"{source} has no rows.")
     contexts = settings.further_contexts()
@@ -115,7 +114,7 @@ def read_texts_and_labels(
                 faults.check_text(number, make_text(row, settings.text)) if settings.has_text else None,
                 faults.check_label(number, form.parse(row[settings.label], class_names, settings.normalize_labels)),
             )
-            for number, row in enumerate(cells)
+            for number, row in enumerate(iterate(cells, source))
         ),
         2,
     )
@@ -129,7 +128,7 @@ def read_weights(table: Dataset | IterableDataset, column: str, source: str) -> 
     Raises:
         UserError: invalid weights, or only weights of 0; names the rows.
     """
-    values = [row[column] for row in table.select_columns([column])]
+    values = [row[column] for row in iterate(table.select_columns([column]), source)]
     weights = np.array([as_number(value) for value in values], dtype=np.float64)
     valid = (weights == 0) | ((weights >= MIN_WEIGHT) & (weights <= MAX_WEIGHT))
     raise_for_rows(

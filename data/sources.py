@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, IterableDataset, Json, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from tqdm.auto import tqdm
 
 from data.cells import is_clean
@@ -204,12 +204,19 @@ def explain_parser_errors(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} could not be read as {kind}: {excerpt(str(cause), 500)}") from error
 
 
+def iterate(table: Dataset | IterableDataset, source: str) -> Iterator[dict]:
+    """The rows of a table; errors of the parser of a stream name the source, see `explain_parser_errors`."""
+    with explain_parser_errors(source, "rows"):
+        yield from table
+
+
 def load_hub(source: str, split: str, streaming: bool) -> Dataset | IterableDataset:
     name, _, chosen = source.partition(":")
     try:
         return load_dataset(name, split=chosen or split, streaming=streaming)
-    except (OSError, DatasetNotFoundError, ValueError) as error:
+    except (OSError, DatasetsError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise UserError(
-            f"{source!r} is not a local file, and could not be loaded as a data set of the HuggingFace Hub: {error}. "
+            f"{source!r} is not a local file, and could not be loaded as a data set of the HuggingFace Hub: {cause}. "
             "Without a network, copy it here with `hf download --repo-type dataset` and give the file."
         ) from error

@@ -11,6 +11,7 @@ from written_tables import labels_of, rows_of, write
 from data import DataSettings, prepare_data
 from data.errors import UserError
 from data.shapes import write_shapes
+from data.sources import load_source
 from data.table_file import READERS, Reader
 
 
@@ -72,6 +73,26 @@ def test_a_parquet_file_that_cannot_be_read_says_why(tmp_path, labels, message):
     pq.write_table(pa.table({"image": texts, "text": texts, "label": labels}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=message):
         labels_of(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("column", ["label", "text", "weight"])
+def test_a_stream_whose_later_rows_cannot_be_read_says_why(tmp_path, column):
+    texts = [str(row) for row in range(150)]
+    table = {"image": texts, "text": texts, "label": texts, "weight": ["1"] * 150}
+    table[column] = pa.array([*range(149), 2**60], pa.timestamp("us"))
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t.parquet could not be read as rows: date value out of range"):
+        labels_of(tmp_path / "t.parquet", streaming=True, weight="weight")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a script"), DatasetGenerationError("generating")])
+def test_a_data_set_of_the_hub_that_cannot_be_loaded_says_why(monkeypatch, error):
+    def refuse(*args, **options):
+        raise error from OSError("disk full")
+
+    monkeypatch.setattr("data.sources.load_dataset", refuse)
+    with pytest.raises(UserError, match=r"'a/b' .* data set of the HuggingFace Hub: (a script|disk full)\."):
+        load_source("a/b", "train")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
