@@ -101,10 +101,11 @@ def parse_settings(argv: list[str], exits: bool = True) -> Settings:
         check_file(parser, config)
     if recipe := recipe_name(argv, config):
         argv = ["--config", str(recipe_file(parser, recipe)), *argv]
-    settings = to_settings(parser, parser.parse_args(argv))
-    if not settings.run_dir:
-        settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
+    parsed = parser.parse_args(argv)
     try:
+        settings = to_settings(parser, parsed)
+        if not settings.run_dir:
+            settings.run_dir = f"runs/{Path(config).stem if config else 'run'}"
         return settings if config is None else find_all(Path(config).parent, settings)
     except UserError as error:
         parser.error(str(error))

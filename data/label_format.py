@@ -59,7 +59,7 @@ class LabelFormat:
         if self.type == "single":
             return parse_class_name(cell, class_names, normalize)
         if isinstance(cell, str):
-            values = cell.split(self.separator) if cell.strip() else None
+            values = cell.split(self.separator) if cell.strip() or cell == self.separator else None
         else:
             values = list(cell) if isinstance(cell, list | tuple | np.ndarray) else cell if cell is None else [cell]
         if values is None:

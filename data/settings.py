@@ -121,6 +121,11 @@ class DataSettings:
     """Worker processes that decode images."""
 
     def __post_init__(self) -> None:
+        if not self.label_separator:
+            raise UserError(
+                "data.label_separator is empty; expected the characters between the names in one label, such as '|'. "
+                "For one class a row set --data.label_type single."
+            )
         contexts = self.contexts()
         if texts := [context for context in contexts if context.kind == "text"]:
             self.text = texts[0].columns[0]

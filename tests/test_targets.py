@@ -13,6 +13,7 @@ from app.evaluation.calibration import apply_temperature, fit_temperature
 from app.evaluation.metrics import compute_metrics
 from app.evaluation.targets import Targets
 from app.settings import TrainSettings
+from app.settings_parser import parse_settings
 from app.training.loss import balancing_weights, build_loss
 from data import Collate, Example, ImageBatchSampler, InputCollate, LabelFormat
 from data.label_format import annotator_score
@@ -151,9 +152,17 @@ def test_lists_and_separated_names_give_the_same_label(table, tmp_path):
     ("cell", "class_names"), [(np.nan, None), ([np.nan, None], None), ([" "], None), (-1, ["a"]), ([-1], ["a"])]
 )
 def test_values_without_a_name_are_a_missing_label_and_no_values_are_no_class(cell, class_names):
-    multi = LabelFormat("multi")
-    assert multi.parse(cell, class_names, normalize=False) is None
-    assert multi.parse([], class_names, normalize=False) == multi.parse("|", None, normalize=False) == ""
+    assert MULTI.parse(cell, class_names, normalize=False) is None
+    assert MULTI.parse([], class_names, normalize=False) == MULTI.parse("|", None, normalize=False) == ""
+
+
+def test_a_separator_may_be_a_space_but_not_empty(capsys):
+    spaced = LabelFormat("multi", " ")
+    cells = ["red round", " ", "", "  "]
+    assert [spaced.parse(cell, None, normalize=False) for cell in cells] == ["red round", "", None, None]
+    with pytest.raises(SystemExit):
+        parse_settings(["--data.label_separator", ""])
+    assert "data.label_separator is empty; expected the characters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("empty", ["", [""], [None]])
