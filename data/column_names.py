@@ -25,7 +25,8 @@ class RepeatedColumnsError(UserError):
 def distinct_names(names: Sequence[str]) -> list[str]:
     """Make column names unique: "text (column 2)" for a repeated name, "column 4" for an empty one.
 
-    All columns with a repeated name are renamed, so that `refuse_repeated` can reject a setting with that name.
+    All columns with a repeated name are renamed, so that `refuse_repeated` can reject a setting with that name. A new
+    name that another column has already is a repeated name too.
     """
     counts = Counter(names)
 
@@ -34,7 +35,8 @@ def distinct_names(names: Sequence[str]) -> list[str]:
             return f"column {number}"
         return name if counts[name] == 1 else f"{name} (column {number})"
 
-    return [unique(name, number) for number, name in enumerate(names, 1)]
+    renamed = [unique(name, number) for number, name in enumerate(names, 1)]
+    return renamed if renamed == list(names) else distinct_names(renamed)
 
 
 def require_columns(found: Sequence[str], wanted: dict[str, list[str]], source: str) -> None:
@@ -68,7 +70,7 @@ def refuse_repeated(found: Sequence[str], setting: str, names: Iterable[str], so
         RepeatedColumnsError: says how to name each of these columns.
     """
     for name in names:
-        same = [other for other in found if re.fullmatch(re.escape(name) + r" \(column \d+\)", other)]
+        same = [other for other in found if re.fullmatch(re.escape(name) + r"( \(column \d+\))+", other)]
         if name not in found and same:
             raise RepeatedColumnsError(
                 f"{source} has columns of the same name: [{quote(name)}]. Rename all but one, or choose one by its "

@@ -1,5 +1,7 @@
 """Columns of tables, and templates that join them."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +76,23 @@ def test_a_repeated_column_name_can_be_chosen_by_its_position(tmp_path):
     (tmp_path / "t.csv").write_text("image,text,text,\na,1,2,x\nb,3,4,y\n")
     rows = load_rows(str(tmp_path / "t.csv"), "train", DataSettings(text="text (column 3)", label="column 4"))
     assert list(zip(rows.texts, rows.labels, strict=True)) == [("2", "x"), ("4", "y")]
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "chosen"),
+    [
+        ("column 2,,image,label", "column 2", ["column 2 (column 1)", "column 2 (column 2)"]),
+        ("text,text (column 1),text,image,label", "text", ["text (column 1) (column 1)", "text (column 1) (column 2)"]),
+    ],
+)
+def test_a_column_is_not_lost_if_its_name_is_that_of_a_renamed_one(tmp_path, header, name, chosen):
+    (tmp_path / "t.csv").write_text(f"{header}\n{','.join('12345'[: header.count(',') + 1])}\n")
+    texts = [load_rows(str(tmp_path / "t.csv"), "train", DataSettings(text=text)).texts[0] for text in chosen]
+    assert texts == ["1", "2"]
+    with pytest.raises(
+        ValueError, match=rf"same name: \['{name}'\].*{re.escape(chosen[0])}' or '{re.escape(chosen[1])}"
+    ):
+        load_rows(str(tmp_path / "t.csv"), "train", DataSettings(text=name))
 
 
 def test_predict_refuses_a_repeated_column_name(run_dir, tmp_path):
