@@ -6,11 +6,14 @@ from data.errors import UserError
 from data.messages import quote
 
 
-def cell_text(cell) -> str | None:
+def cell_text(cell, column: str | None = None) -> str | None:
     """Text of a cell, the same for every table format; ``None`` if it is missing or NaN.
 
     Strings stay as they are. Numbers, booleans and dates of JSON and Parquet are written as by `str`: 7, 0.5, 100000.0,
     True, 2020-01-31.
+
+    Args:
+        column: of the cell, for messages.
 
     Raises:
         UserError: a list, an object or bytes.
@@ -18,7 +21,8 @@ def cell_text(cell) -> str | None:
     if isinstance(cell, str):
         return cell
     if is_nested(cell):
-        raise UserError(f"A cell holds {quote(cell)}; expected a text, a number or a boolean.")
+        place = "" if column is None else f" of column {quote(column)}"
+        raise UserError(f"A cell{place} holds {quote(cell)}; expected a text, a number or a boolean.")
     return None if is_null(cell) else str(cell)
 
 

@@ -28,16 +28,16 @@ def row_groups(rows: Rows, group: str | None, pool: str | None = None) -> np.nda
 
 def group_names(rows: Rows, group: str) -> list[str | None]:
     """Value of the group column in each row; ``None`` for an empty cell, which belongs to no group."""
-    return [group_name(value) for value in rows.column(group)]
+    return [group_name(value, group) for value in rows.column(group)]
 
 
-def group_name(cell) -> str | None:
-    """The group that a cell names; ``None`` for an empty one.
+def group_name(cell, column: str) -> str | None:
+    """The group that a cell of a column names; ``None`` for an empty one.
 
     Raises:
         UserError: a list, an object or bytes.
     """
-    return (cell_text(cell) or "").strip() or None
+    return (cell_text(cell, column) or "").strip() or None
 
 
 def describe_groups(group: str | None, pool: str | None = None) -> str:

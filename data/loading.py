@@ -101,6 +101,15 @@ def read_texts_and_labels(
     Raises:
         UserError: missing or invalid texts or labels; names the rows.
     """
+
+    def read(number: int, row: dict) -> tuple[str | None, str | None]:
+        try:
+            text = make_text(row, settings.text) if settings.has_text else None
+            label = form.parse(row[settings.label], class_names, settings.normalize_labels)
+        except UserError as error:
+            raise UserError(f"Row {number} of {source} (counted from 0): {error}") from error
+        return faults.check_text(number, text) if settings.has_text else None, faults.check_label(number, label)
+
     feature = (table.features or {}).get(settings.label)
     feature = getattr(feature, "feature", feature)  # the items of a list
     class_names = feature.names if isinstance(feature, ClassLabel) else None
@@ -108,16 +117,7 @@ def read_texts_and_labels(
     faults = RowFaults()
     named = text_columns(settings.text) if settings.has_text else []
     cells = table.select_columns(list(dict.fromkeys([*named, settings.label])))
-    texts, labels = write_columns(
-        (
-            (
-                faults.check_text(number, make_text(row, settings.text)) if settings.has_text else None,
-                faults.check_label(number, form.parse(row[settings.label], class_names, settings.normalize_labels)),
-            )
-            for number, row in enumerate(iterate(cells, source))
-        ),
-        2,
-    )
+    texts, labels = write_columns((read(number, row) for number, row in enumerate(iterate(cells, source))), 2)
     faults.raise_for(source, settings)
     return texts, labels
 

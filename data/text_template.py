@@ -58,7 +58,7 @@ def parse_template(text: str) -> tuple[tuple[str, str], ...]:
 
 def make_text(row: Mapping, text: str) -> str | None:
     """Text of a row; ``None`` if all its columns are empty."""
-    values = {name: cell_text(row[name]) or "" for name in text_columns(text)}
+    values = {name: cell_text(row[name], name) or "" for name in text_columns(text)}
     if not any(value.strip() for value in values.values()):
         return None
     if "{" not in text:

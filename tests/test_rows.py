@@ -138,6 +138,18 @@ def test_a_bad_row_is_named(folder, change, message):
         read(write(folder, "jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": ["a"]}, r"Row 1 of .*train.jsonl .*: A cell of column 'text' holds \['a'\]; expected"),
+        ({"label": ["a"]}, r"Row 1 of .*train.jsonl \(counted from 0\): Labels must be .* got \['a'\]"),
+    ],
+)
+def test_a_list_in_place_of_a_text_or_a_label_is_named(folder, change, message):
+    with pytest.raises(UserError, match=message):
+        read(write(folder, "jsonl", [ROWS[0], ROWS[1] | change, ROWS[2]]))
+
+
 def test_missing_texts_and_images_are_accepted_by_option(folder):
     rows = read(
         write(folder, "jsonl", [ROWS[0], ROWS[1] | {"text": ""}, ROWS[2] | {"image": None}]), allow_missing=True

@@ -189,7 +189,7 @@ def read_rows(
         except UserError as error:
             image = error
         name = cell.get("path") if isinstance(cell, dict) else cell
-        case = group_name(row[pool]) if pool else None
+        case = group_name(row[pool], pool) if pool else None
         name = name if isinstance(name, str) and name else None
         yield SourceRow(number, name, image, asked, case, read_contexts(row, contexts, image_root, confined))
 
