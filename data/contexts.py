@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
         return None
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell))
-    if isinstance(cell, int | float | np.number):
+    if isinstance(cell, int | float | np.number | Decimal):
         number = to_single(cell)
         if number is None:
             raise UserError(f"the number {quote(cell)}, which is not finite in single precision")
@@ -120,7 +121,7 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
     return np.ascontiguousarray(np.atleast_2d(array).astype(np.float32))
 
 
-def to_single(cell: float | np.number) -> float | None:
+def to_single(cell: float | np.number | Decimal) -> float | None:
     """A number; ``None`` for one that is not finite in single precision."""
     try:
         value = float(cell)

@@ -1,5 +1,7 @@
 """Contexts beside the text: a second picture, columns of the table, vectors, a second text."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +69,10 @@ def test_numbers_are_standardized_and_categories_indexed_as_in_training():
         refuse_unknown(spec, cells({"age": 1, "sex": "X"})[0].value)
     with pytest.raises(UserError, match="'old' in the column age, which holds numbers"):
         encode_features(spec, cells({"age": "old", "sex": "F"})[0].value)
+
+
+def test_a_decimal_number_is_a_number():
+    assert [cell.value for cell in cells({"age": Decimal("40.5"), "sex": "F"})] == [(40.5, "F")]
 
 
 def test_a_column_of_one_value_is_not_divided_by_its_rounding_errors():
