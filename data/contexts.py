@@ -94,7 +94,7 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
     """A number, a category, or vectors ``(L, width)`` from a list or a ``.npy`` file; ``None`` for an empty cell.
 
     Raises:
-        UserError: another type, a file that cannot be read, or values that are not finite.
+        UserError: another type, a file that cannot be read, too many vectors, or values that are not finite.
     """
     if is_blank(cell) or (isinstance(cell, float) and np.isnan(cell)):
         return None
@@ -116,6 +116,8 @@ def read_feature(cell, root: Path | None, confined: bool) -> Scalar | np.ndarray
             raise UserError(f"{quote(cell)}, which is no number, category, vector or sequence of vectors") from error
     if array.ndim not in (1, 2) or 0 in array.shape:
         raise UserError(f"an array of shape {array.shape}; vectors are (width,), sequences of them (length, width)")
+    if array.ndim == 2 and len(array) > MAX_VECTORS:
+        raise UserError(f"a sequence of {len(array):,} vectors; at most {MAX_VECTORS:,} are read")
     if not np.isfinite(array).all():
         raise UserError("a vector with NaN or infinite values")
     return np.ascontiguousarray(np.atleast_2d(array).astype(np.float32))
@@ -248,8 +250,6 @@ def encode_features(spec: Mapping[str, Any], value: Features) -> tuple[np.ndarra
             raise UserError(f"{quote(value)} in place of a vector of width {spec['width']}")
         if value.shape[1] != spec["width"]:
             raise UserError(f"vectors of width {value.shape[1]}; the model was trained on width {spec['width']}")
-        if len(value) > MAX_VECTORS:
-            raise UserError(f"a sequence of {len(value):,} vectors; at most {MAX_VECTORS:,} are read")
         return ((value - spec["mean"]) / spec["std"]).astype(np.float32), np.ones(len(value), dtype=bool)
     if isinstance(value, np.ndarray):
         raise UserError("a vector in place of numbers and categories")

@@ -79,10 +79,18 @@ def test_a_column_of_one_value_is_not_divided_by_its_rounding_errors():
     spec = fit_features(PATIENT, cells(*[{"age": 1.7, "sex": "F"}] * 100))
     values, _ = encode_features(spec, cells({"age": 2.7, "sex": "F"})[0].value)
     assert values[0] == pytest.approx(1.0)
-    vector = NamedContext("features", ["v"], "v")
-    long = cells({"v": np.zeros((5000, 1))}, context=vector)
-    with pytest.raises(UserError, match="a sequence of 5,000 vectors; at most 4,096"):
-        encode_features(fit_features(vector, long), long[0].value)
+
+
+def test_a_training_row_with_too_many_vectors_is_named_before_training(shapes_folder, tmp_path):
+    for name, length in (("long", 4097), ("short", 3)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((length, 1)))
+    table = pd.read_csv(shapes_folder / "train.csv", keep_default_na=False)
+    table["image"] = [str(shapes_folder / name) for name in table["image"]]
+    train, validation = (str(tmp_path / f"{split}.csv") for split in ("train", "validation"))
+    table.assign(v="short.npy").to_csv(validation, index=False)
+    table.assign(v=["short.npy", "long.npy"] * (len(table) // 2)).to_csv(train, index=False)
+    with pytest.raises(UserError, match="row 1, v: a sequence of 4,097 vectors; at most 4,096 are read"):
+        prepare_data(DataSettings(train=train, validation=validation, context={"v": "features"}), 0)
 
 
 def test_an_unknown_category_of_a_held_out_row_is_noted_and_read_as_an_empty_cell(shapes_folder, tmp_path):
