@@ -7,6 +7,7 @@ import shutil
 import signal
 from fcntl import F_GETFL, fcntl
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from tiny import arguments, blank_charts
 import app.atomic_write
 import app.training.step
 import train
+from app.settings import Settings
 from app.training.checkpoint import Checkpoints, find_fault, write
 from app.training.run_folder import RunDir
+from data.errors import UserError
 from data.hashing import sha256
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
@@ -118,6 +121,24 @@ def test_two_runs_cannot_train_in_one_folder(stopped, capsys):
         train.main(command)
     assert "Another process is training in" in capsys.readouterr().err
     other.lock.release()
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "message"), [(True, "holds a finished run"), (False, "since this command began")]
+)
+def test_a_run_that_another_process_has_trained_meanwhile_is_not_deleted(tmp_path, is_finished, message):
+    ours, other = RunDir(tmp_path / "run"), RunDir(tmp_path / "run")
+    settings, provenance = Settings(run_dir=str(ours.path)), SimpleNamespace(save=lambda folder: None)
+    resumes = ours.resumes(settings)
+    other.open(settings, other.resumes(settings), provenance)
+    other.checkpoints.mkdir()
+    if is_finished:
+        other.log({"step": 3, "held_out": "test"})
+    other.lock.release()
+    with pytest.raises(UserError, match=message):
+        ours.open(settings, resumes, provenance)
+    assert ours.checkpoints.is_dir()
+    ours.lock.release()
 
 
 def test_a_run_cannot_be_resumed_with_another_number_of_processes(stopped, capsys):

@@ -131,8 +131,11 @@ class RunDir:
 
         When a finished run is resumed, its evaluations are kept as ``evaluation_after_<N>_epochs``.
 
+        Args:
+            resumes: what `resumes` said before the data were read; meanwhile another process may have trained there.
+
         Raises:
-            UserError: another process is writing there.
+            UserError: another process is writing there, or has done so meanwhile.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -142,6 +145,11 @@ class RunDir:
                 f"Another process is training in {self.path}: wait for it, or choose another folder with --run_dir "
                 "FOLDER."
             ) from error
+        if self.resumes(settings) != resumes:
+            raise UserError(
+                f"Another process has changed the run in {self.path} since this command began: repeat the command to "
+                f"resume that run, {INSTEAD}."
+            )
         if not resumes:
             for item in sorted(self.content(), key=lambda item: item == self.config):  # last what makes it a run
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
