@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from interrupted import RANDOM, Killed, assert_same
 from tiny import arguments, blank_charts
 
@@ -18,7 +19,7 @@ import app.atomic_write
 import app.training.step
 import train
 from app.settings import Settings
-from app.training.checkpoint import Checkpoints, find_fault, write
+from app.training.checkpoint import Checkpoints, Progress, find_fault, write
 from app.training.run_folder import RunDir
 from data.errors import UserError
 from data.hashing import sha256
@@ -121,6 +122,17 @@ def test_two_runs_cannot_train_in_one_folder(stopped, capsys):
         train.main(command)
     assert "Another process is training in" in capsys.readouterr().err
     other.lock.release()
+
+
+def test_a_checkpoint_is_kept_although_a_damaged_one_has_a_later_step(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "step_00000200").mkdir()
+    for step in (50, 100):
+        checkpoints.save(Accelerator(cpu=True), model, optimizer, schedule, Progress(step=step))
+        assert [path.name for path in checkpoints.all()] == [f"step_{step:08}"]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ class Checkpoints:
     ) -> None:
         """Write everything that the rest of the run depends on, then delete checkpoints that are too old.
 
+        Checkpoints of later steps are deleted too: they were damaged, so their steps are trained again.
+
         Raises:
             UserError: the checkpoint cannot be written, for example because the disk is full.
         """
@@ -119,8 +121,10 @@ class Checkpoints:
                     + (f"The previous one, {last[0].name}, is intact. " if last else "There is no previous one. ")
                     + "Free some disk space and repeat the command."
                 ) from error
-            for old in self.all()[self.keep :]:
-                remove(old)
+            found = self.all()
+            place = found.index(target)
+            for other in found[:place] + found[place + self.keep :]:
+                remove(other)
         accelerator.wait_for_everyone()
 
     def load(
