@@ -114,6 +114,21 @@ def test_the_newest_checkpoints_are_kept(whole, stopped):
     assert [path.name for path in Checkpoints(whole / "checkpoints").all()] == ["step_00000006", "step_00000003"]
 
 
+def test_a_record_that_was_cut_at_the_end_is_ignored_and_another_damaged_line_is_named(tmp_path):
+    run = RunDir(tmp_path)
+    for step in (1, 2):
+        run.log({"step": step})
+    whole = run.metrics.read_text()
+    run.metrics.write_text(whole + '{"step": 3, "lo')
+    assert run.records() == [{"step": 1}, {"step": 2}]
+    assert run.result() is None
+    run.rewind(2)
+    assert run.metrics.read_text() == whole
+    run.metrics.write_text(whole.replace("2}", "2") + whole)
+    with pytest.raises(UserError, match=r"Line 2 of .*metrics\.jsonl must be a record"):
+        run.result()
+
+
 def test_two_runs_cannot_train_in_one_folder(stopped, capsys):
     run_dir, command = stopped
     other = RunDir(run_dir)

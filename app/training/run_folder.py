@@ -16,6 +16,7 @@ from app.training.checkpoint import Checkpoints, Progress, read_state
 from app.training.provenance import Provenance, no_record, read_provenance
 from app.training.schedule import is_enough, num_epochs, objections
 from data.errors import UserError
+from data.messages import quote
 
 EVALUATION = "evaluation"
 """Folder of a run with its evaluations, one folder for each set of rows."""
@@ -180,10 +181,25 @@ class RunDir:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict]:
-        """All records so far, in order."""
+        """All records so far, in order, without a last one that a power loss or a full disk cut.
+
+        Raises:
+            UserError: another line is not a record.
+        """
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        found = []
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise UserError(
+                        f"Line {number} of {self.metrics} must be a record in JSON, got {quote(line)} ({error}): "
+                        "delete the line, or restore the file."
+                    ) from error
+        return found
 
     def result(self) -> dict | None:
         """The result of a finished run, or ``None``: ``held_out`` (the split), ``accuracy`` and ``minutes``."""
