@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tiny import NUM_TEST, NUM_TRAIN, TINY, shared_encoder
+from tiny import NUM_TEST, NUM_TRAIN, TINY, arguments, shared_encoder
 from transformers import BertConfig, BertModel
 
 import eval as evaluation
 import train
+from app.training.provenance import Provenance
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
 
@@ -138,6 +139,21 @@ def test_the_splits_of_a_run_with_row_weights_can_be_scored_without_them(shapes_
     with pytest.raises(SystemExit):
         evaluation.main([str(run_dir), "--split", "validation", "--data.weight", "kind"])
     assert "with another --data.weight the cut would be another" in capsys.readouterr().err
+
+
+def test_rows_that_the_training_left_out_of_given_files_are_not_scored(shapes_folder, tmp_path, monkeypatch, capsys):
+    pd.read_csv(shapes_folder / "test.csv")[["image"]][:1].to_csv(shapes_folder / "later.csv", index=False)
+    monkeypatch.chdir(shapes_folder)
+    validation = ["--data.validation", "test.csv", "--data.exclude", "later.csv"]
+    few = ["--data.shots", "2", "--data.top_k_labels", "6", "--train.epochs", "1"]
+    run_dir = train.main(arguments(shapes_folder, tmp_path / "run", *validation, *few))
+    monkeypatch.chdir(tmp_path)
+    trained = Provenance.load(run_dir).rows
+    assert len(trained["validation"]) < NUM_TEST
+    assert len(trained["train"]) <= 12
+    for split in ("train", "validation"):
+        assert evaluation.main([str(run_dir), "--split", split, "--pictures", "0"])["rows"] == len(trained[split])
+    assert "has changed since" not in capsys.readouterr().out
 
 
 def test_a_limit_on_pixels_can_be_given(run_dir, tmp_path, capsys):

@@ -47,8 +47,8 @@ NO_EVIDENCE = (
     "An ONNX model gives no gradients, so the report has no maps of evidence, and there is no where_it_looked.png. The "
     "maps are checked with --deletion N: each takes about 50 passes of the model."
 )
-OWN_ROWS = ("train", "validation")
-"""Settings that name rows from which splits are cut."""
+OWN_ROWS = ("train", "validation", "exclude")
+"""Settings that name the rows of which splits are made."""
 
 
 def score_run(options: Score) -> dict:
@@ -174,13 +174,17 @@ def held_out_rows(options: Score, run: Settings, config: ImageTextConfig) -> tup
     pool = trained.pool if asked.pool is None else asked.pool or None
     resampled = replace(data, group=asked.group or data.group, pool=pool, slice_by=slice_by)
     image_root = () if asked.image_root else ("image_root",)
-    is_cut = data.folds or (split != "test" and data.validation is None)
-    if not asked.test and data.train is not None and is_cut:
-        check_cut(given, trained)
-        cut = find_data(Path(options.model), replace(data, test=None), [*OWN_ROWS, *image_root])
-        rows = prepare_data(replace(cut, weight=trained.weight), run.train.seed).splits[split]
-        check_own_rows(options, rows, data.group, is_cut=True)
-        rows = replace(rows, table_weights=rows.table_weights if data.weight else None)
+    is_cut = bool(data.folds) or (split != "test" and data.validation is None)
+    is_reduced = (split != "test" and data.exclude) or (split == "train" and (data.shots or data.top_k_labels))
+    if not asked.test and data.train is not None and (is_cut or is_reduced):
+        if is_cut:
+            check_cut(given, trained)
+            data = replace(data, weight=trained.weight)
+        own = replace(data, test=None, streaming=False)
+        own = find_data(Path(options.model), own, [*OWN_ROWS, *image_root])
+        rows = prepare_data(own, run.train.seed).splits[split]
+        check_own_rows(options, rows, data.group, is_cut=is_cut)
+        rows = replace(rows, table_weights=rows.table_weights if resampled.weight else None)
         return rows, with_columns(resampled, rows, options)
     data = find_data(Path(options.model), data, image_root if asked.test else [split, *image_root])
     data = replace(data, pool=None)
