@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
 
 from data.audio import collate_sounds
 from data.contexts import collate_features, unique
@@ -20,7 +19,7 @@ from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
 from data.label_format import SINGLE, LabelFormat
 from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange
-from data.workers import end_workers_at_exit, ignore_stop_signals
+from data.workers import Loader, end_workers_at_exit, ignore_stop_signals
 
 if TYPE_CHECKING:
     from data.rows import Rows
@@ -247,10 +246,10 @@ def row_contexts(model: Any, processor: Callable, rows: Rows, index: int) -> dic
 
 def make_loader(
     rows: Rows, sampler: ImageBatchSampler, collate: Callable[[list[Example]], Any], num_workers: int
-) -> DataLoader:
+) -> Loader:
     """Load batches in the order of the sampler. The loader leaves the global random state unchanged."""
     end_workers_at_exit()
-    return DataLoader(
+    return Loader(
         rows,
         batch_sampler=sampler,
         collate_fn=collate,

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from itertools import chain, groupby, islice
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from data.collate import Collate, InputCollate
 from data.example import Example
 from data.rows import Rows
 from data.sampler import full_batches
-from data.workers import end_workers_at_exit, ignore_stop_signals
+from data.workers import Loader, end_workers_at_exit, ignore_stop_signals
 
 
 class StreamedBatches(IterableDataset[list[Example]]):
@@ -98,14 +98,14 @@ class StreamedBatches(IterableDataset[list[Example]]):
                     return
 
 
-def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> DataLoader:
+def stream_loader(batches: StreamedBatches, collate: Collate | InputCollate) -> Loader:
     """Load batches in one worker process, which starts anew each epoch with the current epoch.
 
     The loader leaves the global random state unchanged.
     """
     end_workers_at_exit()
     generator = torch.Generator().manual_seed(0)
-    return DataLoader(
+    return Loader(
         batches,
         batch_size=None,
         collate_fn=collate,

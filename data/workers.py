@@ -2,8 +2,28 @@
 
 import multiprocessing
 import signal
+from collections.abc import Iterator
 from functools import cache
 from multiprocessing.util import Finalize
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from data.errors import UserError
+
+
+class Loader(DataLoader):
+    """A `DataLoader` that raises a `UserError` of a worker with its own message, to which torch adds two tracebacks."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            kind = type(error)
+            tracebacks, _, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+            if not tracebacks:
+                raise
+            raise kind(message.rstrip("\n")) from error.with_traceback(None)  # its frames would keep the workers
 
 
 def ignore_stop_signals(worker: int) -> None:

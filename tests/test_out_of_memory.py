@@ -13,6 +13,7 @@ import app.training.run
 import app.training.step
 import train
 from app.settings_parser import load_settings
+from app.training.exit_codes import explain_memory_errors
 from app.training.run_folder import RunDir
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
@@ -66,3 +67,9 @@ def test_a_data_worker_that_is_killed_is_an_error_with_advice(shapes_folder, tmp
         train.main(arguments(shapes_folder, tmp_path / "run", *RANDOM, "--data.num_workers", "1"))
     assert "A process that reads the data died" in (message := capsys.readouterr().err)
     assert "smaller --data.num_workers" in message
+
+
+def test_another_error_of_a_data_worker_keeps_its_message():
+    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: stack expects equal sizes"
+    with pytest.raises(RuntimeError, match=r"^Caught RuntimeError"), explain_memory_errors():
+        raise RuntimeError(told)

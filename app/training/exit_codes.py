@@ -54,7 +54,7 @@ def explain_memory_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "No executable batch size" in str(error):
             raise UserError("The memory does not hold a single image: lower --model.image_size.") from error
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in str(error):  # torch's words for a worker that has died
             raise UserError(
                 f"A process that reads the data died, most likely because memory ran out: {error}\nRepeat the command "
                 "with a smaller --data.num_workers; it resumes from the last checkpoint."
