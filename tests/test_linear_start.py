@@ -34,8 +34,9 @@ from app.training.linear_start import (
     starts_linear,
 )
 from app.training.step import train_epoch
-from app.training.trainer import Training, build
+from app.training.trainer import Training, build, check_linear_start
 from data import prepare_data
+from data.errors import UserError
 from models.description import describe_model
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
@@ -195,9 +196,29 @@ def test_auto_starts_linear_with_frozen_encoders_and_few_rows(options, frozen, r
     assert not starts_linear(settings, some, frozen)
 
 
-@pytest.mark.parametrize("more", [["--train.linear_start", "false"], ["--model.classifier", "mixture"]])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--model.init", "runs/x"], "--model.init runs/x"),
+        (["--data.streaming", "true"], "--data.streaming true"),
+        (["--context.age", "features"], "contexts"),
+        (["--data.frames", "4"], "--data.frames 4"),
+        (["--data.text", ""], "without a text"),
+        (["--model.classifier", "mixture"], "the classifier mixture"),
+    ],
+)
+def test_a_linear_start_that_is_asked_for_but_not_possible_is_refused(options, reason):
+    settings = parse_settings(["--train.linear_start", "true", *options])
+    rows = type("Some", (), {"is_stream": settings.data.streaming})()
+    with pytest.raises(UserError, match=f"linear_start true does not go with .*{reason}.*: leave out one of the two"):
+        check_linear_start(settings, rows)
+    check_linear_start(parse_settings(options), type("Some", (), {"is_stream": True})())
+
+
+@pytest.mark.parametrize("more", [["false"], ["auto", "--model.classifier", "mixture"]])
 def test_without_a_linear_start_there_is_no_epoch_0(shapes_folder, tmp_path, more):
-    run_dir = train.main(arguments(shapes_folder, tmp_path / "run", *START, *more, "--train.epochs", "1"))
+    more += ["--train.scales.image_encoder", "0", "--train.scales.text_encoder", "0", "--train.epochs", "1"]
+    run_dir = train.main(arguments(shapes_folder, tmp_path / "run", "--train.linear_start", *more))
     records = map(json.loads, (run_dir / "metrics.jsonl").open())
     assert [record["epoch"] for record in records if "validation_accuracy" in record] == [1]
 

@@ -267,6 +267,7 @@ def test_missing_modalities_can_be_trained_and_predicted(shapes_folder, tmp_path
         (["--train.gate_cost", "1"], "add --model.gated true"),
         (["--train.attention_penalty", "1", "--model.fusion", "concat"], "--model.fusion cross, not of concat"),
         (["--model.gated", "true", "--model.fusion", "none"], "has nothing to skip"),
+        (["--train.linear_start", "true", "--model.classifier", "mixture"], "does not go with the classifier mixture"),
     ],
 )
 def test_an_error_of_the_user_ends_with_code_2_before_training(shapes_folder, tmp_path, capsys, options, message):

@@ -88,6 +88,7 @@ class Training:
         """
         options, rows = settings.train, data.splits["train"]
         check_options(options, settings.model, settings.data.frames)
+        check_linear_start(settings, rows)
         scales = learning_rate_scales(options, settings.model)
         if options.lora_rank:
             check_lora(scales, settings.model)
@@ -229,6 +230,23 @@ def check_options(options: TrainSettings, model: ModelSettings, frames: int = 1)
         )
     if options.gate_cost and not model.gated:
         raise UserError("--train.gate_cost is the cost of gates: add --model.gated true.")
+
+
+def check_linear_start(settings: Settings, rows: Rows) -> None:
+    """Refuse ``--train.linear_start true`` where a training does not start linear (`starts_linear`)."""
+    if settings.train.linear_start is not True or is_linear_start(settings, rows):
+        return
+    model, data = settings.model, settings.data
+    reasons = {
+        f"--model.init {model.init}": model.init,
+        "--data.streaming true": rows.is_stream,
+        "contexts (--data.context)": data.context,
+        f"videos (--data.frames {data.frames})": data.frames > 1,
+        "rows without a text (--data.text '')": not data.has_text,
+        "the classifier mixture (choose --model.classifier pooled)": True,
+    }
+    reason = next(reason for reason, is_given in reasons.items() if is_given)
+    raise UserError(f"--train.linear_start true does not go with {reason}: leave out one of the two.")
 
 
 def check_lora(scales: dict[str, float], model: ModelSettings) -> None:
