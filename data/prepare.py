@@ -65,10 +65,16 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     """Load, check and split everything that training needs.
 
     Raises:
-        UserError: no training source, or data that cannot be loaded, checked or split.
+        UserError: no training source, a fold without the number of folds, or data that cannot be loaded, checked or
+            split.
     """
     if settings.train is None:
         raise UserError("No training data: name it with --data.train FILE, or start from one of configs/*.yaml.")
+    if settings.fold and not settings.folds:
+        raise UserError(
+            f"--data.fold {settings.fold} is one of --data.folds, got no number of folds: add --data.folds N, or leave "
+            "out --data.fold."
+        )
     checked, unreadable = load_splits(settings)
     notes: list[str] = []
     if settings.exclude:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataSettings, prepare_data
+from data.errors import UserError
 from data.labels import build_vocabulary, normalize_label, similar_labels
 from data.shapes import write_shapes
 from data.splits import connect_groups, split_fold, split_validation
@@ -102,6 +103,11 @@ def test_given_splits_are_kept_and_shared_images_are_reported(tmp_path):
     data = prepare_data(DataSettings(train=str(train), validation=str(train), test=str(train)), seed=0)
     assert list(data.splits) == ["train", "validation", "test"]
     assert any("20 of the 20 images of test also occur in train" in line for line in data.notes)
+
+
+def test_a_fold_without_the_number_of_folds_is_refused(shapes_folder):
+    with pytest.raises(UserError, match=r"--data.fold 2 .* add --data.folds N"):
+        prepare_data(DataSettings(train=str(shapes_folder / "train.csv"), fold=2), seed=0)
 
 
 def test_no_image_is_in_both_train_and_validation(shapes_folder):
