@@ -37,6 +37,20 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     assert [r["step"] for r in outcome(tmp_path / "run")[1] if "loss" in r] == [3, 6]
 
 
+def test_an_odd_batch_that_is_too_large_becomes_several_of_a_size_that_divides_it(shapes_folder, tmp_path, monkeypatch):
+    step, sizes = app.training.step.train_step, []
+
+    def too_large(training, accelerator, options, group, number):
+        sizes.append((options.batch_size, len(group)))
+        if options.batch_size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return step(training, accelerator, options, group, number)
+
+    monkeypatch.setattr(app.training.step, "train_step", too_large)
+    train.main(arguments(shapes_folder, tmp_path / "run", "--train.batch_size", "9", "--train.epochs", "1"))
+    assert sizes[:3] == [(9, 1), (3, 3), (3, 3)], "9 images a step"
+
+
 def test_out_of_memory_before_the_first_step_keeps_the_lock_of_the_run_folder(shapes_folder, tmp_path, monkeypatch):
     prepare, found = app.training.run.Training.to_device, []
 

@@ -74,20 +74,23 @@ def train_in_memory(
     resumes: bool,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train; when memory runs out, resume from the last checkpoint with half the batch and twice the accumulation."""
+    """Train; when memory runs out, resume from the last checkpoint with smaller batches and more accumulation.
+
+    The new size divides the first one, so that a step has the same number of images.
+    """
     options, rows = settings.train, data.splits["train"]
     whole = size = images_per_batch(options, rows)
     with main_process_first(accelerator):  # so that an error in the settings is reported once
         prepared: Training | None = open_run(settings, data, accelerator, run, resumes)
     check_shared(run.config, accelerator)
 
-    def halve() -> int:
+    def reduce_size() -> int:
         nonlocal size
-        size //= 2
+        size = next((smaller for smaller in range(size - 1, 0, -1) if whole % smaller == 0), 0)
         print(f"  out of memory: continuing with batches of {size}, accumulated to {whole} images")
         return size
 
-    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halve)
+    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=reduce_size)
     def train_with(batch_size: int) -> None:
         nonlocal prepared
         training, prepared = prepared, None  # no other reference, so that a failed attempt frees its memory
