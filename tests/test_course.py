@@ -166,3 +166,12 @@ def test_patience_may_change_if_it_would_not_have_ended_the_run(patience, epoch_
     for record in of_earlier_version:
         del record["best"]
     assert objections(OLD, now, False, progress, of_earlier_version) == found
+
+
+@pytest.mark.parametrize(("patience", "told"), [(3, None), (2, "ended the run earlier")])
+def test_the_patience_counts_from_a_linear_start_that_no_epoch_made_better(patience, told):
+    start = {"step": 0, "epoch": 0, "validation_accuracy": 0.7, "best": True}
+    later = [record | {"best": False} for record in records(0.6, 0.5, 0.4)]
+    progress = Progress(epoch=3, step=30, steps_per_epoch=10, since_best=3)
+    found = objections(OLD, replace(OLD, early_stopping=patience), False, progress, [start, *later])
+    assert [told in reason for reason in found] == ([] if told is None else [True])

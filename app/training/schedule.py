@@ -105,11 +105,11 @@ def rate_objection(before: TrainSettings, after: TrainSettings, steps_per_epoch:
 
 
 def epochs_without_gain(records: Sequence[dict]) -> list[int]:
-    """For each epoch, the number of epochs since the best one so far."""
+    """For each epoch from 1, the number of epochs since the best one so far, which may be a linear start (epoch 0)."""
     found: list[int] = []
     highest = -1.0
     for record in records:
-        if "validation_accuracy" in record:
+        if "validation_accuracy" in record and record["step"]:
             accuracy = record["validation_accuracy"]
             is_best = record.get("best", accuracy > highest)  # earlier versions did not record it
             found.append(0 if is_best else (found[-1] if found else 0) + 1)
