@@ -47,8 +47,8 @@ def old_name(target: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder if it exists. On Windows, files that are memory-mapped may stay."""
-    if path.is_dir():
+    """Delete a file, a link or a folder if it exists. On Windows, files that are memory-mapped may stay."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

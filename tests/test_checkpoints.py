@@ -18,6 +18,7 @@ from tiny import arguments, blank_charts
 import app.atomic_write
 import app.training.step
 import train
+from app.atomic_write import remove
 from app.settings import Settings
 from app.training.checkpoint import Checkpoints, Progress, find_fault, write
 from app.training.run_folder import RunDir
@@ -112,6 +113,21 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(stopped, whole, c
 def test_the_newest_checkpoints_are_kept(whole, stopped):
     assert [path.name for path in Checkpoints(stopped[0] / "checkpoints").all()] == ["step_00000004", "step_00000003"]
     assert [path.name for path in Checkpoints(whole / "checkpoints").all()] == ["step_00000006", "step_00000003"]
+
+
+def test_overwrite_removes_a_link_in_the_run_folder_and_keeps_what_it_leads_to(tmp_path):
+    run = RunDir(tmp_path / "run")
+    for folder in (run.path, tmp_path / "disk/step_00000003"):
+        folder.mkdir(parents=True)
+    run.config.write_text("{}")
+    run.checkpoints.symlink_to(tmp_path / "disk")
+    run.open(Settings(run_dir=str(run.path), overwrite=True), False, SimpleNamespace(save=lambda folder: None))
+    run.lock.release()
+    assert not run.checkpoints.is_symlink()
+    assert (tmp_path / "disk/step_00000003").is_dir()
+    run.model.symlink_to(tmp_path / "disk")
+    remove(run.model)
+    assert not run.model.is_symlink()
 
 
 def test_a_record_that_was_cut_at_the_end_is_ignored_and_another_damaged_line_is_named(tmp_path):

@@ -130,6 +130,7 @@ class RunDir:
     def open(self, settings: Settings, resumes: bool, provenance: Provenance) -> None:
         """Lock the folder, empty it unless its run is resumed, and write settings and provenance.
 
+        A link, for example of ``checkpoints`` to another disk, is removed; the folder that it leads to stays.
         When a finished run is resumed, its evaluations are kept as ``evaluation_after_<N>_epochs``.
 
         Args:
@@ -153,7 +154,7 @@ class RunDir:
             )
         if not resumes:
             for item in sorted(self.content(), key=lambda item: item == self.config):  # last what makes it a run
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         if self.result() is not None:
             self.reopen()
         with replacing(self.config) as file:
