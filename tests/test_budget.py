@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import arguments
 
+import app.evaluation.predict
 import train
 from app.settings import TrainSettings, differences
 from app.settings_parser import load_settings, parse_settings
@@ -79,3 +80,16 @@ def test_a_run_of_an_earlier_version_resumes_with_the_batches_it_had(shapes_fold
     assert load_settings(run.config).train == replace(load_settings(run.config).train, batch_rows=0)
     changed = differences(load_settings(run.config), parse_settings([*command, "--train.batch_rows", "64"]))
     assert changed == {"train.batch_rows": "train.batch_rows was 0, now 64"}
+
+
+def test_the_texts_of_an_image_are_limited_in_each_scoring_of_a_training(shapes_folder, tmp_path, monkeypatch):
+    limits, sampler = [], app.evaluation.predict.ImageBatchSampler
+
+    def watched(*args, **more):
+        limits.append(more["max_texts_per_image"])
+        return sampler(*args, **more)
+
+    monkeypatch.setattr(app.evaluation.predict, "ImageBatchSampler", watched)
+    train.main(arguments(shapes_folder, tmp_path / "run", "--data.max_texts_per_image", "3", "--train.epochs", "1"))
+    assert len(limits) > 2, "after an epoch, to calibrate, and at the end"
+    assert set(limits) == {3}

@@ -159,7 +159,7 @@ def test_the_best_epoch_is_kept_and_too_many_without_a_better_one_stop_the_run(t
     made = training([1.0])
     made.sampler = SimpleNamespace(set_epoch=lambda epoch, start: None)
 
-    def predict(*args):
+    def predict(*args, **more):
         accuracy = next(accuracies)
         targets = SimpleNamespace(label_type="single")
         return SimpleNamespace(accuracy=lambda: accuracy, loss=lambda: 1.0, targets=targets)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -94,14 +95,15 @@ def calibrate(
     config.temperature, config.classifier_scale, config.label_thresholds = 1.0, 1.0, None
     form = LabelFormat.of(config)
     collate = Collate(InputCollate.of(processor, config, data.max_pixels), config.label2id, form)
-    sizes = (options.batch_size, data.num_workers)
-    found = predict(model, rows, collate, accelerator, *sizes)
+    sizes, texts = (options.batch_size, data.num_workers), data.max_texts_per_image
+    score = partial(predict, model, rows, collate, accelerator, *sizes, max_texts_per_image=texts)
+    found = score()
     if started_linear:
         config.classifier_scale = 0.0
-        start = predict(model, rows, collate, accelerator, *sizes)
+        start = score()
         config.classifier_scale, mixed = fit_share(start.whole, found.whole, found.targets)
         if form.type == "multi":  # a sigmoid of 1 does not tell the logit
-            mixed = predict(model, rows, collate, accelerator, *sizes).whole
+            mixed = score().whole
         found = replace(found, probabilities={found.whole_name: mixed})
     probabilities, label_type = found.whole, found.targets.label_type
     model.config.temperature = fit_temperature(probabilities, found.targets)

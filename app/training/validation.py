@@ -41,7 +41,8 @@ def validate(
     """
     options = settings.train
     model = whole_model(training.model, accelerator)
-    predictions = predict(model, data.splits["validation"], training.collate, accelerator, options.batch_size)
+    rows, texts = data.splits["validation"], settings.data.max_texts_per_image
+    predictions = predict(model, rows, training.collate, accelerator, options.batch_size, max_texts_per_image=texts)
     metric = best_metric(options, predictions.targets.label_type)
     figure = validation_figure(predictions, metric)
     if progress.step:
