@@ -16,7 +16,7 @@ from data.audio import check_sound, sound_bytes
 from data.contexts import ContextCell, Features, columns_of, context_columns, encode_features, fit_features, read_cell
 from data.errors import UserError
 from data.image_check import MAX_NAMED
-from data.images import content_key, decode_and_measure, read_image
+from data.images import check_and_measure, content_key, read_image
 from data.messages import enumerate_names
 from data.rows import Rows
 from data.settings import DataSettings, NamedContext
@@ -78,7 +78,7 @@ def read_file(cell: ContextCell, context: NamedContext, settings: DataSettings) 
             check_sound(cell.value)
             return content_key(sound_bytes(cell.value))
         data = read_image(cell.value)  # type: ignore[arg-type]
-        decode_and_measure([data], settings.max_pixels)
+        check_and_measure([data], settings.max_pixels)
         return content_key(data)
     except UserError as error:
         return error

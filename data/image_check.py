@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from data.errors import UserError
 from data.image_cells import StoredImage
-from data.images import BadImageError, content_key, decode_and_measure, read_frames
+from data.images import BadImageError, check_and_measure, content_key, read_frames
 from data.messages import excerpt_path
 from data.rows import Rows
 from data.settings import DataSettings
@@ -57,8 +57,8 @@ def inspect_image(image: StoredImage | BadImageError, settings: DataSettings) ->
     name = image if isinstance(image, str) else (image.get("path") or "embedded image")
     try:
         parts = read_frames(image, settings.frames)
-        picture, value_stats = decode_and_measure(parts, settings.max_pixels, settings.frames)
-        return ImageInfo(name, content_key(b"".join(parts)), picture.size, value_stats=value_stats)
+        size, value_stats = check_and_measure(parts, settings.max_pixels, settings.frames)
+        return ImageInfo(name, content_key(b"".join(parts)), size, value_stats=value_stats)
     except BadImageError as error:
         return ImageInfo(name, fault=str(error))
 

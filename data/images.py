@@ -46,6 +46,7 @@ PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydic
 """Packages for formats that Pillow cannot always read by itself."""
 NOT_AN_IMAGE = f"not a readable {', '.join(FORMATS)} image"
 MAX_PIXELS = 100_000_000
+JPEG_START = b"\xff\xd8\xff"
 SPARE = 2
 """Height and width of a reduced JPEG file are at least this many times those of the picture that is wanted."""
 SHOWN = 448
@@ -146,16 +147,22 @@ def decode_image(
         return decode_parts(parts, max_pixels, value_range, frames, side)[0]
 
 
-def decode_and_measure(
+def check_and_measure(
     parts: Sequence[bytes], max_pixels: int = MAX_PIXELS, frames: int = 1
-) -> tuple[Image.Image, tuple]:
-    """Decode what `read_frames` gave as `decode_image` does by default, and measure the values of the frames together.
+) -> tuple[tuple[int, int], tuple]:
+    """Check that `decode_image` can read what `read_frames` gave, and measure the values of the frames together.
 
     Returns:
-        the picture, and its `data.value_range.VALUE_STATS`.
+        width and height of the picture, and its `data.value_range.VALUE_STATS`.
     """
     with explain_decoder_errors(what_is_expected(frames)):
-        return decode_parts(parts, max_pixels, None, frames)
+        if frames == 1 and parts[0].startswith(JPEG_START):  # a damaged file is found at any size
+            image = open_image(parts[0], max_pixels, side=1)
+            is_turned = to_upright_rgb(image, None).size != image.size
+            width, height = read_header(parts[0]).size
+            return (height, width) if is_turned else (width, height), EIGHT_BIT
+        picture, stats = decode_parts(parts, max_pixels, None, frames)
+        return picture.size, stats
 
 
 def what_is_expected(frames: int) -> str:

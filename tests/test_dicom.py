@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from data import decode_image
-from data.images import BadImageError, count_pixels, decode_and_measure
+from data.images import BadImageError, check_and_measure, count_pixels
 from data.value_range import EIGHT_BIT
 
 
@@ -62,11 +62,11 @@ def test_a_window_that_the_user_chose_comes_first():
 
 def test_without_a_window_values_are_those_of_the_modality():
     values = np.array([[0, 1024], [2048, 4095]])
-    _, stats = decode_and_measure([dicom(values, **HOUNSFIELD)])
+    _, stats = check_and_measure([dicom(values, **HOUNSFIELD)])
     assert stats[1:3] == (-1024, 3071)
-    _, stats = decode_and_measure([dicom(values, **HOUNSFIELD, **SOFT)])
+    _, stats = check_and_measure([dicom(values, **HOUNSFIELD, **SOFT)])
     assert stats == EIGHT_BIT, "it needs no range"
-    _, stats = decode_and_measure([dicom(values, RescaleSlope=0.5, RescaleIntercept=0)])
+    _, stats = check_and_measure([dicom(values, RescaleSlope=0.5, RescaleIntercept=0)])
     assert stats[2] == 2047.5
 
 
@@ -74,7 +74,7 @@ def test_of_several_windows_the_first_is_taken_and_an_empty_one_is_ignored():
     values = np.array([[1024, 1024 + 100]])
     two = {"WindowCenter": [51, 500], "WindowWidth": [101, 1000]}
     assert grey(dicom(values, **HOUNSFIELD, **two)).tolist() == [[0, 254]]
-    _, stats = decode_and_measure([dicom(values, **HOUNSFIELD, WindowCenter=50, WindowWidth=0)])
+    _, stats = check_and_measure([dicom(values, **HOUNSFIELD, WindowCenter=50, WindowWidth=0)])
     assert stats[0] == 0
 
 
@@ -119,7 +119,7 @@ def test_an_enhanced_file_has_the_values_and_the_window_of_its_first_frame():
 
 def test_empty_elements_are_ignored():
     data = dicom(np.array([[5, 9]]), RescaleSlope=None, RescaleIntercept=None, WindowCenter=None, WindowWidth=None)
-    _, stats = decode_and_measure([data])
+    _, stats = check_and_measure([data])
     assert stats[1:3] == (5, 9)
 
 

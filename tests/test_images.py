@@ -11,8 +11,10 @@ from PIL.PngImagePlugin import PngImageFile
 from two_colors import BLACK, BLUE, HEIC, RED, SIDE, WHITE, corners, encode, left_right
 
 from benchmarks.photos import photo
-from data import decode_image
+from data import BadImageError, decode_image
+from data import images as data_images
 from data.images import content_key
+from data.value_range import EIGHT_BIT
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,20 @@ def test_a_large_jpeg_file_is_decoded_smaller_and_looks_the_same(size, side, dec
     square = (side or 100, side or 100)
     pixels = [np.asarray(image.resize(square, Image.Resampling.BILINEAR), dtype=float) for image in (small, whole)]
     assert np.sqrt(np.mean((pixels[0] - pixels[1]) ** 2)) < 1.5, "of 255"
+
+
+def test_a_large_jpeg_file_is_checked_at_a_part_of_its_size_and_measured_as_a_whole(monkeypatch):
+    exif, decoded = Image.Exif(), []
+    exif[0x0112] = 6
+    data = encode(Image.open(io.BytesIO(photo(0, (1800, 900)))), "JPEG", exif=exif)
+    upright = data_images.to_upright_rgb
+    monkeypatch.setattr(
+        data_images, "to_upright_rgb", lambda image, *rest: decoded.append(image) or upright(image, *rest)
+    )
+    assert data_images.check_and_measure([data]) == ((900, 1800), EIGHT_BIT)
+    assert [image.size for image in decoded] == [(900, 450)]
+    with pytest.raises(BadImageError, match="truncated"):
+        data_images.check_and_measure([data[: len(data) // 2]])
 
 
 def test_other_files_and_pictures_keep_their_pixels_and_a_smaller_jpeg_file_its_orientation():

@@ -14,7 +14,7 @@ from PIL import Image
 from videos import make_video
 
 from data.contact_sheet import cut_sheet
-from data.images import BadImageError, count_pixels, decode_and_measure, decode_image
+from data.images import BadImageError, check_and_measure, count_pixels, decode_image
 from data.shape_contexts import TONES, make_clips
 from data.shapes import CELL, COLORS, PLACES
 from data.videos import MAX_SIDE, FrameNumber, frame_numbers
@@ -135,7 +135,7 @@ def test_frames_of_sixteen_bits_are_measured_together(tmp_path):
     for place, value in enumerate((100, 3000)):
         Image.fromarray(np.full((8, 8), value, np.uint16)).save(folder / f"{place}.png")
     parts = [path.read_bytes() for path in sorted(folder.iterdir()) for _ in range(2)]
-    _, stats = decode_and_measure(parts, frames=4)
+    _, stats = check_and_measure(parts, frames=4)
     assert stats == (0, 100, 3000, True)
     grey = np.asarray(decode_image(folder, frames=4, value_range=[100, 3000]))
     assert (grey[0, 0, 0], grey[-1, -1, 0]) == (0, 255)
