@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from app.quick_start import first_imports
-from app.settings_parser import parse_settings
+from app.settings_parser import given_options, parse_settings
 
 
 def main(argv: list[str]) -> Path:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> Path:
         from app.training.run import run_training
 
     with exit_codes(shlex.join(["python", "train.py", *argv])):
-        return run_training(settings)
+        return run_training(settings, given=given_options(argv))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,11 @@ def parse_settings(argv: list[str], exits: bool = True) -> Settings:
         parser.error(str(error))
 
 
+def given_options(argv: list[str]) -> set[str]:
+    """The options that a command line names itself, such as ``model.image_size``."""
+    return {argument.removeprefix("--").partition("=")[0] for argument in argv if argument.startswith("--")}
+
+
 def as_paths(argv: list[str]) -> Iterator[str]:
     """Arguments in the form that the parser needs.
 

@@ -96,6 +96,8 @@ def test_a_stopped_run_is_resumed_only_from_the_same_classifier(run_dir, others,
     [
         (["--model.fusion", "self"], "--model.fusion 'self' contradicts --model.init"),
         (["--model.image_size", "64"], "it is 32 there. Leave it out"),
+        (["--model.image_size", "224"], "--model.image_size 224 contradicts --model.init"),
+        (["--model.text_encoder=sentence-transformers/all-MiniLM-L6-v2"], "it comes from there"),
         (["--model.text_encoder", "bert-base-uncased"], "it comes from there"),
         (["--recipe", "scratch"], "--model.text_encoder 'scratch' contradicts"),
     ],

@@ -1,7 +1,7 @@
 """A training from its settings to the held-out result: data → model → loop → best model → evaluation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +31,12 @@ OnEpoch = Callable[[int, float | None], bool]
 """Called after each epoch with its number and the best figure so far, if there is one; ``False`` ends the training."""
 
 
-def run_training(settings: Settings, on_epoch: OnEpoch | None = None) -> Path:
+def run_training(settings: Settings, on_epoch: OnEpoch | None = None, given: Collection[str] = ()) -> Path:
     """Train a classifier, or resume an interrupted run, and score the best model on the held-out rows.
 
     Args:
         on_epoch: watches a training in one process, whose model is then not scored.
+        given: options that the command line names, see `app.training.start_from.adopt_architecture`.
 
     Returns:
         The run folder.
@@ -46,7 +47,7 @@ def run_training(settings: Settings, on_epoch: OnEpoch | None = None) -> Path:
     """
     started = time.time()
     hide_file_bars()
-    settings = adopt_architecture(settings)
+    settings = adopt_architecture(settings, given)
     run = RunDir(settings.run_dir)
     accelerator = build_accelerator(settings)
     with output_of_main_process(), explain_memory_errors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ OUTPUT_LAYERS = (*CLASSIFIER, "probe.image", "probe.text")
 """Layers of the classifiers with a row for each class."""
 
 
-def adopt_architecture(settings: Settings) -> Settings:
+def adopt_architecture(settings: Settings, given: Collection[str] = ()) -> Settings:
     """The settings with the architecture of the classifier that ``--model.init`` names; unchanged without one.
+
+    Args:
+        given: options that the command line names, such as ``model.image_size``: they may contradict the classifier
+            even if their value is the default.
 
     Raises:
         UserError: there is no classifier, or a setting contradicts it.
@@ -49,7 +54,8 @@ def adopt_architecture(settings: Settings) -> Settings:
     default = ModelSettings()
     for name in (f.name for f in fields(ModelSettings)):
         value = getattr(settings.model, name)
-        if name in FREE or value == getattr(default, name) or value == there.get(name, object()):
+        is_default = value == getattr(default, name) and f"model.{name}" not in given
+        if name in FREE or is_default or value == there.get(name, object()):
             continue
         found = f"is {there[name]!r} there" if name in there else "comes from there"
         raise UserError(
