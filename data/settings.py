@@ -124,7 +124,7 @@ class DataSettings:
         if not self.label_separator:
             raise UserError(
                 "data.label_separator is empty; expected the characters between the names in one label, such as '|'. "
-                "For one class a row set --data.label_type single."
+                "For one class a row, set --data.label_type single in training."
             )
         contexts = self.contexts()
         if texts := [context for context in contexts if context.kind == "text"]:

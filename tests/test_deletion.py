@@ -30,7 +30,7 @@ class LooksAtOneCell(ImageTextClassifier):
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.config = SimpleNamespace(label_type="single", contexts=None, value_range=None, frames=1)
+        self.config = SimpleNamespace(label_type="single", contexts=None, value_range=None, frames=1, image_size=32)
         self.pictures: list[torch.Tensor] = []
         self.passes = 0
         self.eval()
@@ -52,7 +52,7 @@ class Pictures:
     def __init__(self, number: int, text: str | None = "red?", weights=None):
         self.texts, self.weights = [text] * number, weights
 
-    def decoded_image(self, index: int) -> Image.Image:
+    def decoded_image(self, index: int, side: int) -> Image.Image:
         image = Image.effect_noise((32, 32), 40).convert("RGB")
         image.paste((255, 0, 0), (0, 0, 8, 8))
         return image
