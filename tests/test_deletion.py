@@ -52,7 +52,7 @@ class Pictures:
     def __init__(self, number: int, text: str | None = "red?", weights=None):
         self.texts, self.weights = [text] * number, weights
 
-    def decoded_image(self, index: int, side: int) -> Image.Image:
+    def decoded_image(self, index: int, side: int | None = None) -> Image.Image:
         image = Image.effect_noise((32, 32), 40).convert("RGB")
         image.paste((255, 0, 0), (0, 0, 8, 8))
         return image
