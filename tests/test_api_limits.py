@@ -121,6 +121,23 @@ def test_an_invalid_setting_is_named(invalid):
         check_settings(replace(SETTINGS, **invalid))
 
 
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"batch_size": 0},
+        {"max_bytes": 0},
+        {"max_pixels": -1},
+        {"timeout": 0.0},
+        {"timeout": float("inf")},
+        {"linger": float("nan")},
+        {"port": 70_000},
+    ],
+)
+def test_a_number_with_which_no_request_could_be_answered_is_refused_before_the_model_is_loaded(invalid):
+    with pytest.raises(UserError, match=f"{next(iter(invalid))} must be .*got"):
+        check_settings(replace(SETTINGS, **invalid))
+
+
 def test_32_concurrent_clients_share_batches_and_get_their_own_answers(build_api, predictor, shapes_folder):
     app, _ = build_api()
     images = [(shapes_folder / f"images/test/{i}.png").read_bytes() for i in range(8)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ from data.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "API_KEY"
+MAX_PORT = 65535
 GRACE = 0.75
 """Time in seconds that a stopping server accepts connections after its last answer, and then requests on open
 connections. Clients fetch the answers that they were promised, for example the file of a table; new work gets 503."""
@@ -120,8 +122,14 @@ def check_settings(settings: ServeSettings) -> None:
     Raises:
         UserError: a setting is invalid.
     """
-    if settings.linger <= 0:
-        raise UserError(f"linger must be above 0, got {settings.linger:g}.")
+    for name in ("batch_size", "max_bytes", "max_pixels"):
+        if (number := getattr(settings, name)) < 1:
+            raise UserError(f"{name} must be at least 1, got {number}.")
+    for name in ("linger", "timeout"):
+        if not 0 < (value := getattr(settings, name)) < math.inf:  # also false for NaN
+            raise UserError(f"{name} must be above 0 and finite, got {value:g}.")
+    if not 0 <= settings.port <= MAX_PORT:
+        raise UserError(f"port must be from 0, which chooses a free one, to {MAX_PORT}, got {settings.port}.")
     if settings.max_waiting < MAX_INPUTS:
         raise UserError(
             f"max_waiting must be at least {MAX_INPUTS}, the largest number of pairs in a request, "
