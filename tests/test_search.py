@@ -115,6 +115,13 @@ def test_the_same_command_goes_on_to_more_trials_and_repeats_none(config, traine
     assert len(trained) == 5
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_processes_that_begin_a_search_at_the_same_moment_try_different_values(config, sampler):
+    searches = [open_search(config, sampler=sampler) for _ in range(3)]
+    tried = [search.space.suggest(search.study.ask())["train.learning_rate"] for _ in range(4) for search in searches]
+    assert len(set(tried)) == 12
+
+
 def test_a_trial_whose_process_died_is_taken_up_in_its_folder_with_what_it_reported(config, trained, monkeypatch):
     class Killed(BaseException):
         pass

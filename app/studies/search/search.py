@@ -21,7 +21,6 @@ from filelock import FileLock
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from app.atomic_write import replacing
@@ -29,6 +28,7 @@ from app.reporting.charts import draw_search
 from app.settings import Settings
 from app.studies.search.identity import describe_changes, identity_of
 from app.studies.search.read_space import read_space
+from app.studies.search.sampler import SamplerName, sampler_of
 from app.studies.search.space import Base, Space
 from app.studies.search.storage import Worker, check_folder, explained_errors, open_storage
 from app.studies.search.trials import (
@@ -73,7 +73,7 @@ class SearchOptions:
     hours: float = 0.0
     cost: Cost = "none"
     fidelity: tuple[str, ...] = ()
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: SamplerName = "tpe"
     pruner: Literal["hyperband", "none"] = "hyperband"
     storage: str = ""
 
@@ -129,7 +129,7 @@ class Search:
                 directions=[best] if options.cost == "none" else [best, "minimize"],
                 pruner=pruner_of(options),
             )
-            study.sampler = sampler_of(options, settings.train.seed + len(study.trials))
+            study.sampler = sampler_of(options.sampler, settings.train.seed)
             search = cls(found, full, folder, options, study, metric)
             search.check_identity()
         return search
@@ -305,13 +305,6 @@ class Search:
         finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         sign = -1 if self.metric == "loss" else 1
         return max(finished, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
-
-
-def sampler_of(options: SearchOptions, seed: int) -> BaseSampler:
-    """Tree-structured Parzen estimators over the settings together (Bergstra et al. 2011, Falkner et al. 2018)."""
-    if options.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 def pruner_of(options: SearchOptions) -> BasePruner:

@@ -1,0 +1,51 @@
+"""How the values of trials are chosen: at random, or by what the trials so far have shown."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+SamplerName = Literal["tpe", "random"]
+
+
+class SamplerByNumber(BaseSampler):
+    """Draws the values of each trial with a seed that depends on its number, which no other process has.
+
+    With one seed for a process, those that begin a study at the same moment would all draw the same values.
+
+    Args:
+        make: makes the sampler of a trial from its number.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler]):
+        self.make = make
+        self.own = make(0)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self.own = self.make(trial.number)
+        self.own.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.own.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.own.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.own.sample_independent(study, trial, param_name, param_distribution)
+
+
+def sampler_of(name: SamplerName, seed: int) -> BaseSampler:
+    """Tree-structured Parzen estimators over the settings together (Bergstra et al. 2011, Falkner et al. 2018)."""
+    if name == "random":
+        return SamplerByNumber(lambda number: RandomSampler(seed=seed + number))
+    return SamplerByNumber(
+        lambda number: TPESampler(seed=seed + number, multivariate=True, group=True, constant_liar=True)
+    )
