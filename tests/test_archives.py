@@ -9,6 +9,7 @@ from PIL import Image
 from app import Predictor
 from app.inference.batch_predict import answer_table
 from app.serving.archive import unpacked
+from data.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,15 @@ def test_an_archive_whose_packed_bytes_are_damaged_is_refused(archive, tmp_path)
     data[40:60] = b"\xff" * 20
     path.write_bytes(data)
     with pytest.raises(ValueError, match="cannot be unpacked"), unpacked(path):
+        pass
+
+
+def test_an_archive_with_a_name_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "rows.zip"
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr("é.csv", "text\nhow many circles?\n")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(UserError, match="cannot be unpacked"), unpacked(path):
         pass
 
 

@@ -18,8 +18,18 @@ MAX_FILES = 10_000
 """Maximum number of files in an archive."""
 MAX_UNPACKED = 2 << 30
 """Maximum total size of the unpacked files, in bytes."""
-DAMAGED = (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error, LZMAError)
-"""Exceptions of `zipfile` for damaged, encrypted or unsupported archives."""
+DAMAGED = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    OSError,
+    EOFError,
+    zlib.error,
+    LZMAError,
+    UnicodeDecodeError,
+    IndexError,
+)
+"""Exceptions of `zipfile` for damaged, encrypted or unsupported archives; the last two for a damaged or empty name."""
 
 
 @contextmanager
