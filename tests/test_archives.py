@@ -59,6 +59,11 @@ def test_an_archive_is_answered_with_its_pictures(predictor, archive):
     assert not folder.exists(), "nothing of an archive is kept"
 
 
+def test_an_archive_that_macos_made_has_one_table(archive):
+    with unpacked(archive({"rows.csv": b"text\nx\n", "__MACOSX/._rows.csv": b"\0\5\x16\7"})) as table:
+        assert [path.name for path in table.parent.iterdir()] == ["rows.csv"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

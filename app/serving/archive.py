@@ -30,6 +30,8 @@ DAMAGED = (
     IndexError,
 )
 """Exceptions of `zipfile` for damaged, encrypted or unsupported archives; the last two for a damaged or empty name."""
+OF_MACOS = "__MACOSX/"
+"""Folder that macOS adds to an archive, with the attributes of each file in another of the same ending."""
 
 
 @contextmanager
@@ -57,10 +59,11 @@ def unpacked(archive: str | Path, max_files: int = MAX_FILES, max_bytes: int = M
 
 
 def unpack(archive: str | Path, root: Path, max_files: int, max_bytes: int) -> None:
-    """Write the files of an archive below ``root``; links are written as plain files."""
+    """Write the files of an archive below ``root``, without those of macOS; links are written as plain files."""
     remaining = max_bytes
     with zipfile.ZipFile(archive) as opened:
         members = [member for member in opened.infolist() if not member.is_dir()]
+        members = [member for member in members if not member.filename.startswith(OF_MACOS)]
         if len(members) > max_files:
             raise UserError(f"The archive contains {len(members):,} files; at most {max_files:,} are allowed.")
         for member in members:
