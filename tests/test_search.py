@@ -320,6 +320,7 @@ def test_the_winner_is_trained_anew_with_other_seeds_and_becomes_a_configuration
         ([0.8, 0.9], [0.7, 0.75], "accuracy", "better than the default by 12.5 points, which is more than seeds make"),
         ([0.8, 0.7], [0.7, 0.75], "accuracy", "differs from the default by 2.5 points, not more than seeds do"),
         ([0.1, 0.2], [0.3, 0.4], "loss", "better than the default by 0.2000, which is more"),
+        ([0.8], [0.7], "accuracy", "by 10.0 points with one seed, which does not show whether that is more than seeds"),
     ],
 )
 def test_the_verdict_says_whether_the_difference_is_more_than_that_of_seeds(best, default, metric, told):

@@ -41,6 +41,11 @@ class Final:
         gain = sign * (statistics.mean(self.best) - statistics.mean(self.default))
         apart = min(sign * value for value in self.best) > max(sign * value for value in self.default)
         told = f"{gain:.4f}" if self.metric == "loss" else f"{100 * gain:.1f} points"
+        if len(self.best) == len(self.default) == 1:
+            return (
+                f"The winner differs from the default by {told} with one seed, which does not show whether that is "
+                "more than seeds make: repeat the command with --seeds 3."
+            )
         if apart:
             return (
                 f"The winner is better than the default by {told}, which is more than seeds make: its worst figure is "
