@@ -130,6 +130,15 @@ def test_conditions_are_met_by_values_of_the_trial_or_of_its_recipe(config, tmp_
         ({"model.fusion": {"choice": ["cross"]}}, "unknown key 'choice'; an entry has choices"),
         ({"model.fusion": "crosss"}, "crosss"),
         ({"model.num_heads": {"choices": [4], "when": {"model.fusio": "cross"}}}, "did you mean 'model.fusion'"),
+        (
+            {"model.fusion": {"choices": ["cross"], "when": ["recipe"]}},
+            "model.fusion: a condition maps a setting to its",
+        ),
+        (
+            {"model.num_heads": {"choices": [4], "when": {"model.fusion": "crosss"}}},
+            "the condition model.fusion: .*\n.*crosss",
+        ),
+        ({"train.learning_rate": {"low": 0.1, "high": float("inf")}}, "a range has numbers as low and high, got 0.1"),
         ({"extends": "all"}, "extends is default or none, got 'all'"),
         ({"extends": "none"}, "there is nothing to search"),
         ({"extends": "none", "model.fusion": "cross"}, "there is nothing to search"),
@@ -141,6 +150,13 @@ def test_an_entry_that_cannot_be_searched_is_named(config, tmp_path, entries, to
     with pytest.raises(UserError, match=told) as error:
         space_of(config, tmp_path, entries, *SCRATCH)
     assert "space.yaml" in str(error.value)
+
+
+def test_numbers_that_yaml_reads_as_texts_are_the_numbers_of_a_configuration(config, tmp_path):
+    entries = "extends: none\ntrain.learning_rate: {choices: [1e-3, 3e-4]}\ntrain.weight_decay: {low: 1e-3, high: 1e-1}"
+    rate, decay = space_of(config, tmp_path, entries, "--train.weight_decay", "0.01").dimensions
+    assert list(rate.choices.values()) == [0.001, 0.0003], "the configuration's own 0.001 is not another value"
+    assert (decay.low, decay.high) == (0.001, 0.1)
 
 
 def test_conditions_that_depend_on_each_other_are_refused(config, tmp_path):

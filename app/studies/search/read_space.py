@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ DEFAULT = Path(__file__).resolve().parents[3] / "configs" / "spaces" / "default.
 """The space without ``--space``, which the files of users change."""
 RANGE, CHOICES, CONDITIONS = {"low", "high", "log"}, {"choices"}, {"when", "unless"}
 """Keys of an entry."""
+EXAMPLE = "when: {model.fusion: [cross, self]}"
+"""A condition, for messages."""
 
 
 def read_space(path: Path | None, base: Base) -> Space:
@@ -99,22 +102,21 @@ def dimension_of(name: str, entry: Mapping[str, Any], base: Base, valid: Sequenc
         choices = entry["choices"]
         if not isinstance(choices, list) or not choices or RANGE & set(entry):
             raise UserError(f"{name}: choices are a list of at least one value, without low and high.")
-        found, values = Dimension(name, {spell(value): value for value in choices}), choices
+        values = [read_value(name, value) for value in choices]
+        found = Dimension(name, {spell(value): value for value in values})
     else:
-        low, high = (entry.get(end) for end in ("low", "high"))
+        low, high = (as_number(entry.get(end)) for end in ("low", "high"))
         if not (is_number(low) and is_number(high)):
             raise UserError(f"{name}: a range has numbers as low and high, got {low!r} and {high!r}.")
         if not low < high:
             raise UserError(f"{name}: an empty range: low {low} is not below high {high}.")
         if entry.get("log") and low <= 0:
             raise UserError(f"{name}: a range with log: true starts above 0, got low {low}.")
-        found, values = Dimension(name, low=low, high=high, log=bool(entry.get("log"))), [low, high]
-    parser, own = settings_parser(exits=False), base.value(name)
-    for value in values:
-        try:
-            parser.parse_args([f"--{name}", spell(value)])
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+        values = [low, high]
+        for value in values:
+            read_value(name, value)
+        found = Dimension(name, low=low, high=high, log=bool(entry.get("log")))
+    own = base.value(name)
     when, unless = (dict(conditions_of(name, entry.get(key) or {}, valid)) for key in ("when", "unless"))
     found = replace(found, when=when, unless=unless)
     if not found.choices:
@@ -124,21 +126,46 @@ def dimension_of(name: str, entry: Mapping[str, Any], base: Base, valid: Sequenc
     return found.with_value(own) if is_searched else found
 
 
+def read_value(name: str, value: Any) -> Any:
+    """The value that ``train.py`` gives a setting for a value of YAML: a number for 1e-3, which YAML reads as a text.
+
+    Raises:
+        UserError: a value that the setting cannot have.
+    """
+    try:
+        return settings_parser(exits=False).parse_args([f"--{name}", spell(value)])[name]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def as_number(value: Any) -> Any:
+    """A value of YAML, or the number that ``train.py`` reads where YAML reads a text, such as 1e-3."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of YAML is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of YAML is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def conditions_of(name: str, conditions: Mapping[str, Any], valid: Sequence[str]) -> Iterator[tuple[str, list]]:
+def conditions_of(name: str, conditions: Any, valid: Sequence[str]) -> Iterator[tuple[str, list]]:
     """Conditions, each with a list of values.
 
     Raises:
-        UserError: a setting that does not exist.
+        UserError: no mapping, a setting that does not exist, or a value that it cannot have.
     """
+    if not isinstance(conditions, dict):
+        raise UserError(f"{name}: a condition maps a setting to its values, such as {EXAMPLE}, got {conditions!r}.")
     for other, values in conditions.items():
         if other not in valid:
-            raise UserError(f"{name}: a condition{suggest(other, list(valid))}")
-        yield other, values if isinstance(values, list) else [values]
+            raise UserError(f"{name}: a condition{suggest(str(other), list(valid))}")
+        try:
+            yield other, [read_value(other, value) for value in (values if isinstance(values, list) else [values])]
+        except UserError as error:
+            raise UserError(f"{name}: the condition {error}") from error
 
 
 def in_order(dimensions: Sequence[Dimension], place: str) -> Iterator[Dimension]:
