@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -177,6 +178,21 @@ def recipe_file(parser: SettingsParser, name: str) -> Path:
 def spell(value: object) -> str:
     """A value as it is written on a command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=Namespace.as_dict)
+
+
+def split_options(text: str) -> list[str]:
+    """The options of ``train.py`` that a text holds, as a shell reads them.
+
+    Raises:
+        UserError: a quotation mark without a second one, or a backslash at the end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(
+            f"The options {text!r} cannot be read as a shell reads them: {str(error).lower()}. Close each quotation "
+            "mark."
+        ) from error
 
 
 def to_settings(parser: SettingsParser, parsed: Namespace) -> Settings:

@@ -128,6 +128,19 @@ def test_each_run_has_its_own_process_with_workers_and_one_that_fails_ends_the_a
     assert not (tmp_path / "runs/later_0").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["ablate", "--variant+", "odd: --data.train 'a b.csv"], ["search", "--fidelity", "--data.train 'a b.csv"]],
+)
+def test_options_whose_quotation_mark_is_not_closed_are_refused_with_one_message(config, tmp_path, capsys, command):
+    name, *options = command
+    with pytest.raises(SystemExit) as stopped:
+        main([name, str(config), *options, "--output", str(tmp_path / "study")])
+    assert stopped.value.code == 2
+    assert "'a b.csv\" cannot be read as a shell reads them: no closing quotation" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 def test_an_ablation_without_a_configuration_or_with_equal_names_is_refused(config, tmp_path):
     with pytest.raises(ValueError, match="There is no configuration file"):
         ablate(Path("missing.yaml"), [Variant("a", [])], [0], tmp_path)

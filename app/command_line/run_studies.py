@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt, r
 
 from app.command_line.commands import positional
 from app.quick_start import first_imports
-from app.settings_parser import parse_settings
+from app.settings_parser import parse_settings, split_options
 from data.errors import UserError
 from data.paths import user_path
 
@@ -213,7 +213,7 @@ def run_search(options: Search, training: list[str]) -> None:
     config = user_path(options.config)
     folder = user_path(options.output) if options.output else Path("runs") / f"search_{config.stem}"
     taken = {f.name: getattr(options, f.name) for f in fields(SearchOptions) if f.name != "fidelity"}
-    how = SearchOptions(fidelity=tuple(shlex.split(options.fidelity)), **taken)
+    how = SearchOptions(fidelity=tuple(split_options(options.fidelity)), **taken)
     space = user_path(options.space) if options.space else None
     search = Study.open(config, space, folder, how, training)
     search.run()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.evaluation.interval import Interval
 from app.reporting.metrics_file import read_scores
-from app.settings_parser import parse_settings
+from app.settings_parser import parse_settings, split_options
 from app.training.best_epoch import kept_figure
 from app.training.new_process import finished_run
 from app.training.run_folder import RunDir, own_evaluation
@@ -60,12 +60,12 @@ def parse_variant(text: str) -> Variant:
     """Parse ``name: options of train.py``, or a name alone for the unchanged configuration.
 
     Raises:
-        UserError: the name is missing.
+        UserError: the name is missing, or the options cannot be read.
     """
     name, _, options = text.partition(":")
     if not name.strip():
         raise UserError(f"A variant has the form “name: options of train.py”, got {text!r}.")
-    return Variant(name.strip(), shlex.split(options))
+    return Variant(name.strip(), split_options(options))
 
 
 def with_published(variants: Sequence[Variant], published: Sequence[float]) -> list[Variant]:
