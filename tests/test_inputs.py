@@ -112,6 +112,14 @@ def test_many_questions_about_one_image_take_one_pass(asked, passes):
     assert passes == [1]
 
 
+def test_no_pass_has_more_pairs_than_allowed_however_many_questions_one_image_has(asked, passes, monkeypatch):
+    pairs = [(plain("red"), f"{number}?") for number in range(10)]
+    together = asked.predict(pairs)
+    monkeypatch.setattr(predictor, "PAIRS_AT_ONCE", 4)
+    np.testing.assert_allclose(found(asked.predict(pairs)), found(together), atol=1e-5)
+    assert passes == [1, 1, 1, 1], "ten pairs together, then four, four and two"
+
+
 def test_more_pictures_than_fit_in_memory_at_once_are_answered_in_order(asked, monkeypatch):
     pairs = [(plain(color), TEXT) for color in COLORS] + [(None, TEXT)]
     together = asked.predict(pairs)

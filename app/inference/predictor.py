@@ -362,13 +362,18 @@ class Predictor:
 def batch_by_image(examples: Sequence[Example]) -> Iterator[list[int]]:
     """Split examples into batches of up to `IMAGES_AT_ONCE` images and `PAIRS_AT_ONCE` pairs; yields their positions.
 
-    The pairs of one image are in one batch."""
+    The pairs of one image are in one batch, unless there are more of them than a batch may have."""
     by_image: dict[str | int, list[int]] = {}
     for place, example in enumerate(examples):
         by_image.setdefault(example.image_key or place, []).append(place)
     batch: list[int] = []
     number = 0
-    for places in by_image.values():
+    parts = (
+        places[start : start + PAIRS_AT_ONCE]
+        for places in by_image.values()
+        for start in range(0, len(places), PAIRS_AT_ONCE)
+    )
+    for places in parts:
         if number == IMAGES_AT_ONCE or (batch and len(batch) + len(places) > PAIRS_AT_ONCE):
             yield batch
             batch, number = [], 0
