@@ -364,6 +364,21 @@ def test_the_folder_tells_the_page_how_far_the_search_is(config, trained):
     assert (config.parent / "study/progress.png").is_file()
 
 
+def test_a_trial_whose_process_died_does_not_count_among_those_that_are_done(config, trained, monkeypatch):
+    def refuse(settings, on_epoch) -> None:
+        raise UserError("no such column")
+
+    search = open_search(config, trials=4)
+    dead = Worker(config.parent / "study")
+    search.queue_first()
+    search.study.ask().set_user_attr("worker", dead.name)
+    monkeypatch.setattr(search_module, "train_in_new_process", refuse)
+    with pytest.raises(UserError, match="All 3 trials failed for the same reason"):
+        search.run()
+    assert states(search) == ["FAIL"] * 4
+    assert json.loads((config.parent / "study/progress.json").read_text())["done"] == 3
+
+
 def test_trials_of_two_processes_can_end_at_the_same_moment(config, trained, monkeypatch):
     search = open_search(config, trials=1)
     search.run()

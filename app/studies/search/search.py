@@ -202,7 +202,7 @@ class Search:
         Raises:
             UserError: they did; gives the reason.
         """
-        trials = self.study.get_trials(deepcopy=False, states=DONE)
+        trials = self.done()
         errors = {trial.user_attrs.get("error") for trial in trials}
         if len(trials) >= SAME_FAILURES and len(errors) == 1 and (error := errors.pop()):
             raise UserError(f"All {len(trials)} trials failed for the same reason, so the search ends here: {error}")
@@ -212,8 +212,7 @@ class Search:
         if self.options.hours and time.monotonic() - self.started > self.options.hours * 3600:
             return True
         trials = self.study.get_trials(deepcopy=False)
-        repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
-        started = [t for t in trials if t.number not in repeated and t.state in (*DONE, TrialState.RUNNING)]
+        started = [trial for trial in not_repeated(trials) if trial.state in (*DONE, TrialState.RUNNING)]
         waiting = any(t.state == TrialState.WAITING and "retry_history" in t.system_attrs for t in trials)
         return len(started) >= self.options.trials and not waiting
 
@@ -289,7 +288,7 @@ class Search:
             self.write_progress()
 
     def write_progress(self) -> None:
-        trials = self.study.get_trials(deepcopy=False, states=DONE)
+        trials = self.done()
         values = [(trial.number, last_value(trial), trial.state == TrialState.COMPLETE) for trial in trials]
         shown = [(number, value, is_complete) for number, value, is_complete in values if value is not None]
         with replacing(self.folder / "progress.png") as path:
@@ -300,11 +299,21 @@ class Search:
         with replacing(self.folder / PROGRESS) as path:
             path.write_text(json.dumps(told), encoding="utf-8")
 
+    def done(self) -> list[FrozenTrial]:
+        """The trials that have ended, without those of dead workers."""
+        return [trial for trial in not_repeated(self.study.get_trials(deepcopy=False)) if trial.state in DONE]
+
     def best(self) -> FrozenTrial | None:
         """The finished trial with the best figure."""
         finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         sign = -1 if self.metric == "loss" else 1
         return max(finished, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+
+def not_repeated(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials without those of dead workers, which other trials repeat."""
+    repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+    return [trial for trial in trials if trial.number not in repeated]
 
 
 def pruner_of(options: SearchOptions) -> BasePruner:

@@ -12,7 +12,7 @@ from textwrap import wrap
 from optuna.trial import FrozenTrial
 
 from app.settings_parser import save_settings
-from app.studies.search.search import DONE, Search
+from app.studies.search.search import Search
 from app.studies.search.space import Base, Values
 from app.studies.search.storage import explained_errors
 from app.studies.search.trials import QUIET, remove_weights, show_figure
@@ -130,8 +130,7 @@ def write_winner(search: Search, final: Final | None) -> list[Path]:
             f"With {search.full.config} as it is: {final.describe(final.default)}.",
             final.verdict(),
         ]
-    number = len(search.study.get_trials(deepcopy=False, states=DONE))
-    written = [write_settings(search, best, BEST, [f"The winner of {number} trials", *expected])]
+    written = [write_settings(search, best, BEST, [f"The winner of {len(search.done())} trials", *expected])]
     if search.options.cost != "none":
         front = sorted(search.study.best_trials, key=lambda trial: trial.values[1])
         for place, trial in enumerate(front, start=1):
