@@ -13,6 +13,7 @@ from app import Predictor
 from app.inference import predictor
 from app.inference.python_inputs import Pictures
 from data import BadImageError, decode_image
+from data.contexts import ContextCell
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -236,6 +237,17 @@ def test_every_kind_of_missing_value_is_no_text_and_no_image(asked, missing):
 def test_a_text_that_is_not_a_string_is_refused_with_its_type(asked, text):
     with pytest.raises(ValueError, match=rf"A text is a string, or None for no text; got {type(text).__name__}"):
         asked(plain("red"), text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "told"),
+    [("image", b"no picture", "The image cannot be read"), ("text", "\0", "The text has NUL characters")],
+)
+def test_an_error_of_a_further_context_names_the_context_and_not_only_its_kind(asked, kind, value, told):
+    asked.model.config.contexts = [{"name": "prior", "kind": kind}]
+    (error,) = asked.prepare([(plain("red"), TEXT, {"prior": ContextCell(value, "")})])
+    assert str(error).startswith(f"The context prior: {told}")
+    assert isinstance(error, BadImageError) == (kind == "image")
 
 
 def test_inputs_of_predict_can_be_explained(asked):

@@ -20,7 +20,7 @@ from app.inference.python_contexts import contexts_by_name
 from app.inference.python_inputs import ImageInput, Pictures, read_text_input
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
-from data import Example, InputCollate, LabelFormat, decode_image
+from data import BadImageError, Example, InputCollate, LabelFormat, decode_image
 from data.audio import CHECKED_RATE, decode_sound
 from data.cells import is_clean
 from data.contexts import ContextCell, encode_features, refuse_unknown, show_cell
@@ -250,10 +250,16 @@ class Predictor:
         if cell is None:
             return None
         if specs[name]["kind"] == "image":
-            found = pictures.read(cell.value)
+            try:
+                found = pictures.read(cell.value)
+            except BadImageError as error:
+                raise BadImageError(f"The context {name}: {error}") from error
             return None if found is None else ContextCell(found[1], found[0])
         if specs[name]["kind"] == "text":
-            self.check_text(cell.value)
+            try:
+                self.check_text(cell.value)
+            except UserError as error:
+                raise UserError(f"The context {name}: {error}") from error
         if specs[name]["kind"] == "audio":
             try:
                 decode_sound(cell.value, CHECKED_RATE, specs[name]["seconds"])
