@@ -1,5 +1,6 @@
 """The page: in a browser and through gradio_client."""
 
+import asyncio
 import re
 import shlex
 import tempfile
@@ -23,10 +24,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
+from app.serving.engine import Engine
 from app.serving.server import ServeSettings, build_app
+from app.serving.ui.answer_view import answer_question
 from app.serving.ui.code_tab import code_examples
 from app.serving.ui.example_rows import held_out_examples
 from app.serving.ui.page_input import NO_ADDRESS, NOT_UPLOADED
+from data.contexts import ContextCell
+from data.errors import UserError
 
 SETTINGS = ServeSettings(precision="no")
 LAYERS = (By.CSS_SELECTOR, ".evidence .layer")
@@ -443,6 +448,15 @@ def test_the_error_of_an_unreadable_picture_does_not_name_its_path_on_the_server
         client.predict(handle_file(broken), "x", api_name="/ask")
     assert broken.stem not in str(error.value)
     assert "/" not in str(error.value)
+
+
+def test_the_error_of_a_picture_of_a_context_does_not_name_its_path_either(asked, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    asked.model.config.contexts = [{"name": "prior", "kind": "image"}]
+    cells = {"prior": ContextCell(str(tmp_path / "broken.png"), "")}
+    with pytest.raises(UserError, match="The context prior: The image cannot be read") as error:
+        asyncio.run(answer_question(Engine(asked), None, "what?", cells))
+    assert str(tmp_path) not in str(error.value)
 
 
 def test_a_table_with_too_many_rows_is_refused_and_nothing_of_it_is_kept(client, tmp_path, monkeypatch):

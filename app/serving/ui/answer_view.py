@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +58,8 @@ async def answer_question(engine: Engine, path: str | None, text: str | None, co
     predictor = engine.predictor
     (example,), probabilities = await engine.ask([(path, text, contexts)])
     if isinstance(example, UserError):
-        raise UserError(str(example).replace(f" {excerpt_path(str(path))}", ""))  # without the path on the server
+        cells = () if isinstance(contexts, UserError) else contexts.values()
+        raise UserError(without_paths(str(example), [path, *(cell.value for cell in cells if cell is not None)]))
     found = predictor.to_predictions(probabilities[0][None], NUM_ANSWERS)[0]
     engine.count_answer(found.is_sure)
     rendered = render(
@@ -73,6 +75,13 @@ async def answer_question(engine: Engine, path: str | None, text: str | None, co
     answer = ", ".join(found.labels) or "none of the labels"
     entry = HistoryEntry(picture=thumbnail(example), text=example.text or "", answer=answer, sure=found.is_sure)
     return Answered(example, rendered, entry)
+
+
+def without_paths(message: str, inputs: Iterable[object]) -> str:
+    """A message without the paths on the server of the inputs that are uploaded files."""
+    for path in (found for found in inputs if isinstance(found, str) and Path(found).is_absolute()):
+        message = message.replace(f" {excerpt_path(path)}", "")
+    return message
 
 
 async def inputs_of_model(predictor: Predictor, example: Example) -> str:
