@@ -240,6 +240,12 @@ def test_a_cell_that_is_not_a_text_is_an_error_of_its_row(predictor, tmp_path):
     assert "Give an image, a text or both" in errors[1]
 
 
+def test_a_batch_size_of_zero_is_refused_and_no_row_is_left_out(asked, tmp_path):
+    (tmp_path / "rows.csv").write_text("question\nwhat color is the circle?\n")
+    with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
+        answer_table(asked, tmp_path / "rows.csv", batch_size=0)
+
+
 def test_a_table_without_rows_is_refused(predictor, monkeypatch):
     monkeypatch.setattr(
         "app.inference.table_rows.load_source", lambda *_, **__: (Dataset.from_dict({"text": []}), None)

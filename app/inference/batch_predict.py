@@ -72,7 +72,8 @@ def answer_table(
         first three and ``error``.
 
     Raises:
-        UserError: a source that cannot be read, without the columns, without rows or with too many.
+        UserError: a source that cannot be read, without the columns, without rows or with too many; or a batch size
+            below 1.
     """
     rows = open_rows(predictor, source, text, image_root, max_rows, cache_dir, columns, confined)
     return answer_rows(predictor, rows, top_k, batch_size, progress).table
@@ -152,7 +153,13 @@ class Faults:
 def ask_rows(
     predictor: Predictor, rows: SourceRows, batch_size: int, progress: Callable[[int], object] | None
 ) -> Iterator[tuple[SourceRow, np.ndarray | UserError]]:
-    """Each row with its class probabilities ``(C,)``, or the error for which it cannot be answered."""
+    """Each row with its class probabilities ``(C,)``, or the error for which it cannot be answered.
+
+    Raises:
+        UserError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     waiting, done = iter(rows.rows), 0
     while block := list(islice(waiting, batch_size)):
         prepared = predictor.prepare((row.image, row.text, row.contexts) for row in block)
