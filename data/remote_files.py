@@ -169,8 +169,8 @@ def open_storage(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     Raises:
         UserError: in place of any other exception, because each storage has a package with its own.
     """
-    protocol = urlsplit(url).scheme
     refuse_secrets(url)
+    protocol = urlsplit(url).scheme
     try:
         kind = get_filesystem_class(protocol)
         storage = kind(**kind._get_kwargs_from_urls(url))  # not url_to_fs: "::" in a name would chain storages
@@ -190,12 +190,15 @@ def lost_connection(protocol: str, error: Exception) -> OSError | None:
 
 
 def refuse_secrets(url: str) -> None:
-    """Refuse URLs that are a local path or may hold a secret: the settings of a run, and reports, show them.
+    """Refuse URLs that cannot be read, are a local path or may hold a secret: settings of a run and reports show them.
 
     Raises:
         UserError: such a URL.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"{excerpt(url, 100)} is not a URL: {error}.") from error
     shown = f"{parts.scheme}://…{parts.path}"
     if parts.scheme in ("file", "local"):
         raise UserError(f"{url} is a path on this machine: give it without {parts.scheme}://.")

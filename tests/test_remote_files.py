@@ -256,6 +256,7 @@ def test_a_windows_path_and_a_hub_id_are_no_urls():
         ("http://127.0.0.1:1/rows.csv", "http://127.0.0.1:1/rows.csv cannot be reached: .*Check the address"),
         ("sftp://me:secret@host/rows.csv", "has a password in it.*put credentials in the environment"),
         ("https://host/rows.csv?key=secret", "goes on after \\?, which may be a key"),
+        ("s3://[bucket/rows.csv", "s3://\\[bucket/rows.csv is not a URL: Invalid IPv6 URL"),
     ],
 )
 def test_a_url_that_cannot_be_read_is_explained(memory, url, told):

@@ -190,7 +190,10 @@ class Guard:
             raise RefusedError(401, "no_key", message, {"www-authenticate": "Bearer"})
 
     def is_authorized(self, authorization: bytes) -> bool:
-        return self.api_key is None or hmac.compare_digest(authorization, b"Bearer " + self.api_key.encode())
+        if self.api_key is None:
+            return True
+        scheme, _, key = authorization.partition(b" ")  # names of schemes have no case (RFC 9110)
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key, self.api_key.encode())
 
     async def read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
         """Read the body; returns whether it is complete, or the client has disconnected.

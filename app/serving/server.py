@@ -213,7 +213,7 @@ def serve(run: str, settings: ServeSettings, trust_custom_encoder: bool = False)
 
 def greet(run: str, settings: ServeSettings, port: int) -> None:
     """Print the addresses of the page and the API, with an example request."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     here = f"http://{f'[{host}]' if ':' in host else host}:{port}{RootPath.parse(settings.root_path).path}"
     page = f"  Page: {here}/\n" if settings.page else ""
     print(
