@@ -111,7 +111,7 @@ def draw_plots(search: Search) -> Iterator[tuple[str, str, str]]:
             )
         yield (
             "All settings together",
-            "Each line is a trial. Trials without one of the settings, because a condition leaves it out, are not drawn.",
+            "Each line is a trial. Trials that lack one of the settings, by a condition of the space, are not drawn.",
             draw(lambda: plots.plot_parallel_coordinate(study, **first)),
         )
 
