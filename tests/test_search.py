@@ -122,6 +122,16 @@ def test_processes_that_begin_a_search_at_the_same_moment_try_different_values(c
     assert len(set(tried)) == 12
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_searches_with_seeds_next_to_each_other_try_different_values(config, tmp_path, sampler):
+    tried = []
+    for seed in (0, 1):
+        seeded = ["--train.seed", str(seed)]
+        search = Search.open(config, None, tmp_path / str(seed), SearchOptions(sampler=sampler), seeded)
+        tried += [search.space.suggest(search.study.ask())["train.learning_rate"] for _ in range(4)]
+    assert len(set(tried)) == 8
+
+
 def test_a_trial_whose_process_died_is_taken_up_in_its_folder_with_what_it_reported(config, trained, monkeypatch):
     class Killed(BaseException):
         pass

@@ -1,8 +1,10 @@
 """How the values of trials are chosen: at random, or by what the trials so far have shown."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -12,20 +14,23 @@ SamplerName = Literal["tpe", "random"]
 
 
 class SamplerByNumber(BaseSampler):
-    """Draws the values of each trial with a seed that depends on its number, which no other process has.
+    """Draws the values of each trial with a seed of its own, from that of the search and the number of the trial.
 
     With one seed for a process, those that begin a study at the same moment would all draw the same values.
 
     Args:
-        make: makes the sampler of a trial from its number.
+        make: makes a sampler from its ``seed``.
+        seed: of the search, at least 0.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler]):
+    def __init__(self, make: Callable[..., BaseSampler], seed: int):
         self.make = make
-        self.own = make(0)
+        self.seed = seed
+        self.own = make(seed=seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self.own = self.make(trial.number)
+        mixed = np.random.SeedSequence([self.seed, trial.number])  # a sum would repeat the trials of the next seed
+        self.own = self.make(seed=int(mixed.generate_state(1)[0]))
         self.own.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -45,7 +50,5 @@ class SamplerByNumber(BaseSampler):
 def sampler_of(name: SamplerName, seed: int) -> BaseSampler:
     """Tree-structured Parzen estimators over the settings together (Bergstra et al. 2011, Falkner et al. 2018)."""
     if name == "random":
-        return SamplerByNumber(lambda number: RandomSampler(seed=seed + number))
-    return SamplerByNumber(
-        lambda number: TPESampler(seed=seed + number, multivariate=True, group=True, constant_liar=True)
-    )
+        return SamplerByNumber(RandomSampler, seed)
+    return SamplerByNumber(partial(TPESampler, multivariate=True, group=True, constant_liar=True), seed)
