@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data.audio import collate_sounds
-from data.contexts import collate_features, unique
+from data.context_features import collate_features
+from data.contexts import unique
 from data.example import Example
 from data.feature_store import FeatureStore
 from data.images import MAX_PIXELS, BadImageError, content_key, decode_image

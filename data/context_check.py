@@ -13,7 +13,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from data.audio import check_sound, sound_bytes
-from data.contexts import ContextCell, Features, columns_of, context_columns, encode_features, fit_features, read_cell
+from data.context_features import columns_of, encode_features, fit_features
+from data.contexts import ContextCell, Features, context_columns, read_cell
 from data.errors import UserError
 from data.image_check import MAX_NAMED
 from data.images import check_and_measure, content_key, read_image

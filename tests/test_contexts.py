@@ -11,7 +11,8 @@ import yaml
 from app.settings_parser import parse_settings
 from app.studies.data_checks import contradictions
 from data import LabelFormat, prepare_data
-from data.contexts import ContextCell, collate_features, encode_features, fit_features, read_cell, refuse_unknown
+from data.context_features import collate_features, encode_features, fit_features, refuse_unknown
+from data.contexts import ContextCell, read_cell
 from data.errors import UserError
 from data.settings import ContextSettings, DataSettings, NamedContext
 from models import ImageTextClassifier, ImageTextConfig

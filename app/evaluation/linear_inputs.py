@@ -17,7 +17,8 @@ from transformers import WhisperFeatureExtractor
 
 from data import Rows
 from data.audio import StoredSound, decode_sound, pad_to_shortest
-from data.contexts import Features, encode_features
+from data.context_features import encode_features
+from data.contexts import Features
 
 Splits = Sequence[Rows]
 """The training, the validation and the held-out rows."""

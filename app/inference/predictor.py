@@ -23,7 +23,8 @@ from app.precision import choose_precision
 from data import BadImageError, Example, InputCollate, LabelFormat, decode_image
 from data.audio import CHECKED_RATE, decode_sound
 from data.cells import is_clean
-from data.contexts import ContextCell, encode_features, refuse_unknown, show_cell
+from data.context_features import encode_features, refuse_unknown
+from data.contexts import ContextCell, show_cell
 from data.errors import UserError
 from data.images import MAX_PIXELS
 from data.settings import NamedContext
