@@ -245,7 +245,7 @@ def test_a_model_without_a_text_trains_without_a_text_encoder(folder, tmp_path, 
     assert "prior (image)" in (run / "model/README.md").read_text()
     predictor = Predictor.from_pretrained(run)
     with pytest.raises(UserError, match="The model has no text"):
-        predictor.prepare_one(None, "what?", 0, predictor.pictures())
+        predictor.preparation.prepare_one(None, "what?", 0, predictor.preparation.pictures())
 
 
 @pytest.mark.parametrize(

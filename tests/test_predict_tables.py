@@ -63,7 +63,10 @@ def test_a_case_is_answered_by_the_mean_probabilities_of_its_rows(run_dir, cases
     assert found["rows"].tolist() == [3, 1, 1, 1, 1]
     assert found["answered"].tolist() == [2, 1, 1, 1, 0]
     rows = pd.read_csv(cases)
-    read = [predictor.prepare_one(rows["image"][row], rows["text"][row], 0, predictor.pictures()) for row in (0, 3)]
+    read = [
+        predictor.preparation.prepare_one(rows["image"][row], rows["text"][row], 0, predictor.preparation.pictures())
+        for row in (0, 3)
+    ]
     mean = predictor.probabilities(read).mean(axis=0)
     assert found["prediction"][0] == predictor.labels[mean.argmax()]
     assert found["probability_1"][0] == pytest.approx(mean.max(), abs=1e-3)

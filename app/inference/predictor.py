@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,13 @@ from PIL import Image
 
 from app.explanation.options import MAX_MAPS, Method
 from app.inference.load import load_any
+from app.inference.pair_preparation import PairPreparation
 from app.inference.python_contexts import contexts_by_name
-from app.inference.python_inputs import ImageInput, Pictures, read_text_input
+from app.inference.python_inputs import ImageInput
 from app.inference.python_rows import Pair, Table, is_table, read_pairs
 from app.precision import choose_precision
-from data import BadImageError, Example, InputCollate, LabelFormat, decode_image
-from data.audio import CHECKED_RATE, decode_sound
-from data.cells import is_clean
-from data.context_features import encode_features, refuse_unknown
-from data.contexts import ContextCell, show_cell
+from data import Example, InputCollate, LabelFormat
+from data.contexts import show_cell
 from data.errors import UserError
 from data.images import MAX_PIXELS
 from data.settings import NamedContext
@@ -82,14 +79,12 @@ class Predictor:
         max_text: int | None = None,
         fetch_urls: bool = False,
     ):
-        self.fetch_urls = fetch_urls
-        self.max_text = max_text
         self.precision = choose_precision(precision)
-        self.max_pixels = max_pixels
         on_gpu = torch.cuda.is_available() and not isinstance(model, OnnxModel)  # onnxruntime chooses its own device
         self.device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         self.model = model.to(self.device).eval()
         self.processor = processor
+        self.preparation = PairPreparation(model.config, processor, max_pixels, max_text, fetch_urls)
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.label_format = LabelFormat.of(model.config)
         self.contexts = [NamedContext.of_spec(spec) for spec in model.config.contexts or ()]
@@ -156,16 +151,16 @@ class Predictor:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
         is_only = isinstance(pairs, Sequence) and len(pairs) == 1
         found: list[Prediction] = []
-        pictures, block = self.pictures(), list[Example]()
+        pictures, block = self.preparation.pictures(), list[Example]()
         columns = (self.model.config.columns or {}) | ({} if self.model.config.has_text else {"text": ""})
         for number, (image, text, contexts) in enumerate(read_pairs(pairs, columns, self.contexts)):
             try:
-                block.append(self.prepare_one(image, text, number, pictures, contexts))
+                block.append(self.preparation.prepare_one(image, text, number, pictures, contexts))
             except UserError as error:
                 raise error if is_only else UserError(f"Pair {number} (counted from 0): {error}") from error
             if pictures.num_pixels > HELD_PIXELS:
                 found += self.predict_examples(block, top_k)
-                pictures, block = self.pictures(), []
+                pictures, block = self.preparation.pictures(), []
         return found + self.predict_examples(block, top_k)
 
     def predict_examples(self, examples: Sequence[Example], top_k: int = 3) -> list[Prediction]:
@@ -173,106 +168,8 @@ class Predictor:
         return self.to_predictions(self.probabilities(examples), top_k)
 
     def prepare(self, pairs: Iterable[tuple]) -> list[Example | UserError]:
-        """Check pairs and decode their images, equal ones once.
-
-        Args:
-            pairs: images and texts, and optionally further contexts by name; an error in place of an image or of the
-                contexts is passed through.
-
-        Returns:
-            an example for each pair, or its error: an image that cannot be read, a text that is not a string, or
-            neither image nor text.
-        """
-        found: list[Example | UserError] = []
-        pictures = self.pictures()
-        for number, (image, text, *further) in enumerate(pairs):
-            contexts = further[0] if further else {}
-            try:
-                for part in (image, contexts):
-                    if isinstance(part, UserError):
-                        raise part
-                found.append(self.prepare_one(image, text, number, pictures, contexts))
-            except UserError as error:
-                found.append(error)
-        return found
-
-    def pictures(self) -> Pictures:
-        """An empty collection of pictures that decodes and fits as in training, within the limits of the predictor."""
-        config = self.model.config
-        decode = partial(
-            decode_image,
-            max_pixels=self.max_pixels,
-            value_range=config.value_range,
-            frames=config.frames,
-            side=config.image_size,
-        )
-        return Pictures(lambda image: self.processor.fit_image(decode(image)), self.fetch_urls, config.frames)
-
-    def prepare_one(
-        self,
-        image: ImageInput,
-        text: str | None,
-        number: int,
-        pictures: Pictures,
-        contexts: Mapping[str, ContextCell | None] | None = None,
-    ) -> Example:
-        """Check one pair and decode its images.
-
-        Raises:
-            UserError: an image that cannot be read, an invalid or too long text, or neither image nor text.
-        """
-        text = self.check_text(read_text_input(text))
-        key, picture = pictures.read(image) or (None, None)
-        if text is not None and not self.model.config.has_text:
-            raise UserError("The model has no text: its answers rest on the image and on its contexts.")
-        prepared = {name: self.prepare_context(name, cell, pictures) for name, cell in (contexts or {}).items()}
-        if picture is None and text is None and not any(prepared.values()):
-            raise UserError("Give an image, a text or both; a pair has neither.")
-        return Example(number, picture, text, image_key=key, contexts=prepared)
-
-    def check_text(self, text: str | None) -> str | None:
-        """Refuse a text that is too long or that a tokenizer cannot read."""
-        if text is not None and self.max_text is not None and len(text) > self.max_text:
-            raise UserError(f"The text has {len(text):,} characters; {self.max_text:,} are allowed.")
-        if text is not None and not is_clean(text):
-            raise UserError("The text has NUL characters or lone surrogates, which a tokenizer cannot read.")
-        return text
-
-    def prepare_context(self, name: str, cell: ContextCell | None, pictures: Pictures) -> ContextCell | None:
-        """Check the value of a further context, and decode a picture.
-
-        Raises:
-            UserError: a context that the model does not have, or a value unlike those of its training.
-        """
-        specs = {spec["name"]: spec for spec in self.model.config.contexts or ()}
-        if name not in specs:
-            known = f"its contexts are {', '.join(specs)}" if specs else "it has none beside the text"
-            raise UserError(f"The model has no context {name!r}; {known}.")
-        if cell is None:
-            return None
-        if specs[name]["kind"] == "image":
-            try:
-                found = pictures.read(cell.value)
-            except BadImageError as error:
-                raise BadImageError(f"The context {name}: {error}") from error
-            return None if found is None else ContextCell(found[1], found[0])
-        if specs[name]["kind"] == "text":
-            try:
-                self.check_text(cell.value)
-            except UserError as error:
-                raise UserError(f"The context {name}: {error}") from error
-        if specs[name]["kind"] == "audio":
-            try:
-                decode_sound(cell.value, CHECKED_RATE, specs[name]["seconds"])
-            except UserError as error:
-                raise UserError(f"The context {name} is {error}.") from error
-        if specs[name]["kind"] in ("vectors", "columns"):
-            try:
-                encode_features(specs[name], cell.value)
-                refuse_unknown(specs[name], cell.value)
-            except UserError as error:
-                raise UserError(f"The context {name} has {error}.") from error
-        return cell
+        """Check pairs and decode their images, see `app.inference.pair_preparation.PairPreparation.prepare`."""
+        return self.preparation.prepare(pairs)
 
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Class probabilities of prepared pairs ``(n, C)``; the pairs of one image share one pass."""
@@ -330,7 +227,8 @@ class Predictor:
         Raises:
             UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
         """
-        example = self.prepare_one(image, text, 0, self.pictures(), contexts_by_name(contexts, self.contexts))
+        further = contexts_by_name(contexts, self.contexts)
+        example = self.preparation.prepare_one(image, text, 0, self.preparation.pictures(), further)
         if answer is not None and answer not in self.labels:
             near = difflib.get_close_matches(answer, self.labels, n=1)
             raise UserError(f"The model has no label {answer!r}." + (f" Did you mean {near[0]!r}?" if near else ""))

@@ -141,7 +141,7 @@ class Engine:
         Raises:
             RefusedError: there is not enough.
         """
-        max_pixels = self.predictor.max_pixels * MAX_PICTURES
+        max_pixels = self.predictor.preparation.max_pixels * MAX_PICTURES
         if pixels > max_pixels:
             message = f"The images of the request have {pixels:,} pixels in total; at most {max_pixels:,} are allowed."
             raise RefusedError(413, "too_many_pixels", message)
