@@ -220,6 +220,15 @@ def test_a_trial_that_is_refused_fails_with_its_reason_and_the_search_goes_on(co
     assert "trial 1: failed: no self-attention today; best: trial 0" in capsys.readouterr().out
 
 
+def test_a_trial_whose_cost_cannot_be_measured_fails_with_its_reason(config, trained, monkeypatch, capsys):
+    def refuse(*_) -> float:
+        raise UserError("the model is damaged")
+
+    monkeypatch.setattr(search_module, "answer_cost", refuse)
+    open_search(config, trials=1, cost="work").run()
+    assert "trial 0: failed: the model is damaged" in capsys.readouterr().out
+
+
 def test_without_a_finished_trial_the_reasons_are_told(config, trained, monkeypatch, capsys):
     def refuse(settings, on_epoch) -> None:
         raise UserError("the data are gone")

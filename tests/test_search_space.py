@@ -67,6 +67,22 @@ def test_the_default_is_the_configuration_and_belongs_to_the_space(config, tmp_p
     assert (found.model, found.train) == (plain.model, plain.train)
 
 
+def test_the_default_leaves_what_the_space_does_not_hold_to_the_sampler(config, tmp_path):
+    entries = {
+        "extends": "none",
+        "model.fusion": {"choices": ["cross", "self"]},
+        "model.num_heads": {"choices": [2], "when": {"model.fusion": "self"}},
+        "train.warmup": {"low": 0.2, "high": 0.4, "when": {"model.fusion": "self"}},
+    }
+    space = space_of(config, tmp_path, entries, *SCRATCH)
+    assert space.default() == {"model.fusion": "cross"}
+    assert space.default(**{"model.fusion": "self"}) == {"model.fusion": "self"}
+    assert space.default(**{"model.fusion": "concat"}) == {}
+    study = optuna.create_study()
+    study.enqueue_trial(space.default(**{"model.fusion": "self"}))
+    assert space.suggest(study.ask()).keys() == {"model.fusion", "model.num_heads", "train.warmup"}
+
+
 def test_a_file_replaces_removes_fixes_and_adds_settings(config, tmp_path):
     entries = {
         "model.num_heads": {"choices": [2]},
@@ -137,6 +153,10 @@ def test_conditions_are_met_by_values_of_the_trial_or_of_its_recipe(config, tmp_
         (
             {"model.num_heads": {"choices": [4], "when": {"model.fusion": "crosss"}}},
             "the condition model.fusion: .*\n.*crosss",
+        ),
+        (
+            {"model.num_heads": {"choices": [4], "when": {"recipe": ["lor"]}}},
+            "the condition recipe: There is no recipe 'lor'; did you mean 'lora'",
         ),
         ({"train.learning_rate": {"low": 0.1, "high": float("inf")}}, "a range has numbers as low and high, got 0.1"),
         ({"extends": "all"}, "extends is default or none, got 'all'"),

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from app.settings import Settings, setting_names
-from app.settings_parser import settings_parser, spell, suggest
+from app.settings_parser import parse_settings, settings_parser, spell, suggest
 from app.studies.search.space import Base, Dimension, Space, settings_of
 from data.errors import UserError
 
@@ -133,6 +133,8 @@ def read_value(name: str, value: Any) -> Any:
         UserError: a value that the setting cannot have.
     """
     try:
+        if name == "recipe":
+            return parse_settings(["--recipe", spell(value)], exits=False).recipe
         return settings_parser(exits=False).parse_args([f"--{name}", spell(value)])[name]
     except UserError as error:
         raise UserError(f"{name}: {error}") from error

@@ -11,7 +11,6 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -152,14 +151,16 @@ class Search:
             )
 
     def first_trials(self) -> dict[str, dict[str, Any]]:
-        """What a search begins with: the values of the configuration, and the same with each of the other fusions."""
+        """What a search begins with: the values of the configuration, and the same with each of the other fusions.
+
+        The sampler chooses what the space does not let them have.
+        """
         default = self.space.default()
         found = {"as configured": default}
         for fusion in FUSIONS:
-            with suppress(KeyError):  # outside the space
-                params = self.space.default(**{"model.fusion": fusion})
-                if params.get("model.fusion") == fusion != default.get("model.fusion"):
-                    found[f"as configured, fusion {fusion}"] = params
+            params = self.space.default(**{"model.fusion": fusion})
+            if params.get("model.fusion") == fusion != default.get("model.fusion"):
+                found[f"as configured, fusion {fusion}"] = params
         return found
 
     def queue_first(self) -> None:
@@ -237,14 +238,14 @@ class Search:
             watch, started = Watch(trial, self.last_pruned(settings)), time.monotonic()
             train_in_new_process(settings, watch)
             trial.set_user_attr("seconds", time.monotonic() - started)
+            figure = kept_figure(run.records(), self.metric)
+            if watch.pruned or figure is None:
+                remove_weights(run)
+                raise TrialPruned(f"after epoch {watch.epoch}")
+            costs = () if self.options.cost == "none" else (answer_cost(run.model, self.options.cost),)
         except UserError as error:
             trial.set_user_attr("error", str(error))
             raise
-        figure = kept_figure(run.records(), self.metric)
-        if watch.pruned or figure is None:
-            remove_weights(run)
-            raise TrialPruned(f"after epoch {watch.epoch}")
-        costs = () if self.options.cost == "none" else (answer_cost(run.model, self.options.cost),)
         remove_weights(run)
         return (figure, *costs) if costs else figure
 

@@ -88,6 +88,10 @@ class Dimension:
         is_met = all(values[name] in wanted for name, wanted in self.when.items())
         return is_met and not any(values[name] in refused for name, refused in self.unless.items())
 
+    def holds(self, value: Any) -> bool:
+        """Whether a trial may have this value."""
+        return spell(value) in self.choices if self.choices else self.low <= value <= self.high
+
     def with_value(self, value: Any) -> Dimension:
         """The dimension with a value that certainly belongs to it."""
         if self.choices:
@@ -128,21 +132,18 @@ class Space:
         return values
 
     def default(self, **changes: Any) -> dict[str, Any]:
-        """The parameters of the trial with the values of the configuration.
+        """The parameters of the trial with the values of the configuration, without those that are outside the space.
 
         Args:
             changes: values in their place, by name.
-
-        Raises:
-            KeyError: a value that is outside the space.
         """
         values: Values = {}
         for dimension in self.dimensions:
             if dimension.applies(self.conditions(dimension, values)):
                 name = dimension.name
-                values[name] = changes.get(name, self.base.value(name, values.get("recipe")))
-                if dimension.choices and spell(values[name]) not in dimension.choices:
-                    raise KeyError(name)
+                value = changes.get(name, self.base.value(name, values.get("recipe")))
+                if dimension.holds(value):
+                    values[name] = value
         chosen = {dimension.name for dimension in self.dimensions if dimension.choices}
         return {name: spell(value) if name in chosen else value for name, value in values.items()}
 
