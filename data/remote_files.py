@@ -3,6 +3,7 @@
 Credentials come from the environment alone, in the variables that the package of each storage reads.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -62,14 +63,19 @@ def fetch(url: str) -> Path:
         with FileLock(copy.with_name(LOCK)):
             if not (is_known and copy.exists()):
                 part = copy.with_name(".part")
-                storage.get_file(path, str(part))
-                copy.with_name(ORIGIN).write_text(url, encoding="utf-8")
-                os.replace(part, copy)
+                try:
+                    storage.get_file(path, str(part))
+                    copy.with_name(ORIGIN).write_text(url, encoding="utf-8")
+                    os.replace(part, copy)
+                finally:
+                    part.unlink(missing_ok=True)
     return copy
 
 
 def fetch_beside(folder: Path, name: str) -> None:
     """Copy the present version of a file beside a table with a URL to its place beside the copy of the table.
+
+    If there is none any more, that of an earlier time is deleted.
 
     Args:
         folder: that of a table which `fetch` has copied; for any other nothing is done.
@@ -84,11 +90,13 @@ def fetch_beside(folder: Path, name: str) -> None:
     if str(path) in (ORIGIN, LOCK, PurePosixPath(urlsplit(url).path).name):  # files of the copy itself
         return
     spelled = quote(str(path)) if urlsplit(url).scheme in ("http", "https") else str(path)
+    target = folder / path
     try:
         copy = fetch(f"{url.rpartition('/')[0]}/{spelled}")
     except NoSuchFileError:
+        if target.is_file():
+            target.unlink()
         return
-    target = folder / path
     if not (target.exists() and target.samefile(copy)):
         target.parent.mkdir(parents=True, exist_ok=True)
         link = target.with_name(f".{uuid4().hex}")
@@ -212,6 +220,8 @@ def explain(url: str, protocol: str, error: Exception) -> str:
     """Why a storage does not do what it was asked for, and what helps."""
     cause = excerpt(" ".join(str(error).split()), 300) or type(error).__name__
     variables = CREDENTIALS.get(protocol, "the variables of its package")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"There is no space for {url} on the disk with {fetched_files()}; HF_DATASETS_CACHE names another folder."
     if isinstance(error, ImportError):
         return f"{url} needs a package that is not installed: {cause}."
     if isinstance(error, ValueError) and "Protocol not known" in str(error):

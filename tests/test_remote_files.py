@@ -1,5 +1,6 @@
 """Tables with a URL: on S3, as moto serves it, in the memory of the process, and errors in the place of tracebacks."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -118,7 +119,18 @@ def test_a_download_that_ends_early_leaves_nothing(memory, monkeypatch):
         patch.setattr(type(memory), "get_file", end_early)
         with pytest.raises(UserError, match=r"memory://rows.csv cannot be reached: ConnectionError: reset by peer"):
             fetch("memory://rows.csv")
+        assert not [path for path in fetched_files().rglob("*") if path.name in (".part", "rows.csv")]
     assert fetch("memory://rows.csv").read_bytes() == CSV
+
+
+def test_a_full_disk_is_not_taken_for_a_failed_connection(memory, monkeypatch):
+    def find_no_space(self, path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    memory.pipe("/rows.csv", CSV)
+    monkeypatch.setattr(type(memory), "get_file", find_no_space)
+    with pytest.raises(UserError, match=r"There is no space for memory://rows.csv on the disk with .*remote_files; HF"):
+        fetch("memory://rows.csv")
 
 
 def test_an_error_in_a_table_names_its_url(memory):
@@ -151,6 +163,9 @@ def test_images_beside_a_table_with_a_url_are_fetched_once_and_again_when_they_c
     assert Path(rows.read_image(0)).read_bytes() == b"another picture"
     rows = load_rows("memory://data/test.csv", "test", DataSettings(image_root=str(shapes_folder)))
     assert Path(rows.read_image(0)).read_bytes() == first, "a folder can be named in their place"
+    memory.rm(f"/data/{name}")
+    with pytest.raises(BadImageError, match=r"is not a file in the folder of memory://data/test.csv"):
+        load_rows("memory://data/test.csv", "test", DataSettings()).read_image(0)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
