@@ -211,9 +211,14 @@ BEFORE = [("train", "batch_rows", 0), ("train", "linear_start", False), ("model"
 """What earlier versions did without a setting: section, name, value."""
 
 
-def load_settings(path: Path) -> Settings:
-    """Read settings that `save_settings` wrote; settings that an earlier version did not have are as it trained."""
-    parser, values = settings_parser(), yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+def load_settings(path: Path, exits: bool = True) -> Settings:
+    """Read settings that `save_settings` wrote; settings that an earlier version did not have are as it trained.
+
+    Raises:
+        SystemExit: with code 2 and a message, if this version does not know a setting or its value.
+        UserError: the same, unless ``exits``.
+    """
+    parser, values = settings_parser(exits), yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     for section, name, value in BEFORE:
         values.setdefault(section, {}).setdefault(name, value)
     return to_settings(parser, parser.parse_object(values))

@@ -221,7 +221,9 @@ def explain(url: str, protocol: str, error: Exception) -> str:
     cause = excerpt(" ".join(str(error).split()), 300) or type(error).__name__
     variables = CREDENTIALS.get(protocol, "the variables of its package")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"There is no space for {url} on the disk with {fetched_files()}; HF_DATASETS_CACHE names another folder."
+        return (
+            f"There is no space for {url} on the disk with {fetched_files()}; HF_DATASETS_CACHE names another folder."
+        )
     if isinstance(error, ImportError):
         return f"{url} needs a package that is not installed: {cause}."
     if isinstance(error, ValueError) and "Protocol not known" in str(error):

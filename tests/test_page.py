@@ -479,6 +479,8 @@ def test_examples_have_image_and_text_and_are_empty_without_the_data(run_dir, tm
     config = (run_dir / "config.yaml").read_text().replace("test.csv", "gone.csv")
     (tmp_path / "config.yaml").write_text(config)
     assert held_out_examples(tmp_path) == []
+    (tmp_path / "config.yaml").write_text("data:\n  setting_of_a_later_version: 1\n")
+    assert held_out_examples(tmp_path) == [], "the server starts all the same"
 
 
 @pytest.mark.parametrize("text", ['what\'s "this"?', "@/etc/passwd;type=x", "null"])

@@ -31,16 +31,17 @@ def held_out_examples(run: Path, contexts: ContextInputs | None = None) -> list[
 
     Returns:
         For each row the path of a copy of its picture in the upload folder, its text, and the values of the inputs of
-        further contexts. The list is empty for a model without a run folder or if the data no longer exist.
+        further contexts. The list is empty for a model without a run folder, and with a warning if its data no longer
+        exist or its settings are not those of this version.
     """
     config = run / "config.yaml"
     if not config.is_file():
         return []
-    data = load_settings(config).data
-    source = "test" if data.test else "validation"
-    if getattr(data, source) is None:
-        return []
     try:
+        data = load_settings(config, exits=False).data
+        source = "test" if data.test else "validation"
+        if getattr(data, source) is None:
+            return []
         data = find_data(run, data, [source, "image_root"])
         rows = load_rows(getattr(data, source), "test", data)
         rows = replace(rows, value_range=ImageTextConfig.from_pretrained(surviving(run / MODEL_FOLDER)).value_range)
