@@ -35,7 +35,7 @@ from app.training.linear_start import (
 )
 from app.training.step import train_epoch
 from app.training.trainer import Training, build, check_linear_start
-from data import prepare_data
+from data import make_loader, prepare_data
 from data.errors import UserError
 from models.description import describe_model
 
@@ -249,6 +249,18 @@ def test_of_many_rows_a_part_is_enough(shapes_folder, tmp_path, monkeypatch):
     _, data, training = started(shapes_folder, tmp_path)
     splits = (data.splits["train"], data.splits["validation"])
     assert "on 30 rows" in start_linear(training.model, splits, training.collate, Accelerator(cpu=True), 8, 0)
+
+
+def test_an_image_has_no_more_texts_in_a_batch_than_data_max_texts_per_image_says(shapes_folder, tmp_path, monkeypatch):
+    sizes, make = [], make_loader
+
+    def watch(rows, sampler, *rest):
+        sizes.append(max(len(batch) for batch in sampler))
+        return make(rows, sampler, *rest)
+
+    monkeypatch.setattr("app.training.linear_start.make_loader", watch)
+    started(shapes_folder, tmp_path, "--data.max_texts_per_image", "1", "--train.batch_size", "2")
+    assert sizes == [2, 2]
 
 
 @pytest.mark.parametrize(("more", "learns"), [(["--train.scales.probe", "0"], False), ([], True)])

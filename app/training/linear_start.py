@@ -58,6 +58,7 @@ def start_linear(
     batch_size: int,
     num_workers: int,
     is_balanced: bool = False,
+    max_texts_per_image: int = 64,
 ) -> str:
     """Set the linear probe of a model to logistic regression, and let its classifier add nothing.
 
@@ -81,7 +82,8 @@ def start_linear(
     limit = max(1, min(MAX_ROWS, MAX_PRODUCTS // (num_features * num_labels)))
     if len(train) > limit:
         train = train.select(np.sort(np.random.default_rng(0).choice(len(train), limit, replace=False)).tolist())
-    means = [mean_features(model, rows, collate, accelerator, batch_size, num_workers) for rows in (train, validation)]
+    how = (collate, accelerator, batch_size, num_workers, max_texts_per_image)
+    means = [mean_features(model, rows, *how) for rows in (train, validation)]
     start_missing(model, *means[0])
     features = [probe_inputs(model.probe, *fill_missing(part, means[0])) for part in means]
     center, scale = features[0].mean(axis=0), features[0].std(axis=0) + 1e-6
@@ -109,13 +111,20 @@ def mean_features(
     accelerator: Accelerator,
     batch_size: int,
     num_workers: int,
+    max_texts_per_image: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean of each row's image map ``(n, D)`` and of its tokens ``(n, hidden)``; NaN if it has none."""
     assert model.probe is not None
     given: list[tuple[Tensor, ...]] = []
     hook = model.probe.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
-    shares = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
-    sampler = ImageBatchSampler(rows.image_keys, batch_size, shuffle=False, **shares)
+    sampler = ImageBatchSampler(
+        rows.image_keys,
+        batch_size,
+        shuffle=False,
+        max_texts_per_image=max_texts_per_image,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
     found = []
     model.eval()
     bar = tqdm(sampler, "linear start", leave=False, disable=not accelerator.is_main_process)

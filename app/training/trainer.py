@@ -124,9 +124,9 @@ class Training:
         if is_new and is_linear_start(settings, data.splits["train"]):
             splits = (data.splits["train"], data.splits["validation"])
             sizes = (settings.train.batch_size, settings.data.num_workers)
-            is_balanced = settings.train.class_weights == "balanced"
+            is_balanced, texts = settings.train.class_weights == "balanced", settings.data.max_texts_per_image
             model: ImageTextClassifier = accelerator.unwrap_model(self.model.to(accelerator.device))
-            told = start_linear(model, splits, self.collate, accelerator, *sizes, is_balanced=is_balanced)
+            told = start_linear(model, splits, self.collate, accelerator, *sizes, is_balanced, texts)
             accelerator.print(f"  {told}")
             self.started_linear = True
         self.loss_function = self.loss_function.to(accelerator.device)
