@@ -14,12 +14,13 @@ from models.backbone import BackboneEncoder, backbone_config, backbone_statistic
 from models.classifier import ImageTextClassifier, build_image_encoder
 from models.configuration import ImageTextConfig
 from models.contexts import audio_encoders, picture_encoders
-from models.custom_encoder import check_custom_encoder, construct, custom_tokenizer, load_custom_class, split_name
+from models.custom_encoder import custom_tokenizer, load_custom_class, split_name
 from models.image_weights import imagenet_state, load_image_weights
 from models.levels import ImageEncoder
 from models.picture_encoder import INSTEAD, VGG16, is_pretrained, picture_encoder
 from models.processor import IMAGENET_MEAN, IMAGENET_STD, ImageTextProcessor, build_image_processor, build_processor
 from models.settings import Architecture, ModelSettings
+from models.text_contract import check_custom_encoder, check_pretrained_encoder
 from models.text_encoder import (
     fetch_text_encoder,
     pretrained_text_config,
@@ -68,6 +69,7 @@ def build_model(
     if model.text_encoder is not None:
         if text_is_pretrained(settings):
             model.text_encoder.load_pretrained(settings.text_encoder, settings.text_revision)
+            check_pretrained_encoder(model.text_encoder, tokenizer, settings.text_encoder)
         max_length = min(max_length, model.text_encoder.max_positions or max_length)
     if settings.audio_encoder != SCRATCH:
         for encoder in audio_encoders(model):
@@ -213,7 +215,7 @@ def build_text(settings: ModelSettings, texts: Iterable[str]) -> tuple[PreTraine
         encoder_class = load_custom_class(file, class_name)
         tokenizer = custom_tokenizer(encoder_class, texts) or train_tokenizer(texts, settings.vocab_size)
         kwargs = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        check_custom_encoder(construct(encoder_class, kwargs), **kwargs)
+        check_custom_encoder(encoder_class, kwargs)
         custom = f"{Path(file).resolve()}:{class_name}"
         return tokenizer, {"custom_text_encoder": custom, "custom_text_encoder_kwargs": kwargs}
     tokenizer = pretrained_tokenizer(name, settings.text_revision)

@@ -8,6 +8,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 from models.settings import Architecture
 
+FITTED = {"temperature": 1.0, "classifier_scale": 1.0, "threshold": 0.0, "label_thresholds": None}
+"""Fields that are fitted to a trained classifier → their values without one."""
+
 
 class ImageTextConfig(Architecture, PreTrainedConfig):
     """Configuration of `ImageTextClassifier`, saved as ``config.json``.

@@ -1,4 +1,4 @@
-"""A custom text encoder in one file: its protocol, loader and contract checker.
+"""A custom text encoder in one file: its protocol, and how it is loaded.
 
 The file defines a class that is constructed with ``vocab_size`` and ``pad_token_id`` and follows `CustomTextEncoder`.
 It is given as ``path/to/file.py:ClassName``. The tokenizer is trained on the training texts unless the class has a
@@ -7,20 +7,24 @@ static method ``tokenizer(texts)`` that returns a HuggingFace tokenizer.
 
 import inspect
 import runpy
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from data.errors import UserError
+from data.messages import excerpt
 from models.configuration import ImageTextConfig
 
 SAVED_NAME = "custom_text_encoder.py"
 """Name of the file in the folder of a saved model."""
+SAMPLES = ("what is it?", "is there a red circle in the upper left corner of the picture?")
+"""Texts for checks of tokenizers and encoders."""
 
 
 @runtime_checkable
@@ -97,11 +101,15 @@ def load_custom_class(file: str | Path, class_name: str) -> type[nn.Module]:
 def construct(encoder_class: type[nn.Module], kwargs: dict) -> nn.Module:
     """Construct the encoder with ``vocab_size`` and ``pad_token_id``.
 
+    It gets real tensors also where transformers builds a model without memory, to fill it from a file: a constructor
+    may compute with them, or load pretrained weights.
+
     Raises:
         UserError: the constructor failed.
     """
     try:
-        return encoder_class(**kwargs)
+        with torch.device("cpu"):
+            return encoder_class(**kwargs)
     except Exception as error:
         arguments = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
         raise UserError(
@@ -127,74 +135,45 @@ def custom_tokenizer(encoder_class: type[nn.Module], texts: Iterable[str]) -> Pr
         raise UserError(f"{name} must return a HuggingFace tokenizer, got {type(tokenizer).__name__}.")
     if tokenizer.pad_token is None:
         raise UserError(f"{name} returned a tokenizer without a padding token. Set its pad_token.")
+    tokenizer.padding_side = "right"  # positions are counted from the left
+    check_saved_tokenizer(tokenizer, name)
     return tokenizer
 
 
-def check_custom_encoder(encoder: nn.Module, vocab_size: int, pad_token_id: int) -> None:
-    """Check the contract of a custom encoder on two short texts.
+def check_saved_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that a tokenizer is the same after it was saved and loaded.
 
     Raises:
-        UserError: describes the first violation: hidden size, buffers, output type, shape, dtype, values, dependence on
-            padding, or gradients.
+        UserError: it is not, such as one whose class transformers does not know.
     """
-    name = type(encoder).__name__
-    hidden_size = getattr(encoder, "hidden_size", None)
-    if not isinstance(hidden_size, int) or hidden_size < 1:
-        raise UserError(
-            f"{name}.hidden_size must be a positive integer (the width of the output), got {hidden_size!r}."
-        )
-    if missing := set(dict(encoder.named_buffers())) - set(encoder.state_dict()):
-        raise UserError(
-            f"{name} has buffers that are not saved: {sorted(missing)}. Register them with persistent=True, so that "
-            "the loaded model equals the trained one."
-        )
-    encoder = encoder.eval()
-    tokens = torch.arange(6) % max(vocab_size - 1, 1)
-    tokens[tokens == pad_token_id] = vocab_size - 1
-    long, short = torch.stack([tokens, tokens]), tokens[None, :4]
-    long[1, 4:] = pad_token_id
-    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
-    output = call(encoder, name, long, mask)
-    check_output(output, name, (2, 6, hidden_size))
-    alone = call(encoder, name, short, mask[1:, :4])
-    if not torch.allclose(output[1, :4], alone[0], atol=1e-4, rtol=1e-4):
-        raise UserError(
-            f"The features of {name} depend on padding (they differ by up to "
-            f"{(output[1, :4] - alone[0]).abs().max():.3g}). Use attention_mask: 1 on real tokens, 0 on padding."
-        )
-    check_gradients(encoder, name, output)
-
-
-def call(encoder: nn.Module, name: str, input_ids: Tensor, attention_mask: Tensor):
     try:
-        return encoder(input_ids=input_ids, attention_mask=attention_mask)
-    except Exception as error:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            loaded = AutoTokenizer.from_pretrained(folder)
+        is_same = all(loaded(text).input_ids == tokenizer(text).input_ids for text in SAMPLES)
+        cause = "" if is_same else "the loaded one gives other tokens"
+    except Exception as error:  # the user's code may raise anything
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if cause:
         raise UserError(
-            f"{name}.forward(input_ids, attention_mask) failed on inputs of shape {tuple(input_ids.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def check_output(output, name: str, expected: tuple[int, ...]) -> None:
-    if not isinstance(output, Tensor):
-        raise UserError(f"{name}.forward must return a tensor {expected}, got {type(output).__name__}.")
-    if tuple(output.shape) != expected:
-        raise UserError(
-            f"{name}.forward returned shape {tuple(output.shape)}, expected {expected}: (batch, tokens, hidden_size), "
-            "one feature vector per token, not per text."
+            f"The tokenizer of {name} cannot be saved and loaded ({excerpt(cause, 200)}). Return one of a class of "
+            "transformers, such as PreTrainedTokenizerFast(tokenizer_object=…, pad_token=…)."
         )
-    if not output.is_floating_point():
-        raise UserError(f"{name}.forward must return floating-point features, got {output.dtype}.")
-    if not output.isfinite().all():
-        raise UserError(f"{name}.forward returned NaN or infinite values.")
 
 
-def check_gradients(encoder: nn.Module, name: str, output: Tensor) -> None:
-    trainable = {key: p for key, p in encoder.named_parameters() if p.requires_grad}
-    if not trainable:
-        return
-    if not output.requires_grad:
-        raise UserError(f"{name}.forward returned features without a gradient. Remove no_grad or detach.")
-    grads = torch.autograd.grad(output.square().sum(), list(trainable.values()), allow_unused=True)
-    if unused := [key for key, grad in zip(trainable, grads, strict=True) if grad is None]:
-        raise UserError(f"{name} has parameters that its output does not depend on: {unused}. Use or remove them.")
+def tied_names(encoder: nn.Module) -> list[list[str]]:
+    """The names of weights in groups that share one tensor, each in the order of the state dict."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in encoder.state_dict(keep_vars=True).items():
+        groups.setdefault(id(tensor), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def restore(encoder: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
+    """Give a newly constructed encoder the weights of a file, which has each shared tensor once.
+
+    Returns:
+        the names of the weights that it has now.
+    """
+    encoder.load_state_dict(weights, strict=False)
+    return {*weights}.union(*(names for names in tied_names(encoder) if not weights.keys().isdisjoint(names)))

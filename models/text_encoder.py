@@ -214,7 +214,9 @@ def fetch_text_encoder(name: str, revision: str | None = None) -> None:
 
 
 def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hub id or local folder; if it has no padding token (GPT-2 …), the end token is used.
+    """The tokenizer of a Hub id or local folder, which pads on the right: positions are counted from the left.
+
+    If it has no padding token (GPT-2 …), the end token is used, or else its first one: padding is masked.
 
     Raises:
         UserError: a tokenizer that cannot be loaded.
@@ -222,7 +224,8 @@ def pretrained_tokenizer(name: str, revision: str | None = None) -> PreTrainedTo
     with explain_hub_errors(name, "the tokenizer", INSTEAD):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer.padding_side = "right"
     return tokenizer
 
 

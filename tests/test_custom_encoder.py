@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import shared_encoder
 
 from models import ImageTextClassifier, ImageTextProcessor
@@ -21,10 +22,44 @@ GOOD = """
         def __init__(self, vocab_size, pad_token_id):
             super().__init__()
             self.embed = nn.Embedding(vocab_size, 12)
+            self.offset = torch.rand(12)
 
         def forward(self, input_ids, attention_mask):
             return self.embed(input_ids)
 """
+HUGGING_FACE = """
+    from torch import nn
+    from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+
+    class Words(nn.Module):
+        hidden_size = 12
+
+        def __init__(self, vocab_size, pad_token_id):
+            super().__init__()
+            small = {"vocab_size": vocab_size, "num_attention_heads": 2, "num_hidden_layers": 1}
+            self.model = BertModel(BertConfig(**small, hidden_size=12, intermediate_size=8), add_pooling_layer=False)
+
+        def forward(self, input_ids, attention_mask):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+"""
+EMBED = "self.embed = nn.Embedding(vocab_size, 12)"
+PLAUSIBLE = {
+    "a BERT, whose positions are buffers that are not saved": HUGGING_FACE,
+    "a T5, whose embeddings have two names": HUGGING_FACE.replace(
+        "BertModel(BertConfig(**small, hidden_size=12, intermediate_size=8), add_pooling_layer=False)",
+        "T5EncoderModel(T5Config(vocab_size=vocab_size, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2))",
+    ),
+    "layers that share a weight": GOOD.replace(
+        EMBED,
+        f"{EMBED}; self.mix, self.back = nn.Linear(12, 12), nn.Linear(12, 12); self.back.weight = self.mix.weight",
+    ).replace("return self.embed(input_ids)", "return self.back(self.mix(self.embed(input_ids)).relu())"),
+    "a constant that is no buffer": GOOD.replace("torch.rand(12)", "torch.arange(12) / 12").replace(
+        "return self.embed(input_ids)", "return self.embed(input_ids) + self.offset"
+    ),
+    "a constructor that computes with values": GOOD.replace(
+        EMBED, f"{EMBED}; self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]"
+    ).replace("return self.embed(input_ids)", "return self.embed(input_ids) * self.rates[1]"),
+}
 
 
 def build(tmp_path, code: str = GOOD, name: str = "Words"):
@@ -51,6 +86,36 @@ def test_an_encoder_in_one_file_trains_and_is_saved_beside_the_model(tmp_path):
     assert (tmp_path / "again" / SAVED_NAME).is_file()
 
 
+@pytest.mark.parametrize("code", PLAUSIBLE.values(), ids=PLAUSIBLE)
+def test_an_encoder_gives_the_same_answers_after_it_was_saved_and_loaded(tmp_path, code):
+    model, processor = build(tmp_path, code)
+    torch.nn.init.normal_(model.fusions["5"].attention.out_proj.weight, std=0.1)
+    batch = processor(None, ["one two", "five"]) | {"pixel_values": torch.randn(2, 3, 32, 32)}
+    model.eval().save_pretrained(tmp_path / "model")
+    loaded = ImageTextClassifier.from_pretrained(tmp_path / "model", trust_custom_encoder=True)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert not loaded.training
+    shared = [[id(tensor) for tensor in m.text_encoder.state_dict(keep_vars=True).values()] for m in (model, loaded)]
+    assert len(set(shared[0])) == len(set(shared[1])), "what shared a tensor shares it again"
+
+
+def test_a_weight_that_the_file_lacks_is_still_an_error(tmp_path):
+    model, _ = build(tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    del weights["text_encoder.encoder.embed.weight"]
+    save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing: text_encoder.encoder.embed.weight"):
+        ImageTextClassifier.from_pretrained(tmp_path / "model", trust_custom_encoder=True)
+
+
+def test_a_model_in_half_precision_keeps_it(tmp_path):
+    model, _ = build(tmp_path)
+    model.bfloat16().save_pretrained(tmp_path / "model")
+    loaded = ImageTextClassifier.from_pretrained(tmp_path / "model", trust_custom_encoder=True)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
 def test_a_saved_encoder_is_not_run_without_trust(tmp_path):
     model, _ = build(tmp_path)
     model.save_pretrained(tmp_path / "model")
@@ -71,6 +136,32 @@ def test_a_class_may_bring_its_own_tokenizer(tmp_path):
     )
     _, processor = build(tmp_path, code)
     assert "Ġzebra" in processor.tokenizer.get_vocab()
+
+
+OWN_TOKENIZER = """
+        @staticmethod
+        def tokenizer(texts):
+            from models.text_encoder import train_tokenizer
+            from transformers import PreTrainedTokenizerFast
+
+            class Own(PreTrainedTokenizerFast):
+                def save_pretrained(self, folder):
+                    raise RuntimeError("it has no\\nfile")
+
+            tokenizer = Own(tokenizer_object=train_tokenizer(texts).backend_tokenizer, pad_token="[PAD]")
+            return tokenizer
+"""
+
+
+def test_a_tokenizer_that_cannot_be_loaded_again_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be saved and loaded \(RuntimeError: it has no file\)\. Return one"):
+        build(tmp_path, GOOD + OWN_TOKENIZER)
+
+
+def test_a_tokenizer_pads_on_the_right(tmp_path):
+    code = OWN_TOKENIZER.replace("return tokenizer", "tokenizer.padding_side = 'left'; return tokenizer")
+    _, processor = build(tmp_path, GOOD + code.replace("def save_pretrained", "def save_other"))
+    assert processor.tokenizer.padding_side == "right"
 
 
 @pytest.mark.parametrize(
@@ -98,9 +189,9 @@ def test_a_class_may_bring_its_own_tokenizer(tmp_path):
             r"does not depend on: \['unused.weight', 'unused.bias'\]",
         ),
         (
-            "self.embed = nn.Embedding(vocab_size, 12)",
-            "self.embed = nn.Embedding(vocab_size, 12); self.register_buffer('t', torch.ones(1), persistent=False)",
-            r"not saved: \['t'\]",
+            "return self.embed(input_ids)",
+            "return self.embed(input_ids) + self.offset",
+            "constructed anew with the same weights, gives other features",
         ),
         (
             "def forward(self, input_ids, attention_mask)",

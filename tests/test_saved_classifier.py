@@ -49,6 +49,16 @@ def test_a_head_for_other_labels_starts_as_a_new_one(model, tmp_path):
     assert torch.equal(other.image_encoder.features[0].weight, model.image_encoder.features[0].weight)
 
 
+def test_a_head_for_other_labels_forgets_what_was_fitted_to_the_old_one(model, tmp_path):
+    model.config.update({"temperature": 2.0, "threshold": 0.9, "label_thresholds": [0.5, 0.4, 0.3]})
+    model.config.majority_answer = [2]
+    model.save_pretrained(tmp_path)
+    other = ImageTextClassifier.from_pretrained(tmp_path, num_labels=2, ignore_mismatched_sizes=True).config
+    assert (other.temperature, other.threshold, other.label_thresholds) == (1.0, 0.0, None)
+    assert other.majority_answer == (0,)
+    assert ImageTextClassifier.from_pretrained(tmp_path).config.temperature == 2.0
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("attention", KINDS)
 def test_a_classifier_of_every_fusion_and_attention_is_saved_and_loaded(config, batch, tmp_path, fusion, attention):

@@ -8,14 +8,17 @@ from PIL import Image
 from tiny import shared_encoder
 from tokenizers import Tokenizer
 from transformers import (
+    AutoModel,
     BertConfig,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     DistilBertConfig,
+    FNetConfig,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     ResNetConfig,
     RobertaConfig,
@@ -128,6 +131,7 @@ def test_texts_are_cut_to_the_number_of_positions(tmp_path, tokenizer):
 
 def test_pretrained_weights_come_from_a_local_folder(tmp_path, tokenizer):
     source = TextEncoder(classifier_config(FAMILIES["t5"]))
+    source.encoder.resize_token_embeddings(len(tokenizer))
     source.encoder.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = build_model(small_settings(tmp_path), ["a", "b"], ["some text"])
@@ -139,6 +143,8 @@ def test_the_text_tower_of_a_two_tower_model_is_used(tmp_path, tokenizer):
     clip = CLIPModel(
         CLIPConfig(text_config=FAMILIES["clip"].to_dict(), vision_config={"hidden_size": 32, "num_attention_heads": 2})
     )
+    clip.text_model.resize_token_embeddings(len(tokenizer))
+    clip.config.text_config.vocab_size = len(tokenizer)
     clip.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = build_model(small_settings(tmp_path), ["a", "b"], ["some text"])
@@ -172,6 +178,44 @@ def test_a_tokenizer_without_a_padding_token_gets_one(tmp_path, tokenizer):
     assert pretrained_tokenizer(str(tmp_path)).pad_token == "[SEP]"
 
 
+def test_a_tokenizer_without_padding_and_end_token_pads_with_any_other(tmp_path, tokenizer):
+    save_pretrained(FAMILIES["gpt2"], tokenizer, tmp_path, pad_token=None)
+    _, processor = build_model(small_settings(tmp_path), ["a", "b"], [])
+    assert processor(None, ["a", "a b"])["attention_mask"].all(dim=1).tolist() == [False, True]
+
+
+def test_texts_are_padded_on_the_right_whatever_the_tokenizer_says(tmp_path, tokenizer):
+    save_pretrained(FAMILIES["gpt2"], tokenizer, tmp_path, padding_side="left")
+    _, processor = build_model(small_settings(tmp_path), ["a", "b"], [])
+    mask = processor(None, ["a", "a b"])["attention_mask"]
+    assert mask[:, 0].tolist() == [1, 1]
+    assert mask[:, -1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            FNetConfig(**SMALL, intermediate_size=64),
+            "depend on padding .* the answer to a text would depend on the others",
+        ),
+        (
+            OPTConfig(**SMALL, ffn_dim=64, word_embed_proj_dim=16, max_position_embeddings=40),
+            "have 16 channels, its configuration says 32",
+        ),
+        (
+            BertConfig(**SMALL, intermediate_size=64),
+            r"has [\d,]+ tokens, its encoder has embeddings of 60.*resize_token",
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_an_encoder_that_would_fail_or_answer_at_random_is_refused(tmp_path, tokenizer, config, message):
+    save_pretrained(config, tokenizer, tmp_path, resize=config.model_type != "bert")
+    with pytest.raises(ValueError, match=message):
+        build_model(small_settings(tmp_path), ["a", "b"], [])
+
+
 def test_a_hub_id_without_network_is_an_error_that_names_a_remedy():
     with pytest.raises(ValueError, match=r"(?s)someone/some-encoder.*hf download.*text_encoder scratch"):
         pretrained_text_config("someone/some-encoder")
@@ -183,6 +227,18 @@ def test_a_folder_that_brings_code_is_refused_and_its_code_is_not_run(tmp_path):
     with pytest.raises(ValueError, match="Could not load"):
         pretrained_text_config(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def save_pretrained(config, tokenizer, folder, resize: bool = True, **changes) -> None:
+    """Save an encoder with random weights and a tokenizer, with as many embeddings as it has tokens."""
+    encoder = AutoModel.from_config(config)
+    if resize:
+        encoder.resize_token_embeddings(len(tokenizer))
+    encoder.save_pretrained(folder)
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    for name, value in ({"pad_token": "[PAD]"} | changes).items():
+        setattr(own, name, value)
+    own.save_pretrained(folder)
 
 
 def small_settings(folder) -> ModelSettings:

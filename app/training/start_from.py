@@ -12,6 +12,7 @@ from app.inference.load import find_model, load_model
 from app.settings import Settings
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
+from models.configuration import FITTED
 from models.custom_encoder import find_file, split_name
 from models.settings import Architecture, ModelSettings
 
@@ -90,9 +91,8 @@ def build_from(
     check_frames(settings.init, source.config, reading.get("frames", source.config.frames))
     before = source.config.label2id
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: c for c, name in enumerate(label_names)}}
-    fitted = {"temperature": 1.0, "classifier_scale": 1.0, "threshold": 0.0, "label_thresholds": None}
     new = {name: getattr(settings, name) for name in FREE - {"init"}}
-    for name, value in (labels | fitted | new | reading).items():
+    for name, value in (labels | FITTED | new | reading).items():
         setattr(config, name, value)
     model = ImageTextClassifier(config, trust_custom_encoder=True)
     state, own = source.state_dict(), model.state_dict()
