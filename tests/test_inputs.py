@@ -213,6 +213,19 @@ def test_an_unsupported_image_is_refused_with_its_type_shape_or_range(asked, ima
         asked(image, TEXT)
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"array": NOISE}, "got one with the keys 'array'$"),
+        ({}, "got an empty one$"),
+        ({"image": NOISE, "text": TEXT}, r"keys 'image', 'text'; give a row in a list: predictor.predict\(\[row\]\)$"),
+    ],
+)
+def test_a_mapping_that_is_no_cell_of_an_image_is_refused_with_its_keys(asked, image, message):
+    with pytest.raises(BadImageError, match=f"a mapping must have 'bytes' or 'path', .*{message}"):
+        asked(image, TEXT)
+
+
 def test_a_closed_file_is_an_error_of_its_pair(asked):
     file = io.BytesIO(png(plain("red")))
     file.close()
@@ -222,6 +235,12 @@ def test_a_closed_file_is_an_error_of_its_pair(asked):
 
 
 MISSING = [None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, "", "  "]
+
+
+def test_a_cell_of_datasets_without_bytes_and_path_is_no_image(asked):
+    np.testing.assert_allclose(
+        found(asked.predict([({"bytes": None, "path": None}, TEXT)])), found(asked.predict([(None, TEXT)]))
+    )
 
 
 @pytest.mark.parametrize("missing", MISSING, ids=repr)

@@ -15,7 +15,7 @@ from data import BadImageError, decode_image
 from data.contact_sheet import contact_sheet
 from data.errors import UserError
 from data.images import content_key, read_image
-from data.messages import excerpt_path, quote
+from data.messages import enumerate_names, excerpt_path, quote
 from data.videos import frame_numbers, reduced
 from models.processor import is_missing
 
@@ -120,10 +120,11 @@ def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Imag
         fetch_urls: fetch addresses.
 
     Raises:
-        BadImageError: another type, an array with another shape or range, or a file that cannot be read.
+        BadImageError: another type, a mapping with other keys, an array with another shape or range, or a file that
+            cannot be read.
     """
     if isinstance(image, Mapping):
-        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        image = content_of_cell(image)
     if is_missing(image):
         return None
     if isinstance(image, Image.Image):
@@ -146,6 +147,20 @@ def read_image_input(image: Any, fetch_urls: bool = False) -> bytes | Image.Imag
         f"expected the path of a file, its bytes, a file opened with 'rb', a PIL image, a numpy array (H, W) or "
         f"(H, W, 3), a torch tensor (3, H, W), or None for no image; got {type(image).__name__}"
     )
+
+
+def content_of_cell(cell: Mapping[str, Any]) -> Any:
+    """The bytes in the ``{"bytes", "path"}`` of `datasets`, or its path without them; ``None`` without both.
+
+    Raises:
+        BadImageError: a mapping with neither of these keys.
+    """
+    if "bytes" not in cell and "path" not in cell:
+        found = f"one with the keys {enumerate_names(cell)}" if cell else "an empty one"
+        is_row = "image" in cell or "text" in cell
+        cure = "; give a row in a list: predictor.predict([row])" if is_row else ""
+        raise BadImageError(f"a mapping must have 'bytes' or 'path', as a cell of datasets; got {found}{cure}")
+    return cell.get("path") if cell.get("bytes") is None else cell["bytes"]
 
 
 def read_file(file: IO[bytes]) -> bytes:
