@@ -1,5 +1,7 @@
 """Attribution methods mark the pixels that an answer rests on, for every kind of model."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,6 +153,19 @@ def test_a_model_in_half_precision_has_nearly_the_same_evidence(model, batch):
     half = evidence(model.bfloat16(), batch | {"pixel_values": batch["pixel_values"].bfloat16()}, answers)
     assert half.dtype == torch.float32
     assert np.corrcoef(exact.ravel(), half.ravel())[0, 1] > 0.9
+
+
+def test_what_another_thread_asks_the_model_meanwhile_does_not_change_the_evidence(model, batch):
+    answers, own = torch.tensor([0, 1]), threading.get_ident()
+    alone = evidence(model, batch, answers, "gradient")
+
+    def ask_elsewhere(*_) -> None:
+        if threading.get_ident() == own:
+            with ThreadPoolExecutor(1) as other:
+                other.submit(model, **batch).result()
+
+    model.image_encoder.stages()[0].register_forward_hook(ask_elsewhere)
+    torch.testing.assert_close(evidence(model, batch, answers, "gradient"), alone)
 
 
 def test_frozen_models_have_evidence_and_keep_no_gradients(model, batch):

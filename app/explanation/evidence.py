@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import get_args
+from threading import get_ident
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from app.explanation.options import Method
@@ -178,10 +179,13 @@ def gradient_x_activation(model: ImageTextClassifier, inputs: Inputs, answers: T
     if not 1 <= depth <= len(stages):
         raise UserError(f"This image encoder has blocks 1 to {len(stages)}; there is no depth {depth}.")
     pixels, index = inputs["pixel_values"].detach().requires_grad_(), image_indices(inputs, len(answers))
-    outputs: list[Tensor] = []
-    hook = stages[depth - 1].register_forward_hook(
-        lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
-    )
+    outputs, own = list[Tensor](), get_ident()
+
+    def record(_: nn.Module, __: tuple, output: Any) -> None:
+        if get_ident() == own:  # other threads may ask the same model meanwhile
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = stages[depth - 1].register_forward_hook(record)
     try:
         with torch.enable_grad():
             logits = model(**inputs | {"pixel_values": pixels}).logits
