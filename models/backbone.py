@@ -67,7 +67,7 @@ class BackboneEncoder(nn.Module):
         return self.network
 
     def stages(self) -> list[nn.Module]:
-        """The stages or layers of the network, in order; each returns its map or its tokens, alone or first."""
+        """The stages or layers of the network, in order; each returns its map or tokens, alone or first in tuples."""
         return list(next(module for module in self.network.modules() if isinstance(module, nn.ModuleList)))
 
     def work(self, image_size: int, after: int, upto: int) -> int:

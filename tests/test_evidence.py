@@ -9,7 +9,7 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients
 from torch import nn
-from transformers import ConvNextConfig, Dinov2Config, ResNetConfig, SwinConfig
+from transformers import ConvNextConfig, Dinov2Config, PvtV2Config, ResNetConfig, SwinConfig
 
 from app.explanation import evidence as module
 from app.explanation.evidence import evidence, log_odds, median_color, one_per_image
@@ -115,6 +115,9 @@ BACKBONES = {
     "convnext": ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_stages=4),
     "swin": SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, image_size=32, patch_size=4),
     "vit": Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=8, image_size=32),
+    "pvt": PvtV2Config(
+        num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[8, 16], num_attention_heads=[1, 2], sr_ratios=[2, 1]
+    ),
 }
 VARIANTS = {
     **{f"cross {kind}": {"attention": kind} for kind in KINDS if kind != "full"},

@@ -183,7 +183,9 @@ def gradient_x_activation(model: ImageTextClassifier, inputs: Inputs, answers: T
 
     def record(_: nn.Module, __: tuple, output: Any) -> None:
         if get_ident() == own:  # other threads may ask the same model meanwhile
-            outputs.append(output[0] if isinstance(output, tuple) else output)
+            while not isinstance(output, Tensor):  # the map or the tokens come first, at any depth of tuples
+                output = output[0]
+            outputs.append(output)
 
     hook = stages[depth - 1].register_forward_hook(record)
     try:
