@@ -126,6 +126,15 @@ def test_a_text_without_a_picture_and_a_picture_without_a_text_are_explained(mod
     assert [ax.get_title() for ax in explanation_figure(picture).axes][2:] == [""], "no words"
 
 
+def test_a_further_context_alone_is_explained(config, processor):
+    further = {"contexts": [{"name": "prior", "kind": "image", "columns": ["prior"]}]}
+    asked = Predictor(ImageTextClassifier(type(config)(**config.to_dict() | further)), processor, "cpu", precision="no")
+    found = asked.explain(contexts={"prior": NOISE})
+    assert found.probability == pytest.approx(asked(None, contexts={"prior": NOISE})[0]["probability"], abs=1e-5)
+    assert list(found.context_effects) == ["prior"]
+    assert (found.image, found.words) == (None, [])
+
+
 def test_a_picture_in_which_nothing_matters_says_so(model, processor):
     found = explain(model, processor, Image.new("RGB", (50, 40), (200, 30, 90)), TEXT)
     assert not found.evidence.any()

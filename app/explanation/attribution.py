@@ -140,12 +140,13 @@ def explain(
 
     Raises:
         UserError: a method that the model cannot be explained with.
-        ValueError: neither image nor text, or a model in training mode.
+        ValueError: neither image nor text nor further contexts, or a model in training mode.
     """
     image = None if image is None else processor.fit_image(image)
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
-    batch = processor([image] if image else None, [text] if text else None).to(device)
+    is_only_further = image is None and not text and bool(contexts)
+    batch = {} if is_only_further else processor([image] if image else None, [text] if text else None).to(device)
     further = {"contexts": encode_pictures(model, send_to_device(contexts, device))} if contexts else {}
     inputs = dict(batch) | pair_indices(image is not None, bool(text), device) | further
     seen = encode_image(model, inputs)

@@ -218,7 +218,7 @@ class Predictor:
         """Explain the answer to one pair: which places of the picture and which words it rests on.
 
         Args:
-            image, text: as for `predict`; one of them may be missing.
+            image, text: as for `predict`; one of them may be missing, and both beside a further context.
             answer: the label to explain, by default the most probable one.
             method, depth: see `app.explanation.evidence.evidence`.
             max_maps: number of words that get a map.
