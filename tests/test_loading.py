@@ -14,6 +14,7 @@ from weights import RESNET, WEIGHTS, build, edit, renamed, without
 from app import Predictor
 from app.inference.load import load_model
 from app.training.sharding import restore_state
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig
 from models.custom_encoder import SAVED_NAME
 
@@ -46,6 +47,13 @@ def test_an_incomplete_saved_classifier_is_refused(fault, load, saved):
     edit(saved, change)
     with pytest.raises(ValueError, match=f"do not match the classifier.*{message}"):
         load(saved)
+
+
+@pytest.mark.parametrize("content", ["", '{"added_tokens": [', "{}", '{"added_tokens": []}'])
+def test_a_damaged_tokenizer_is_refused(content, saved):
+    (saved / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=f"processor in {saved} could not be loaded, its files may be damaged"):
+        load_model(saved)
 
 
 def test_only_a_requested_new_head_starts_untrained(saved):

@@ -20,6 +20,7 @@ from app.evaluation.predict import MODALITIES, for_modalities
 from app.inference.onnx_export import Logits, export_onnx
 from app.serving.server import ServeSettings, build_app
 from data import InputCollate
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextConfig
 from models.onnx_classifier import INPUTS, ONNX_FILE
 
@@ -216,6 +217,13 @@ def test_a_damaged_file_is_reported(exported, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / ONNX_FILE).write_bytes(b"no model")
     with pytest.raises(ValueError, match="may be damaged"):
+        Predictor.from_pretrained(tmp_path)
+
+
+def test_a_damaged_tokenizer_of_an_export_is_reported(exported, tmp_path):
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text("")
+    with pytest.raises(UserError, match="could not be loaded, its files may be damaged"):
         Predictor.from_pretrained(tmp_path)
 
 

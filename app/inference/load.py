@@ -56,7 +56,7 @@ def load_any(
     """
     folder = Path(find_model(path))
     if (folder / ONNX_FILE).is_file() and not (folder / "model.safetensors").is_file():
-        return OnnxModel(folder), ImageTextProcessor.from_pretrained(folder)
+        return OnnxModel(folder), load_processor(folder)
     return load_model(path, trust_custom_encoder)
 
 
@@ -64,7 +64,7 @@ def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[Im
     """Load a trained classifier in eval mode and its processor.
 
     Raises:
-        UserError: no model there, another kind of model, damaged weights, or a custom encoder without trust.
+        UserError: no model there, another kind of model, damaged files, or a custom encoder without trust.
     """
     folder = find_model(path)
     with explain_hub_errors(folder, "the model"):
@@ -78,7 +78,21 @@ def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[Im
         model = ImageTextClassifier.from_pretrained(
             folder, trust_custom_encoder=trust_custom_encoder, use_safetensors=True
         )
-        processor = ImageTextProcessor.from_pretrained(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
-    return model.eval(), processor
+    return model.eval(), load_processor(folder)
+
+
+def load_processor(folder: str | Path) -> ImageTextProcessor:
+    """Load the processor of a trained classifier.
+
+    Raises:
+        UserError: a file that is missing or damaged.
+    """
+    try:
+        return ImageTextProcessor.from_pretrained(folder)
+    except Exception as error:  # KeyError, JSONDecodeError and others; tokenizers raises Exception itself
+        raise UserError(
+            f"The processor in {folder} could not be loaded, its files may be damaged (tokenizer.json, "
+            f"tokenizer_config.json or processor_config.json; copy them again): {type(error).__name__}: {error}"
+        ) from error
