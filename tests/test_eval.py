@@ -14,6 +14,7 @@ from tiny import NUM_TEST
 import eval as evaluation
 from app import Predictor
 from app.evaluation.bootstrap import Resampler, mean_interval
+from app.inference.load import load_model
 
 without_charts = pytest.mark.usefixtures("blank_charts")
 
@@ -39,6 +40,15 @@ def test_predictions_are_those_of_the_predictor_for_every_batch_size(run_dir, sh
         assert answers[0]["label"] == table.prediction[i]
         assert answers[0]["probability"] == pytest.approx(table.probability[i], abs=1e-4)
         assert sum(a["probability"] for a in answers) == pytest.approx(1, abs=1e-4)
+
+
+@without_charts
+def test_a_model_saved_in_half_precision_is_evaluated_in_float32(run_dir, shapes_folder, tmp_path):
+    model, processor = load_model(run_dir)
+    model.bfloat16().save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    options = ["--data.test", str(shapes_folder / "test.csv"), "--mixed_precision", "no", "--pictures", "0"]
+    assert evaluation.main([str(tmp_path / "half"), *options, "--output_dir", str(tmp_path / "out")])["scores"]
 
 
 def test_unknown_labels_count_as_wrong_and_are_reported(run_dir, shapes_folder, tmp_path, capsys):

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, ResNetConfig
 
+from app import Predictor
 from models import ImageTextClassifier, ImageTextConfig, ImageTextProcessor
 from models.attention_kinds import KINDS
 from models.fusion import FUSIONS
@@ -91,6 +93,17 @@ def test_the_configuration_of_an_older_model_is_loaded(config, tmp_path):
     loaded = ImageTextConfig.from_pretrained(tmp_path)
     assert (loaded.levels, loaded.num_heads, loaded.attention_rank, loaded.gated) == ([4, 5], 4, 16, False)
     assert ImageTextConfig.from_dict(loaded.to_dict()).to_dict() == loaded.to_dict()
+
+
+def test_a_model_saved_in_half_precision_answers_in_float32(model, processor, tmp_path):
+    pair = Image.new("RGB", (40, 30), "red"), "what color is the circle?"
+    exact = Predictor(model, processor, "cpu", precision="no")(*pair)
+    model.bfloat16().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    found = Predictor.from_pretrained(tmp_path, "cpu", precision="no")(*pair)
+    assert {answer["label"]: answer["probability"] for answer in found} == pytest.approx(
+        {answer["label"]: answer["probability"] for answer in exact}, abs=0.02
+    )
 
 
 def test_transformers_auto_classes_know_the_model(model, processor, tmp_path):

@@ -56,6 +56,8 @@ def score_run(options: Score) -> dict:
     model, processor = load_any(options.model, options.trust_custom_encoder)
     run = run_settings(options.model)
     precision, explains = arithmetic(options, run, model), not isinstance(model, OnnxModel)
+    if precision == "no":
+        model.float()  # of weights that were saved in half precision
     try:
         rows, settings = held_out_rows(options, run, model.config)
     except NoLabelsError as error:

@@ -83,6 +83,8 @@ class Predictor:
         on_gpu = torch.cuda.is_available() and not isinstance(model, OnnxModel)  # onnxruntime chooses its own device
         self.device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         self.model = model.to(self.device).eval()
+        if self.precision == "no":
+            self.model.float()  # of weights that were saved in half precision
         self.processor = processor
         self.preparation = PairPreparation(model.config, processor, max_pixels, max_text, fetch_urls)
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
