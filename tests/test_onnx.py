@@ -212,6 +212,24 @@ def test_a_gated_model_is_not_exported(config, processor, tmp_path):
         export_onnx(ImageTextClassifier(changed(config, gated=True)), processor, tmp_path)
 
 
+class Untraceable(torch.nn.Module):
+    """A text encoder whose layers depend on the values of its tokens."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids, attention_mask):
+        return self.encoder(input_ids, attention_mask) * (2 if input_ids.sum() > 9 else 1)
+
+
+def test_an_encoder_that_cannot_be_traced_is_named_with_the_cause_in_one_line(model, processor, tmp_path):
+    model.text_encoder = Untraceable(model.text_encoder)
+    with pytest.raises(UserError, match=r"^The model cannot .*text encoder \(bert\).*: .*data-dependent") as told:
+        export_onnx(model, processor, tmp_path)
+    assert "\n" not in str(told.value)
+
+
 def test_a_damaged_file_is_reported(exported, tmp_path):
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

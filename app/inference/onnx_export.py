@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from app.evaluation.predict import for_modalities, modalities_of, parts_of
 from data import Example, InputCollate
 from data.audio import collate_sounds
 from data.errors import UserError
+from data.messages import excerpt
 from models import ImageTextClassifier, ImageTextProcessor
 from models.onnx_classifier import MISSING, ONNX_FILE, OnnxModel, flatten_inputs, graph_inputs, nest_inputs
 
@@ -78,7 +80,7 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     are dynamic.
 
     Raises:
-        UserError: a gated model, which has no fixed graph, or missing packages.
+        UserError: a gated model, which has no fixed graph, an encoder that cannot be traced, or missing packages.
     """
     if model.config.gated:
         raise UserError("A gated model cannot be exported: it skips work by sample, which a fixed graph cannot.")
@@ -89,7 +91,7 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     example = example_inputs(model, processor)
     specs = {spec["name"]: spec for spec in model.config.contexts or ()}
     shapes = {name: dynamic_axes(name, specs.get(name.partition(".")[0]) if "." in name else None) for name in example}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), explain_exporter_errors(model):
         warnings.filterwarnings("ignore", "# The axis name")  # two inputs share an axis, which has one name
         program = torch.onnx.export(
             Logits(model.float().cpu()).eval(),
@@ -105,6 +107,27 @@ def export_onnx(model: ImageTextClassifier, processor: ImageTextProcessor, folde
     program.save(folder / ONNX_FILE)
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+@contextmanager
+def explain_exporter_errors(model: ImageTextClassifier) -> Iterator[None]:
+    """Turn errors of the exporter into one line that names the encoders.
+
+    Raises:
+        UserError: the model cannot be exported.
+    """
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        config, encoders = model.config, f"image encoder ({getattr(model.config.image_config, 'model_type', 'vgg16')})"
+        if model.text_encoder is not None:
+            text = config.custom_text_encoder or getattr(config.text_config, "model_type", None)
+            encoders = f"text encoder ({text}) or its {encoders}"
+        cause = excerpt(str(error.__cause__ or error).strip().partition("\n")[0], 300)
+        raise UserError(
+            f"The model cannot be exported, most likely for its {encoders}: {cause} A graph has no decisions on "
+            "values: an encoder must compute without if and .item() on its inputs."
+        ) from error
 
 
 def quantize(folder: Path, processor: ImageTextProcessor, examples: Iterable[Example], batch_size: int = 16) -> None:
