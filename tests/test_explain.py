@@ -9,7 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tokenizers.normalizers import BertNormalizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import BertNormalizer, Prepend, Replace, Sequence
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 import eval as evaluation
 from app import Predictor
@@ -18,6 +22,7 @@ from app.explanation.attribution import MATTERS, Explanation, explain
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
 from app.explanation.evidence import evidence
 from app.explanation.hiding import hide
+from app.explanation.words import split_words
 from models import ImageTextClassifier
 from models.attention_kinds import KINDS
 from models.processor import build_processor
@@ -103,6 +108,18 @@ def test_a_text_of_500_words_is_explained_and_the_words_that_do_most_are_drawn(c
     assert len(found.effects) == len(found.words) >= 500
     assert len(found.word_evidence) <= 3
     assert len(explanation_figure(found).axes) == max(3, 2 + len(found.word_evidence))
+
+
+def test_a_tokenizer_that_splits_no_words_has_those_between_spaces():
+    """As Llama's and Gemma's, in which a space is a part of the next token."""
+    backend = Tokenizer(BPE())
+    backend.normalizer = Sequence([Prepend("▁"), Replace(" ", "▁")])
+    backend.train_from_iterator(["▁re", "▁sq", "uare"] * 3, BpeTrainer(initial_alphabet=list("▁adeqrsu?")))
+    processor = build_processor(PreTrainedTokenizerFast(tokenizer_object=backend), 32, 16)
+    found = split_words(processor, "red  square?")
+    assert found.words == ["red", "square?"]
+    tokens = processor.tokenizer("red  square?").tokens()
+    assert ["".join(tokens[place] for place in word) for word in found.tokens] == ["▁red", "▁▁square?"]
 
 
 def test_a_word_that_is_not_heard_does_nothing_and_shows_nothing(config, processor):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +42,11 @@ class Words:
 
 
 def split_words(processor: ImageTextProcessor, text: str) -> Words:
-    """Words of a text with the indices of their tokens; the tokens of a tokenizer without word boundaries."""
+    """Words of a text with the indices of their tokens.
+
+    A fast tokenizer tells the words. If it does not split the text into words first, as Llama's and Gemma's, these are
+    the parts between spaces. The words of another tokenizer are its tokens.
+    """
     encoding = processor.tokenizer(text, truncation=True)
     if not encoding.is_fast:
         tokens = processor.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
@@ -51,7 +57,26 @@ def split_words(processor: ImageTextProcessor, text: str) -> Words:
     for place, word in enumerate(encoding.word_ids()):
         if word is not None:
             spans.setdefault(word, []).append(place)
-    return Words([text[slice(*encoding.word_to_chars(word))] for word in spans], list(spans.values()))
+    words = [text[slice(*encoding.word_to_chars(word))] for word in spans]
+    if any(len(word.split()) > 1 for word in words):
+        places = [place for span in spans.values() for place in span]
+        return split_at_spaces(text, {place: encoding.token_to_chars(place) for place in places})
+    return Words(words, list(spans.values()))
+
+
+def split_at_spaces(text: str, tokens: dict[int, tuple[int, int]]) -> Words:
+    """Parts of a text between spaces, with the indices of their tokens. A token belongs to the part it begins in.
+
+    Args:
+        tokens: index of each token → its first character in the text and the one after its last.
+    """
+    starts = [part.start() for part in re.finditer(r"\S+", text)]
+    spans: dict[int, list[int]] = {}
+    for place, (start, end) in tokens.items():
+        spaces = len(text[start:end]) - len(text[start:end].lstrip())
+        spans.setdefault(bisect_right(starts, start + spaces), []).append(place)
+    words = [text[tokens[places[0]][0] : tokens[places[-1]][1]].strip() for places in spans.values()]
+    return Words(words, list(spans.values()))
 
 
 @torch.no_grad()
