@@ -23,6 +23,7 @@ from app.explanation.drawn_explanations import explanation_figure, matrices_figu
 from app.explanation.evidence import evidence
 from app.explanation.hiding import hide
 from app.explanation.words import split_words
+from data.errors import UserError
 from models import ImageTextClassifier
 from models.attention_kinds import KINDS
 from models.processor import build_processor
@@ -291,6 +292,25 @@ def test_the_command_line_explains_a_text_alone_and_a_picture_alone(run_dir, sha
     with pytest.raises(SystemExit):
         app(["explain", str(run_dir), "--output", str(tmp_path / "x.png")])
     assert "Give --image FILE, --text TEXT or both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gradient", "depth": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"method": "gradient", "depth": 1.5}, r"depth must be a whole number of at least 1, got 1\.5"),
+        ({"max_maps": -1}, "max_maps must be a whole number of at least 0, got -1"),
+        ({"answer": 3}, "no label 3. Its labels are 'red', 'yes', 'two'"),
+    ],
+)
+def test_an_option_without_a_meaning_is_refused(asked, options, message):
+    with pytest.raises(UserError, match=message):
+        asked.explain(NOISE, TEXT, **options)
+
+
+def test_a_text_alone_has_no_overlay(asked):
+    with pytest.raises(UserError, match=r"no image to draw on.*words and their effects"):
+        asked.explain(None, TEXT).overlay()
 
 
 def test_a_model_in_training_mode_is_refused(model, processor):

@@ -14,6 +14,7 @@ from app.inference import predictor
 from app.inference.python_inputs import Pictures
 from data import BadImageError, decode_image
 from data.contexts import ContextCell
+from data.errors import UserError
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -267,6 +268,12 @@ def test_an_error_of_a_further_context_names_the_context_and_not_only_its_kind(a
     (error,) = asked.prepare([(plain("red"), TEXT, {"prior": ContextCell(value, "")})])
     assert str(error).startswith(f"The context prior: {told}")
     assert isinstance(error, BadImageError) == (kind == "image")
+
+
+@pytest.mark.parametrize("top_k", [0, None, "3", 2.5], ids=repr)
+def test_a_number_of_labels_that_is_not_a_whole_number_of_at_least_1_is_refused(asked, top_k):
+    with pytest.raises(UserError, match=f"top_k must be a whole number of at least 1, got {top_k!r}"):
+        asked(plain("red"), TEXT, top_k=top_k)
 
 
 def test_inputs_of_predict_can_be_explained(asked):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from app.explanation.drawing import enlarged, evidence_layer, overlay
 from app.explanation.evidence import PATH, default_method, evidence, over_frames
-from app.explanation.options import MAX_MAPS, Method
+from app.explanation.options import MAX_MAPS, Method, check_number
 from app.explanation.region import Region, decisive_region
 from app.explanation.words import Words, effects_of_words, repeat_text, split_words
+from data.errors import UserError
 from models import ImageTextClassifier, ImageTextOutput, ImageTextProcessor
 from models.onnx_classifier import OnnxModel
 from models.video import run_frames
@@ -109,8 +110,15 @@ class Explanation:
 
         Args:
             side: longer side in pixels.
+
+        Raises:
+            UserError: there is no image.
         """
-        assert self.image is not None
+        if self.image is None:
+            raise UserError(
+                "The explanation of an answer without an image has no image to draw on; words and effects have its "
+                "words and their effects."
+            )
         picture = enlarged(self.image, side)
         return overlay(picture, self.layer(word, picture.size))
 
@@ -139,9 +147,10 @@ def explain(
         contexts: tensors of the further contexts of the pair, as `ImageTextClassifier.forward` takes them.
 
     Raises:
-        UserError: a method that the model cannot be explained with.
+        UserError: a method that the model cannot be explained with, or a number below 0 of maps.
         ValueError: neither image nor text nor further contexts, or a model in training mode.
     """
+    check_number("max_maps", max_maps, 0)
     image = None if image is None else processor.fit_image(image)
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device

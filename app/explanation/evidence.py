@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from app.explanation.options import Method
+from app.explanation.options import Method, check_number
 from data.errors import UserError
 from models import ImageTextClassifier
 from models.onnx_classifier import OnnxModel
@@ -74,7 +74,7 @@ def evidence(
     if method == "integrated_gradients":
         return integrated_gradients(model, inputs, answers, path)
     if method == "gradient":
-        return gradient_x_activation(model, inputs, answers, depth or 1)
+        return gradient_x_activation(model, inputs, answers, 1 if depth is None else depth)
     with torch.no_grad():
         positions = model(**inputs, output_attentions=True).position_weights
     assert positions is not None
@@ -93,6 +93,8 @@ def check_method(model: ImageTextClassifier | OnnxModel, method: str, depth: int
         raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
     if depth is not None and method != "gradient":
         raise UserError(f"depth is for the method 'gradient'; {method!r} has none.")
+    if depth is not None:
+        check_number("depth", depth, 1)
     if not isinstance(model, OnnxModel):
         if model.training:
             raise ValueError("The model is in training mode, with dropout: call model.eval() before explaining it.")

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import send_to_device
 from PIL import Image
 
-from app.explanation.options import MAX_MAPS, Method
+from app.explanation.options import MAX_MAPS, Method, check_number
 from app.inference.load import load_any
 from app.inference.pair_preparation import PairPreparation
 from app.inference.python_contexts import contexts_by_name
@@ -24,6 +24,7 @@ from data import Example, InputCollate, LabelFormat
 from data.contexts import show_cell
 from data.errors import UserError
 from data.images import MAX_PIXELS
+from data.messages import enumerate_names
 from data.settings import NamedContext
 from models import ImageTextClassifier, ImageTextProcessor
 from models.decisions import confidence, give_answers
@@ -147,10 +148,10 @@ class Predictor:
             top_k: number of labels.
 
         Raises:
-            UserError: a pair that cannot be answered; the message has the number of the first one.
+            UserError: a pair that cannot be answered, the message has the number of the first one; or an invalid
+                ``top_k``.
         """
-        if top_k < 1:
-            raise UserError(f"top_k must be at least 1, got {top_k}.")
+        check_number("top_k", top_k, 1)
         is_only = isinstance(pairs, Sequence) and len(pairs) == 1
         found: list[Prediction] = []
         pictures, block = self.preparation.pictures(), list[Example]()
@@ -227,13 +228,15 @@ class Predictor:
             contexts: as for a call of the predictor.
 
         Raises:
-            UserError: neither image nor text, an unknown label, or a method that the model cannot be explained with.
+            UserError: neither image nor text, an unknown label, a method that the model cannot be explained with, or an
+                invalid number.
         """
         further = contexts_by_name(contexts, self.contexts)
         example = self.preparation.prepare_one(image, text, 0, self.preparation.pictures(), further)
         if answer is not None and answer not in self.labels:
-            near = difflib.get_close_matches(answer, self.labels, n=1)
-            raise UserError(f"The model has no label {answer!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(str(answer), self.labels, n=1)
+            cure = f"Did you mean {near[0]!r}?" if near else f"Its labels are {enumerate_names(self.labels, 5)}."
+            raise UserError(f"The model has no label {answer!r}. {cure}")
         number = None if answer is None else self.labels.index(answer)
         return self.explain_example(example, number, method, depth, max_maps)
 
