@@ -1,11 +1,13 @@
 """Answers to all rows of a table or all images of a folder."""
 
 import json
+import shutil
 from contextlib import suppress
 
 import pandas as pd
 import pytest
 from datasets import Dataset
+from written_tables import write
 
 from app import Predictor
 from app.__main__ import main as app
@@ -176,6 +178,23 @@ def test_a_folder_is_searched_for_all_formats_and_through_links(predictor, shape
     names = ["a.png", "b.JFIF", "c.avif", "d.heic", *(f"link/{i}.png" for i in range(8))]
     assert answers["image"].tolist() == [str(tmp_path / "photos" / name) for name in names]
     assert answers["error"].isna().all(), "the content tells the format"
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "metadata.txt", "metadata.xml"])
+def test_a_folder_of_images_may_hold_other_metadata_than_a_table(name, predictor, shapes_folder, tmp_path):
+    shutil.copyfile(shapes_folder / "images/test/0.png", tmp_path / "0.png")
+    (tmp_path / name).write_text('{"title": "Summer", "photos": 1}')
+    answers = answer_table(predictor, tmp_path, text="how many shapes are there?")
+    assert answers["image"].tolist() == [str(tmp_path / "0.png")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_folder_with_a_table_of_its_images_is_answered_by_the_texts_of_the_table(
+    kind, predictor, shapes_folder, tmp_path
+):
+    shutil.copyfile(shapes_folder / "images/test/0.png", tmp_path / "0.png")
+    write(tmp_path / f"metadata.{kind}", pd.DataFrame({"file_name": ["0.png"], "text": ["how many?"]}))
+    assert answer_table(predictor, tmp_path)["text"].tolist() == ["how many?"]
 
 
 def test_all_images_of_a_folder_get_the_same_text(predictor, shapes_folder):

@@ -18,12 +18,13 @@ from data.groups import group_name
 from data.image_cells import resolve_image
 from data.images import IMAGE_ENDINGS
 from data.settings import NamedContext
-from data.sources import fetch_files, load_source
+from data.sources import METADATA, fetch_files, load_source
+from data.table_file import READERS
 from data.text_template import make_text
 from data.videos import VIDEO_ENDINGS
 
-SAVED = ("metadata.*", "state.json", "dataset_dict.json")
-"""Files that make a folder a table rather than a folder of images."""
+SAVED = ("state.json", "dataset_dict.json")
+"""Files of a folder that was saved by `datasets`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def open_rows(
         pool: column of cases.
     """
     path = Path(source)
-    if path.is_dir() and not any(file for name in SAVED for file in path.glob(name)):
+    if path.is_dir() and not is_table_folder(path):
         if pool:
             raise UserError(f"{source} is a folder of images: it has no column {pool!r} of cases.")
         if predictor.contexts:
@@ -98,6 +99,17 @@ def open_rows(
     contexts = [NamedContext.of_spec(spec) for spec in config.contexts or ()]
     trained = (config.columns or {}) | ({} if config.has_text else {"text": ""})
     return table_rows(table, str(source), trained, columns or {}, text, root, confined, pool, contexts)
+
+
+def is_table_folder(folder: Path) -> bool:
+    """Whether a folder is a table rather than a folder of images: saved by `datasets`, or with a metadata table.
+
+    Photo albums have a ``metadata.json`` of another kind, which names no files of a column ``file_name``.
+    """
+    tables = [file for file in folder.glob(f"{METADATA}.*") if file.suffix.lower() in READERS]
+    return any((folder / name).exists() for name in SAVED) or any(
+        file.suffix.lower() != ".json" or b'file_name"' in file.read_bytes() for file in tables
+    )
 
 
 def folder_rows(folder: Path, text: str | None, endings: Sequence[str]) -> SourceRows:
