@@ -125,8 +125,8 @@ def explain_exporter_errors(model: ImageTextClassifier) -> Iterator[None]:
             encoders = f"text encoder ({text}) or its {encoders}"
         cause = excerpt(str(error.__cause__ or error).strip().partition("\n")[0], 300)
         raise UserError(
-            f"The model cannot be exported, most likely for its {encoders}: {cause} A graph has no decisions on "
-            "values: an encoder must compute without if and .item() on its inputs."
+            f"The model cannot be exported, most likely for its {encoders}: {cause.rstrip('.')}. A graph has "
+            "no decisions on values: an encoder must compute without if and .item() on its inputs."
         ) from error
 
 
