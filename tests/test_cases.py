@@ -1,6 +1,7 @@
 """Rows that share one answer: figures by case, from the mean of the probabilities of its rows."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from tiny import arguments
 import eval
 import train
 from app.evaluation.baselines import LINEAR_TEXT, Linear
+from app.evaluation.bootstrap import Resampler, mean_interval
 from app.evaluation.cases import pool_linear, pool_predictions
 from app.evaluation.predict import BOTH, Predictions
 from app.evaluation.targets import Targets
@@ -116,6 +118,31 @@ def test_training_and_evaluation_give_figures_by_case(shapes_folder, tmp_path, c
     assert "<h3>By case</h3>" in (run_dir / "evaluation/test/report.html").read_text()
     assert eval.main([str(run_dir), "--pictures", "0"])["by_case"] == by_case
     assert "by_case" not in eval.main([str(run_dir), "--pictures", "0", "--data.pool", ""])
+
+
+def test_the_rows_of_a_case_are_resampled_together(run_dir, shapes_folder, tmp_path):
+    table = pd.read_csv(shapes_folder / "test.csv").drop_duplicates("image")
+    table = table.assign(case=[f"case {number // 2}" for number in range(len(table))], label="red")
+    table.to_csv(shapes_folder / "pairs.csv", index=False)
+    options = ["--data.test", str(shapes_folder / "pairs.csv"), "--data.pool", "case", "--pictures", "0"]
+    figures = eval.main([str(run_dir), *options, "--output_dir", str(tmp_path)])
+    written = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert figures["resampled_by"] == "image and case"
+    assert written.groupby(table["case"].to_numpy())["group"].nunique().tolist() == [1] * (len(table) // 2)
+    expected = mean_interval(written["correct"].to_numpy(), Resampler(np.arange(len(table)) // 2))
+    assert figures["scores"]["image + text"]["accuracy"] == pytest.approx(asdict(expected))
+
+
+def test_the_threshold_of_sure_answers_counts_the_rows_of_a_case_as_a_group(shapes_folder, tmp_path, monkeypatch):
+    table = pd.read_csv(shapes_folder / "test.csv").drop_duplicates("image")
+    table = table.assign(case=[f"case {number // 2}" for number in range(len(table))], label="red")
+    table.to_csv(shapes_folder / "validation.csv", index=False)
+    found = []
+    monkeypatch.setattr("app.training.finish.choose_threshold", lambda *given: found.append(given[3]) or 0.5)
+    path = str(shapes_folder / "validation.csv")
+    options = ["--data.validation", path, "--data.test", path, "--data.pool", "case"]
+    train.main(arguments(shapes_folder, tmp_path / "run", *options, "--train.epochs", "1"))
+    assert found[0].tolist() == [number // 2 for number in range(len(table))]
 
 
 def test_rows_without_the_column_are_evaluated_without_cases(shapes_folder, tmp_path, capsys):

@@ -28,7 +28,6 @@ from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
 from data import DataSettings, LabelFormat, Rows
 from data.groups import case_numbers, describe_groups, row_groups
-from data.splits import connect_groups
 from models import ImageTextConfig, ImageTextProcessor
 
 MAJORITY = "majority answer"
@@ -55,13 +54,13 @@ def evaluate(
 
     Args:
         predictions: for `modalities_of` the model.
-        settings: ``slice_by``, ``group`` and ``weight`` name columns of the rows.
+        settings: ``slice_by``, ``group``, ``pool`` and ``weight`` name columns of the rows.
         role: use of the rows in training.
         linear: answers of linear classifiers to compare with.
     """
     original, predictions = predictions, predictions.centered()
     targets, form = predictions.targets, LabelFormat.of(config)
-    groups, resampled_by = groups_of(rows, settings.group)
+    groups, resampled_by = groups_of(rows, settings)
     resampler = Resampler(groups)
     probabilities = predictions.whole
     scores, inputs, gained = compare_systems(predictions, linear, config, resampler)
@@ -140,16 +139,20 @@ def case_figures(
     cases = case_numbers(rows, settings.pool, LabelFormat.of(config))
     pooled = pool_predictions(predictions, cases).centered()
     pooled_linear = None if linear is None else pool_linear(linear, cases, predictions.targets.weights)
-    groups = connect_groups(groups_of(rows, settings.group)[0].astype(str).tolist(), cases.astype(str).tolist())
-    resampler = Resampler(groups[first_rows(cases)])
+    resampler = Resampler(groups_of(rows, settings)[0][first_rows(cases)])
     return CaseFigures(settings.pool, len(pooled.targets), *compare_systems(pooled, pooled_linear, config, resampler))
 
 
-def groups_of(rows: Rows, group: str | None) -> tuple[np.ndarray, str]:
-    """Group of each row ``(n,)`` for the bootstrap, and the name of what the groups share."""
+def groups_of(rows: Rows, settings: DataSettings) -> tuple[np.ndarray, str]:
+    """Group of each row ``(n,)`` for the bootstrap, and the name of what the groups share.
+
+    The rows of a case (``settings.pool``) share one answer, so they are in one group.
+    """
+    group, absent = settings.group, ""
     if group and group not in rows.table.column_names:
-        return row_groups(rows, None), f"image (these rows have no column {group})"
-    return row_groups(rows, group), describe_groups(group)
+        group, absent = None, f" (these rows have no column {group})"
+    pool = settings.pool if settings.pool and settings.pool in rows.table.column_names else None
+    return row_groups(rows, group, pool), describe_groups(group, pool) + absent
 
 
 def confusion_matrix(probabilities: np.ndarray, targets: Targets, names: list[str]) -> Confusion | None:

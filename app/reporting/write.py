@@ -70,7 +70,7 @@ def evaluate_to(
     if not accelerator.is_main_process:
         return None
     figures = evaluate(predictions, rows, processor, config, settings, role, linear)
-    groups, _ = groups_of(rows, settings.group)
+    groups, _ = groups_of(rows, settings)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)
     explained = ExplainedRows(plain, processor, rows, predictions.whole.argmax(axis=1))

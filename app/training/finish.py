@@ -111,7 +111,7 @@ def calibrate(
     weights, thresholds = found.targets.weights, None
     if label_type == "multi" and judging_metric(model.config) != "accuracy":
         thresholds = fit_label_thresholds(probabilities, found.targets.classes(), weights)
-    sure, groups = confidence(probabilities, label_type, thresholds), groups_of(rows, data.group)[0]
+    sure, groups = confidence(probabilities, label_type, thresholds), groups_of(rows, data)[0]
     correctness = found.targets.correctness(center(probabilities, thresholds))
     model.config.label_thresholds = thresholds
     model.config.threshold = choose_threshold(sure, correctness, options.target_risk, groups, weights)
