@@ -1,6 +1,7 @@
 """Confidence intervals cover the true value and are not wider than needed."""
 
 from dataclasses import astuple
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores import approx, class_table, mean_interval, random_case, score
 
+from app.evaluation.bootstrap import Resampler, bootstrap_interval
+from app.evaluation.evaluate import differences
 from app.evaluation.interval import Interval
+from app.evaluation.predict import BOTH, Predictions
+from app.evaluation.targets import Targets
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,40 @@ def test_the_interval_of_a_difference_covers_it_even_if_few_groups_differ(groups
     if groups * (better + worse) > 10 and better + worse < 0.9:
         width = np.mean([figure.high - figure.low for figure in found])
         assert width < 1.25 * 2 * 1.96 * np.std(values)
+
+
+METRICS_OF_DIFFERENCES = ["macro_f1", "balanced_accuracy", "weighted_f1", "roc_auc", "average_precision"]
+
+
+def difference(truth, first, second, metric: str, weights=None) -> Interval:
+    """What a metric of the first probabilities is above that of the second."""
+    predictions = Predictions({BOTH: first}, Targets("single", truth, weights=weights))
+    return differences(predictions, {"other": second}, Resampler(np.arange(len(truth))), metric)["other"]
+
+
+@pytest.mark.parametrize("metric", METRICS_OF_DIFFERENCES)
+def test_a_few_rows_do_not_show_that_one_system_is_better_by_any_metric(metric):
+    for seed, rows in product((2, 7), (1, 2, 3)):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(0, 6, 60)
+        first = 0.9 * np.eye(6)[np.where(rng.random(60) < 0.3, (truth + 1) % 6, truth)] + 0.025
+        second, chosen = first.copy(), np.flatnonzero(first.argmax(axis=1) == truth)[:rows]
+        second[chosen] = 0.9 * np.eye(6)[(truth[chosen] + 1) % 6] + 0.025
+        found = difference(truth, first, second, metric)
+        assert found.low < 0 < found.value < found.high
+        assert difference(truth, second, first, metric).high > 0
+
+
+def test_many_rows_show_that_one_system_is_better_by_macro_f1():
+    truth = np.arange(200) % 4
+    guess = np.where(np.arange(200) < 40, (truth + 1) % 4, truth)
+    assert difference(truth, np.eye(4)[truth], np.eye(4)[guess], "macro_f1").low > 0.1
+
+
+def test_the_shift_of_an_interval_does_not_carry_an_end_across_no_difference():
+    draws = np.linspace(-0.01, 0.3, 200)
+    assert bootstrap_interval(0.2, draws, 100, least=-1).low == 0
+    assert bootstrap_interval(-0.2, -draws, 100, least=-1).high == 0
 
 
 def test_the_interval_of_no_difference_is_clopper_and_pearsons():

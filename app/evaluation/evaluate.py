@@ -22,7 +22,14 @@ from app.evaluation.figures import (
 from app.evaluation.input_coverage import input_coverage
 from app.evaluation.interval import Scores
 from app.evaluation.metric_draws import Draws
-from app.evaluation.metrics import METRICS, class_table, compute_metrics, default_metric, num_effective_groups
+from app.evaluation.metrics import (
+    METRICS,
+    class_table,
+    compute_metrics,
+    default_metric,
+    num_different_groups,
+    num_effective_groups,
+)
 from app.evaluation.predict import IMAGE_AND_TEXT, Parts, Predictions, parts_of
 from app.evaluation.slices import slice_rows
 from app.evaluation.targets import Targets
@@ -238,7 +245,11 @@ def differences(predictions: Predictions, others: dict[str, np.ndarray], resampl
     value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[WHOLE], resampler)
     return {
         name: bootstrap_interval(
-            value - metric_of(p, predictions, metric), drawn[WHOLE] - drawn[name], groups, least=-1
+            value - metric_of(p, predictions, metric),
+            drawn[WHOLE] - drawn[name],
+            groups,
+            least=-1,
+            different=num_different_groups(draws[WHOLE], draws[name], metric),
         )
         for name, p in others.items()
     }

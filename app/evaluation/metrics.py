@@ -131,6 +131,27 @@ def num_effective_groups(draws: Draws, resampler: Resampler) -> float:
     return float(effective_groups(np.bincount(resampler.group, draws.weights), np.bincount(resampler.group)))
 
 
+def num_different_groups(first: Draws, second: Draws, metric: str) -> float:
+    """Effective number of groups with rows that count differently for a metric in two systems.
+
+    As for `mean_interval`, groups count relative to the heaviest.
+    """
+    used, other = (counted_for(metric, draws.y_true, draws.probabilities) for draws in (first, second))
+    sizes = np.bincount(first.group)
+    differs = np.bincount(first.group, (used != other).any(axis=1)) > 0
+    row_weights = np.bincount(first.group, first.weights) / sizes
+    return float(row_weights[differs].sum() / row_weights.max())
+
+
+def counted_for(metric: str, y_true: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """What a metric looks at in each row ``(n, k)``: probabilities, a label among the first five, or answers."""
+    if metric in ("roc_auc", "average_precision"):
+        return probabilities
+    is_top_5 = metric == "top_5_accuracy"
+    found = in_top_k(y_true, probabilities) if is_top_5 else predicted_classes(y_true, probabilities)
+    return found.reshape(len(y_true), -1)
+
+
 def class_table(
     probabilities: np.ndarray, y_true: np.ndarray, resampler: Resampler, weights: np.ndarray | None = None
 ) -> list[ClassFigures]:
