@@ -142,6 +142,18 @@ def test_the_interval_of_rows_that_are_all_right_does_not_end_at_one_point():
     assert mean_interval(np.zeros(30), np.arange(30)).high == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_a_draw_without_any_known_label_does_not_count_as_wrong(metric):
+    """Four of eight rows have a label that the model does not have; the others are right."""
+    truth = np.repeat([0, -100], 4)
+    guess = np.eye(2)[np.repeat([0, 1], 4)]
+    assert astuple(score(guess, truth, np.arange(8), names=[metric])[metric]) == (
+        1.0,
+        pytest.approx(0.025 ** (1 / 8)),
+        1.0,
+    )
+
+
 def test_a_rare_class_that_is_always_right_has_an_interval_of_its_few_rows():
     truth = np.array([0] * 97 + [1] * 3)
     line = class_table(np.eye(2)[truth], truth, np.arange(100))[1]

@@ -73,7 +73,10 @@ class Draws:
         self.num_classes = probabilities.shape[1]
 
     def metric(self, name: str) -> np.ndarray:
-        """A metric in each draw ``(resamples,)``; a ranking metric in the first `RANKING_RESAMPLES`."""
+        """A metric in each draw ``(resamples,)``; a ranking metric in the first `RANKING_RESAMPLES`.
+
+        A draw without any class of the model does not define a mean over the classes, and is NaN.
+        """
         if name in ("roc_auc", "average_precision"):
             return self.ranking_metric(name)
         rows = self.sums(np.ones(len(self.y_true)))
@@ -90,7 +93,8 @@ class Draws:
         if name == "weighted_f1":
             return divide_or_zero(np.where(occurs, self.per_class("f1") * actual, 0).sum(axis=1), labels)
         values = self.per_class({"balanced_accuracy": "recall", "macro_f1": "f1"}[name])
-        return divide_or_zero(np.where(occurs, values, 0).sum(axis=1), occurs.sum(axis=1))
+        total, number = np.where(occurs, values, 0).sum(axis=1), occurs.sum(axis=1)
+        return np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)
 
     def per_class(self, name: str) -> np.ndarray:
         """``precision``, ``recall`` or ``f1`` of each class in each draw ``(resamples, C)``, NaN where undefined."""
