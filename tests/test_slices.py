@@ -9,15 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import eval as evaluation
-from app.evaluation.slices import MAX_NAMES, slices_by_value
+from app.evaluation.slices import MAX_NAMES, MISSING, slices_by_value
 from data import DataSettings, load_rows
 from data.loading import scored_split
 
 
 @example([1.0, 1.0000001, 2.0])
+@example([float("inf"), 1.0, None])
 @example([*range(11), 5e-324, 1e-323, -5e-324, -4.0] * 2)
 @given(
-    st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1)
+    st.lists(st.none() | st.floats(allow_nan=False), min_size=1)
     | st.lists(st.none() | st.text(max_size=2), min_size=1)
     | st.lists(st.booleans(), min_size=1)
 )
@@ -36,7 +37,7 @@ def test_few_numbers_are_a_slice_each_and_many_are_quarters():
 
 
 def test_numbers_that_are_missing_are_a_slice_of_their_own():
-    assert slices_by_value([1.0, None, 2.0])["None"].tolist() == [False, True, False]
+    assert slices_by_value([1.0, None, 2.0])[MISSING].tolist() == [False, True, False]
 
 
 def test_numbers_of_a_csv_are_sliced_as_numbers(tmp_path):
@@ -48,13 +49,44 @@ def test_numbers_of_a_csv_are_sliced_as_numbers(tmp_path):
     found = slices_by_value(rows.column("age"))
     assert len(found) == 5
     assert next(iter(found)).startswith("0 to ")
-    assert np.flatnonzero(found["None"]).tolist() == [0, 1]
+    assert np.flatnonzero(found[MISSING]).tolist() == [0, 1]
     assert list(slices_by_value(rows.column("ward"))) == ["0100", "0101"], "few values stay as they are written"
 
 
 @pytest.mark.parametrize("odd", ["unknown", "nan", "inf"])
 def test_numbers_among_names_are_sliced_as_names(odd):
-    assert list(slices_by_value([*map(str, range(11)), odd, ""])) == sorted([*map(str, range(11)), odd, ""])
+    assert list(slices_by_value([*map(str, range(11)), odd, ""])) == sorted([MISSING, *map(str, range(11)), odd])
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", float("nan")])
+def test_missing_names_are_one_slice(missing):
+    assert {name: rows.tolist() for name, rows in slices_by_value(["a", missing, None]).items()} == {
+        MISSING: [False, True, True],
+        "a": [True, False, False],
+    }
+
+
+@pytest.mark.parametrize("numbers", [[1000001, 1000002], [20240101.0, 20240102.0], [0.12345678, 0.12345679]])
+def test_numbers_that_differ_late_are_slices_of_their_own(numbers):
+    assert list(slices_by_value(numbers * 2)) == [str(number).removesuffix(".0") for number in numbers]
+
+
+def test_ranges_of_large_numbers_are_printed_in_full():
+    days = [20240101 + day for day in range(28)]
+    assert list(slices_by_value(days)) == [f"{days[i]} to {days[i + 6]}" for i in (0, 7, 14, 21)]
+
+
+def test_infinite_numbers_are_slices_of_their_own():
+    found = slices_by_value([*map(float, range(20)), np.inf, -np.inf, None])
+    assert [found[name].nonzero()[0].tolist() for name in ("-inf", "inf", MISSING)] == [[21], [20], [22]]
+    assert list(found)[1:5] == ["0 to 4", "5 to 9", "10 to 14", "15 to 19"]
+
+
+def test_a_number_that_most_rows_have_is_a_slice_of_its_own():
+    found = slices_by_value([0] * 90 + list(range(1, 20)))
+    assert {name: rows.sum() for name, rows in found.items()} == {"0": 90, "1 to 19": 19}
+    found = slices_by_value([20] * 90 + list(range(1, 20)))
+    assert {name: rows.sum() for name, rows in found.items()} == {"1 to 19": 19, "20": 90}
 
 
 def test_few_numbers_of_a_csv_and_none():
@@ -62,7 +94,7 @@ def test_few_numbers_of_a_csv_and_none():
     assert {name: rows.tolist() for name, rows in found.items()} == {
         "1": [True, False, False, False],
         "2": [False, False, True, False],
-        "None": [False, True, False, True],
+        MISSING: [False, True, False, True],
     }
 
 
