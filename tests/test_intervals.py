@@ -76,6 +76,12 @@ def test_a_few_rows_do_not_show_that_one_system_is_better_by_any_metric(metric):
         assert difference(truth, second, first, metric).high > 0
 
 
+def test_a_row_of_a_rare_class_does_not_show_that_one_system_is_better():
+    truth = np.append(np.arange(99) % 3, 3)
+    guess = np.append(truth[:99], 0)
+    assert difference(truth, np.eye(4)[truth], np.eye(4)[guess], "macro_f1").low <= 0
+
+
 def test_many_rows_show_that_one_system_is_better_by_macro_f1():
     truth = np.arange(200) % 4
     guess = np.where(np.arange(200) < 40, (truth + 1) % 4, truth)

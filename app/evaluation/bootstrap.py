@@ -63,35 +63,47 @@ def mean_interval(
     sums = np.bincount(group, values if weights is None else weights * values)
     number = float(effective_groups(group_weights, sizes))
     drawn = (draws @ sums) / (draws @ group_weights)
+    figure = bootstrap_interval(float(np.average(values, weights=weights)), drawn, number, least)
     _, kind = np.unique((sums / group_weights).round(9), return_inverse=True)
     row_weights = group_weights / sizes
     different = (row_weights.sum() - np.bincount(kind, row_weights).max()) / row_weights.max()
-    few_matter = least < 0 or weights is not None
-    value = float(np.average(values, weights=weights))
-    return bootstrap_interval(value, drawn, number, least, different if few_matter else np.inf)
+    if (least < 0 or weights is not None) and different < MIN_GROUPS:
+        figure = with_unseen_ends(figure, number, least)
+    return figure
 
 
-def bootstrap_interval(
-    value: float, draws: np.ndarray, groups: float, least: float = 0.0, different: float = np.inf
-) -> Interval:
+def difference_interval(value: float, draws: np.ndarray, groups: float, different: float) -> Interval:
+    """A difference of two systems on the same rows, in [-1, 1], with its 95 % interval.
+
+    Fewer than `MIN_GROUPS` groups that differ do not show which system is better: all four signs are equal one time in
+    eight. Each end is then at least as far away as that of `unseen_ends`, and the interval contains 0.
+
+    Args:
+        draws, groups: as of `bootstrap_interval`.
+        different: effective number of groups that the two systems do not answer alike.
+    """
+    figure = bootstrap_interval(value, draws, groups, least=-1)
+    if different < MIN_GROUPS:
+        figure = with_unseen_ends(figure, groups, -1)
+        figure = Interval(figure.value, min(figure.low, 0.0), max(figure.high, 0.0))
+    return figure
+
+
+def bootstrap_interval(value: float, draws: np.ndarray, groups: float, least: float = 0.0) -> Interval:
     """A value with the middle 95 % of the draws, shifted so that their mean is the value.
 
     The shift corrects the bias of the bootstrap (Efron & Tibshirani 1993, section 10.3): a draw contains some rows
-    twice and lacks some classes, which makes rankings look better than they are.
+    twice and lacks some classes, which makes rankings look better than they are. It carries no end of a
+    difference across 0.
 
     If all groups are alike (all correct, all wrong, no difference), so are all draws; the ends are then those of
     `unseen_ends`. If there are fewer than `MIN_GROUPS` groups that are not all at an extreme, or no draw defines the
     value, the interval reaches from ``least`` to 1.
 
-    If few groups are different, the draws contain no more kinds of groups than the rows do, and each end is at least
-    as far away as that of `unseen_ends`. The shift does not carry an end of a difference across 0.
-
     Args:
         draws: the value in each draw ``(resamples,)``, NaN where a draw does not define it.
         groups: effective number of groups.
         least: the lowest possible value: 0, or -1 for a difference.
-        different: effective number of groups that are not like most: for a difference, those that two systems do not
-            answer alike.
     """
     defined = draws[~np.isnan(draws)]
     alike, extreme = len(defined) > 0 and np.ptp(defined) < 1e-9, min(value - least, 1 - value) < 1e-9
@@ -104,9 +116,6 @@ def bootstrap_interval(
         low, high = (drawn - (defined.mean() - value)).clip(least, 1).tolist()
         if least < 0:
             low, high = min(low, 0.0) if drawn[0] <= 0 else low, max(high, 0.0) if drawn[1] >= 0 else high
-    if different < MIN_GROUPS:
-        unseen_low, unseen_high = unseen_ends(value, groups, least)
-        low, high = min(low, unseen_low), max(high, unseen_high)
     return Interval(float(value), low, high)
 
 
@@ -118,6 +127,12 @@ def unseen_ends(value: float, groups: float, least: float) -> tuple[float, float
     """
     share = 1 - 0.025 ** (1 / groups)
     return float(value - share * (value - least)), float(value + share * (1 - value))
+
+
+def with_unseen_ends(figure: Interval, groups: float, least: float) -> Interval:
+    """An interval whose ends are at least as far away as those of `unseen_ends`."""
+    low, high = unseen_ends(figure.value, groups, least)
+    return Interval(figure.value, min(figure.low, low), max(figure.high, high))
 
 
 def effective_groups(weights: np.ndarray | csr_matrix, sizes: np.ndarray | csr_matrix) -> np.ndarray:

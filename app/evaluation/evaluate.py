@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.evaluation.baselines import Linear, constant_baseline
-from app.evaluation.bootstrap import Resampler, bootstrap_interval, mean_interval
+from app.evaluation.bootstrap import Resampler, difference_interval, mean_interval
 from app.evaluation.calibration import calibration_figures
 from app.evaluation.cases import first_rows, pool_linear, pool_predictions
 from app.evaluation.figures import (
@@ -244,12 +244,11 @@ def differences(predictions: Predictions, others: dict[str, np.ndarray], resampl
     drawn = {name: found.metric(metric) for name, found in draws.items()}
     value, groups = metric_of(whole, predictions, metric), num_effective_groups(draws[WHOLE], resampler)
     return {
-        name: bootstrap_interval(
+        name: difference_interval(
             value - metric_of(p, predictions, metric),
             drawn[WHOLE] - drawn[name],
             groups,
-            least=-1,
-            different=num_different_groups(draws[WHOLE], draws[name], metric),
+            num_different_groups(draws[WHOLE], draws[name], metric),
         )
         for name, p in others.items()
     }
