@@ -199,3 +199,25 @@ def test_other_rows_may_lack_a_column_that_the_test_rows_have(run_dir, shapes_fo
     assert evaluation.main([str(run), "--pictures", "0"])["slices"].keys() == {"age"}
     assert evaluation.main([str(run), "--split", "validation", "--pictures", "0"])["slices"] == {}
     assert "no column age" in capsys.readouterr().out
+
+
+def test_rows_with_images_of_the_training_are_not_called_held_out(run_dir, shapes_folder, tmp_path, capsys):
+    source = str(shapes_folder / "train.csv")
+    figures = evaluation.main([str(run_dir), "--data.test", source, "--pictures", "0", "--output_dir", str(tmp_path)])
+    seen, images = figures["seen_images"], figures["images"]
+    assert 0 < seen < images, "some are validation rows"
+    told = f"{seen} of the {images} images of these rows also occur in the training rows"
+    page = (tmp_path / "report.html").read_text()
+    assert told in page
+    assert "held-out" not in page
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert "seen_images" not in evaluation.main([str(run_dir), "--pictures", "0", "--output_dir", str(tmp_path)])
+
+
+def test_the_model_card_does_not_say_that_images_of_the_training_are_new(shapes_folder, tmp_path):
+    options = ["--data.test", str(shapes_folder / "train.csv"), "--train.epochs", "1"]
+    run = train.main(arguments(shapes_folder, tmp_path / "run", *options))
+    card, summary = ((run / name).read_text() for name in ("model/README.md", "summary.txt"))
+    assert "not trained on them" not in card
+    for text in (card, " ".join(summary.split())):
+        assert "images of these rows also occur in the training rows" in text

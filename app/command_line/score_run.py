@@ -22,7 +22,7 @@ from app.run_paths import find_data
 from app.settings import Settings
 from app.settings_parser import load_settings
 from app.training.linear_comparison import compare_run_linear
-from app.training.provenance import changed_rows
+from app.training.provenance import changed_rows, trained_images
 from data import (
     TEXT_SLICES,
     DataSettings,
@@ -76,7 +76,8 @@ def score_run(options: Score) -> dict:
     model = accelerator.prepare_model(model, evaluation_mode=True)
     role: Role = "test" if options.data.test else options.split
     sizes = (options.batch_size, options.pictures, options.deletion)
-    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role, linear)
+    images = trained_images(Path(options.model))
+    figures = evaluate_to(folder, model, processor, rows, accelerator, settings, *sizes, chosen, role, linear, images)
     del model
     accelerator.free_memory()  # the last reference to the process group, whose threads end before the interpreter
     accelerator.end_training()

@@ -173,6 +173,7 @@ class Evaluation:
         deletion: ``None`` without a check of the maps.
         advantage: ``None`` if no linear classifiers were fitted.
         by_case: ``None`` without ``data.pool``.
+        seen_images: number of the images that the training rows have too; ``None`` if it is 0 or not known.
     """
 
     source: str
@@ -194,6 +195,7 @@ class Evaluation:
     deletion: Deletion | None = None
     advantage: Advantage | None = None
     by_case: CaseFigures | None = None
+    seen_images: int | None = None
 
     @property
     def whole(self) -> str:
@@ -208,7 +210,7 @@ class Evaluation:
         for column in content["slices"].values():
             for value, found in column.items():
                 column[value] = {"rows": found["rows"], **found["scores"]}
-        for name in ("deletion", "advantage", "by_case"):
+        for name in ("deletion", "advantage", "by_case", "seen_images"):
             if content[name] is None:
                 del content[name]
         return content

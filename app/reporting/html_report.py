@@ -22,7 +22,7 @@ from app.explanation.drawing import enlarged
 from app.reporting import charts
 from app.reporting.example_grid import evenly_spaced_rows
 from app.reporting.explained_rows import SIDE, ExplainedRows
-from app.reporting.text import ROLE_WARNINGS, advantage_text, correctness_text, input_use_text, metric_name, trust_text
+from app.reporting.text import advantage_text, correctness_text, input_use_text, metric_name, role_text, trust_text
 from app.reporting.tinted_text import MAX_WORDS, Piece, tint
 from data import LabelFormat, Rows
 from models import ImageTextProcessor
@@ -123,7 +123,7 @@ def write_report(
             model=describe_model(model),
             size=model.config.image_size,
             explains=not isinstance(model, OnnxModel),
-            role_warning=ROLE_WARNINGS.get(figures.role, ""),
+            role_warning=role_text(figures),
             galleries=[(chosen, make_cards(explained, predictions, chosen)) for chosen in examples],
             charts=draw_charts(figures),
         )

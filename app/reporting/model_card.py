@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.evaluation.figures import Evaluation
-from app.reporting.text import advantage_text, calibration_text, input_use_text
+from app.reporting.text import advantage_text, calibration_text, input_use_text, role_text
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
 from models import ImageTextClassifier
@@ -67,6 +67,7 @@ def model_card(
             },
             source=source,
             held_out=split == "test",
+            role=role_text(figures),
             figures=figures,
             scores=scores,
             input_use=f"{input_use_text(figures)} {advantage_text(figures)}".strip(),

@@ -23,7 +23,7 @@ WIDTH = 110
 def score_table(figures: Evaluation, source: str) -> str:
     """Scores with intervals by what the model was given, then by slice, and what they mean."""
     lines = [f"{source}: {figures.rows:,} rows, {figures.images:,} images", ""]
-    if warning := ROLE_WARNINGS.get(figures.role):
+    if warning := role_text(figures):
         lines += [*textwrap.wrap(warning, WIDTH), ""]
     if figures.weighed_by:
         lines += [f"rows are weighted by column {figures.weighed_by}", ""]
@@ -52,6 +52,17 @@ def score_table(figures: Evaluation, source: str) -> str:
         if sentences:
             lines += ["", *textwrap.wrap(sentences, WIDTH)]
     return "\n".join([*lines, *row_notes(figures)])
+
+
+def role_text(figures: Evaluation) -> str:
+    """What the rows were used for in training, in sentences; empty for rows whose images are all new to the model."""
+    sentences = [ROLE_WARNINGS[figures.role]] if figures.role in ROLE_WARNINGS else []
+    if figures.seen_images:
+        sentences.append(
+            f"{figures.seen_images:,} of the {figures.images:,} images of these rows also occur in the training rows: "
+            "expect lower figures on rows with other images."
+        )
+    return " ".join(sentences)
 
 
 def metric_name(metric: str, label_type: str) -> str:

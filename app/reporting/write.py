@@ -1,6 +1,6 @@
 """Evaluate a model on rows and write the report, the figures, the predictions and the example pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def evaluate_to(
     chosen: Sequence[int] = (),
     role: Role = "test",
     linear: Linear | None = None,
+    trained_images: Collection[str] = (),
 ) -> Evaluation | None:
     """Evaluate on checked rows and write ``report.html``, ``metrics.json`` and ``predictions.parquet``.
 
@@ -55,6 +56,7 @@ def evaluate_to(
         chosen: indices of rows that the pictures show (see `find_rows`).
         role: use of the rows in training.
         linear: answers of linear classifiers to the same rows.
+        trained_images: hashes of the images of the training rows.
 
     Returns:
         the figures; ``None`` on processes other than the main one.
@@ -70,6 +72,8 @@ def evaluate_to(
     if not accelerator.is_main_process:
         return None
     figures = evaluate(predictions, rows, processor, config, settings, role, linear)
+    if role != "train":
+        figures.seen_images = len(set(rows.image_keys) & set(trained_images)) or None
     groups, _ = groups_of(rows, settings)
     folder.mkdir(parents=True, exist_ok=True)
     plain = accelerator.unwrap_model(model)

@@ -57,7 +57,19 @@ def finish(settings: Settings, data: PreparedData, accelerator: Accelerator, run
     if options.baselines:
         linear = compare_linear(settings, data.splits, rows, model, processor, accelerator)
     sizes = (options.batch_size, options.pictures)
-    figures = evaluate_to(folder, model, processor, rows, accelerator, settings.data, *sizes, role=split, linear=linear)
+    images = {key for key in data.splits["train"].image_keys if key is not None}
+    figures = evaluate_to(
+        folder,
+        model,
+        processor,
+        rows,
+        accelerator,
+        settings.data,
+        *sizes,
+        role=split,
+        linear=linear,
+        trained_images=images,
+    )
     if figures is None:  # not the main process
         return
     summary = score_table(figures, f"{split}, {rows.source}")

@@ -255,6 +255,18 @@ def changed_rows(run_dir: Path, split: str, rows: Rows, group: str | None, witho
     return row_changes(split, before.rows.get(split), row_table(rows, group), without)
 
 
+def trained_images(run_dir: Path) -> set[str]:
+    """Hashes of the images that a run was trained on; empty if it has no record.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    before = Provenance.load(run_dir)
+    if before is None or "train" not in before.rows:
+        return set()
+    return set(before.rows["train"]["image"].to_pylist()) - {""}
+
+
 def no_record(run_dir: Path) -> str:
     """The message about a run that an earlier version trained."""
     return (
