@@ -18,6 +18,7 @@ from app.evaluation.targets import Targets
 from app.studies.kfold import gains_over_others, kfold, pooled, systems_text, together
 from app.training.run import run_training
 from data import LabelFormat
+from data.errors import UserError
 
 
 def table(right: np.ndarray, images: np.ndarray) -> pd.DataFrame:
@@ -220,6 +221,15 @@ def test_other_rows_are_refused():
     one = table(np.ones(4, dtype=bool), np.arange(4))
     with pytest.raises(ValueError, match="different rows: 4 and 3, of which 3 are the same"):
         compare(one, one[:3])
+
+
+def test_equal_rows_are_counted_once_where_rows_are_refused():
+    one = table(np.ones(300, dtype=bool), np.arange(300)).assign(
+        image_key=None, text="is it?", label=["yes", "no"] * 150
+    )
+    other = one.assign(label=["yes"] * 149 + ["no"] * 151)
+    with pytest.raises(UserError, match="300 and 300, of which 299 are the same"):
+        compare(one, other)
 
 
 def test_the_command_compares_two_runs(run_dir, tmp_path, capsys):

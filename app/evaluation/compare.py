@@ -96,7 +96,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     first, second = (table if "weight" in table else table.assign(weight=1.0) for table in (first, second))
     second = in_order_of(first, second)
     if len(first) != len(second) or not first[IDENTITY].equals(second[IDENTITY]):
-        same = first[IDENTITY].merge(second[IDENTITY])
+        same = numbered(first).merge(numbered(second))
         raise UserError(
             f"The runs were evaluated on different rows: {len(first):,} and {len(second):,}, of which {len(same):,} "
             "are the same and count the same. Evaluate both on one file: python eval.py RUN --data.test FILE"
@@ -115,6 +115,11 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         better_first=int((gain < 0).sum()),
         better_second=int((gain > 0).sum()),
     )
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """The content of rows, with a number that tells equal rows apart."""
+    return table[IDENTITY].assign(number=table.groupby(IDENTITY, dropna=False).cumcount())
 
 
 def in_order_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
