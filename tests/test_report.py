@@ -18,7 +18,7 @@ from app.evaluation.figures import Confusion
 from app.evaluation.interval import Interval
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR
 from app.reporting.charts import draw_confusion
-from app.reporting.text import calibration_text, correctness_text
+from app.reporting.text import calibration_text, correctness_text, percent
 from app.reporting.tinted_text import tint
 
 
@@ -179,6 +179,11 @@ def test_labels_in_charts_are_no_mathematics():
     assert "$5 or $6" in draw_confusion(Confusion(["$5 or $6", r"$\ce{a}$"], [[1, 0], [0, 1]]))
 
 
+@pytest.mark.parametrize(("value", "told"), [(0.5, "50.0%"), (0.9962, "99.6%"), (0.99996, "99.996%"), (1.0, "100.0%")])
+def test_a_share_below_one_is_not_shown_as_100_percent(value, told):
+    assert percent(value) == told
+
+
 def test_answers_that_some_annotators_gave_are_not_called_wrong(shapes_folder, tmp_path):
     """Two of three people say this, one says that: the best answer earns two thirds, and is no mistake."""
     rows = pd.read_csv(shapes_folder / "train.csv")
@@ -209,7 +214,9 @@ def test_what_a_set_of_labels_was_answered_and_is_is_said_even_where_it_is_empty
     [
         (1.1, None, "No answer is sure"),
         (0.8, None, "all are below the threshold of 80%"),
-        (0.8, Interval(0.04, 0, 1), "Above a threshold of 80% it answers 50.0% of the rows; 4.0% of those"),
+        (0.99999, None, "all are below the threshold of 99.999%"),
+        (0.9962, Interval(0.04, 0, 1), "From a threshold of 99.6% it answers"),
+        (0.8, Interval(0.04, 0, 1), "From a threshold of 80% it answers 50.0% of the rows; 4.0% of those"),
     ],
 )
 def test_how_sure_it_may_be_is_said_in_words(threshold, risk, told):

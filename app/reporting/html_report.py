@@ -22,7 +22,15 @@ from app.explanation.drawing import enlarged
 from app.reporting import charts
 from app.reporting.example_grid import evenly_spaced_rows
 from app.reporting.explained_rows import SIDE, ExplainedRows
-from app.reporting.text import advantage_text, correctness_text, input_use_text, metric_name, role_text, trust_text
+from app.reporting.text import (
+    advantage_text,
+    correctness_text,
+    input_use_text,
+    metric_name,
+    percent,
+    role_text,
+    trust_text,
+)
 from app.reporting.tinted_text import MAX_WORDS, Piece, tint
 from data import LabelFormat, Rows
 from models import ImageTextProcessor
@@ -138,11 +146,6 @@ def environment() -> Environment:
     found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     found.filters |= {"percent": percent, "interval": interval, "points": signed_points, "zip": zip}
     return found
-
-
-def percent(value: float) -> str:
-    """A share in percent."""
-    return f"{value:.1%}"
 
 
 def interval(value: Interval) -> str:

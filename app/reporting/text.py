@@ -176,12 +176,19 @@ def calibration_text(figures: Calibration) -> str:
     )
     if figures.threshold > 1:
         return error + "No answer is sure: on the validation rows no threshold kept the errors within the allowed risk."
+    threshold = percent(figures.threshold, 0)
     if figures.risk is None:
-        return error + f"No answer of these rows is sure: all are below the threshold of {figures.threshold:.0%}."
+        return error + f"No answer of these rows is sure: all are below the threshold of {threshold}."
     return error + (
-        f"Above a threshold of {figures.threshold:.0%} it answers {figures.coverage.value:.1%} of the rows; "
+        f"From a threshold of {threshold} it answers {figures.coverage.value:.1%} of the rows; "
         f"{figures.risk.value:.1%} of those answers are wrong."
     )
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in percent, with more digits where it takes them to tell a share below 1 from 100 %."""
+    text = f"{value:.{digits}%}"
+    return percent(value, digits + 1) if value < 1 and text.startswith("100") else text
 
 
 def points_with_interval(value: Interval) -> str:
