@@ -160,6 +160,15 @@ def test_an_evaluation_gives_the_same_comparison_as_the_training_and_can_leave_i
     assert not set(LINEAR) & set(without["scores"])
 
 
+def test_an_evaluation_says_why_it_cannot_compare_as_it_was_asked_to(compared, shapes_folder, tmp_path, capsys):
+    options = ["--data.test", str(shapes_folder / "test.csv"), "--pictures", "0", "--output_dir", str(tmp_path)]
+    evaluation.main([str(compared / "model"), *options])
+    assert "is not compared" not in capsys.readouterr().out
+    evaluation.main([str(compared / "model"), *options, "--baselines", "true"])
+    told = "is not compared with linear classifiers: without config.yaml, the training rows are not known"
+    assert told in capsys.readouterr().out
+
+
 def test_training_rows_that_have_changed_are_not_compared_with(shapes_folder, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -232,6 +232,12 @@ def test_equal_rows_are_counted_once_where_rows_are_refused():
         compare(one, other)
 
 
+def test_a_damaged_file_of_predictions_is_named(tmp_path):
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(UserError, match=r"predictions\.parquet is damaged .*: evaluate again"):
+        load_predictions(tmp_path, "test")
+
+
 def test_the_command_compares_two_runs(run_dir, tmp_path, capsys):
     shutil.copytree(run_dir / "evaluation", tmp_path / "other/evaluation")
     path = tmp_path / "other/evaluation/test/predictions.parquet"

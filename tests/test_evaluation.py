@@ -19,6 +19,7 @@ from app.evaluation.targets import Targets
 from app.reporting.metrics_file import metrics_content, read_scores, read_source, write_metrics
 from app.reporting.text import input_use_text
 from data import DataSettings
+from data.errors import UserError
 from data.string_column import write_columns
 from models import ImageTextConfig
 
@@ -119,6 +120,13 @@ def test_metrics_json_holds_the_figures_and_the_scores_can_be_read_back(weighted
     assert "deletion" not in found
     assert read_scores(tmp_path / "metrics.json") == weighted.scores
     assert read_source(tmp_path / "metrics.json") == "rows"
+
+
+@pytest.mark.parametrize("read", [read_scores, read_source])
+def test_a_damaged_file_of_figures_is_named(read, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"sou')
+    with pytest.raises(UserError, match=r"metrics\.json is damaged .*: delete it"):
+        read(tmp_path / "metrics.json")
 
 
 def test_the_use_of_inputs_is_measured_with_row_weights():

@@ -71,7 +71,10 @@ def score_run(options: Score) -> dict:
     ready_folder(folder)
     accelerator = Accelerator(mixed_precision=precision)
     linear, wanted = None, run.train.baselines if options.baselines is None else options.baselines
-    if wanted and options.split != "train" and run.data.train and isinstance(model, ImageTextClassifier):
+    if reason := why_not_compared(options, run, model):
+        if options.baselines:
+            accelerator.print(f"The model is not compared with linear classifiers: {reason}.")
+    elif wanted and isinstance(model, ImageTextClassifier):
         linear = compare_run_linear(Path(options.model), run, rows, model, processor, accelerator)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     role: Role = "test" if options.data.test else options.split
@@ -123,6 +126,17 @@ def arithmetic(options: Score, run: Settings, model: ImageTextClassifier | OnnxM
             f"--mixed_precision {options.mixed_precision}."
         )
     return "no"
+
+
+def why_not_compared(options: Score, run: Settings, model: ImageTextClassifier | OnnxModel) -> str | None:
+    """Why there are no linear classifiers of the training rows to compare with; ``None`` if there may be."""
+    if isinstance(model, OnnxModel):
+        return "an ONNX model does not know its training rows; give the run that it was exported from"
+    if options.split == "train":
+        return "they would have learned the rows of --split train, as the model has"
+    if not run.data.train:
+        return f"without config.yaml, the training rows are not known; give the folder of the run, not {options.model}"
+    return "the training rows are a stream" if run.data.streaming else None
 
 
 def output_folder(options: Score) -> Path:

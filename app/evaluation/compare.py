@@ -61,11 +61,14 @@ def load_predictions(path: Path, rows: str) -> pd.DataFrame:
     """Predictions that eval.py wrote, sorted by row.
 
     Raises:
-        UserError: there are none, or an earlier version wrote them.
+        UserError: there are none, they are damaged, or an earlier version wrote them.
     """
     for folder in (path / "evaluation" / rows, path):
         if (file := folder / "predictions.parquet").is_file():
-            table = pd.read_parquet(file)
+            try:
+                table = pd.read_parquet(file)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{file} is damaged ({error}): evaluate again: python eval.py {path}") from error
             if "group" not in table:
                 raise UserError(f"{file} was written before rows had groups; evaluate again: python eval.py {path}")
             if "fold" in table and table.groupby("group")["fold"].nunique().max() > 1:

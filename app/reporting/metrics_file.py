@@ -7,6 +7,7 @@ from typing import Any
 from app.evaluation.figures import Evaluation
 from app.evaluation.interval import Interval, Scores
 from app.reporting.text import advantage_text, input_use_text, trust_text
+from data.errors import UserError
 
 
 def metrics_content(figures: Evaluation) -> dict[str, Any]:
@@ -28,13 +29,24 @@ def write_metrics(figures: Evaluation, path: Path) -> None:
 
 def read_scores(path: Path) -> dict[str, Scores]:
     """The scores in a ``metrics.json``: what the model was given → metric → value with interval."""
-    content = json.loads(path.read_text(encoding="utf-8"))
     return {
         system: {metric: Interval(**interval) for metric, interval in scores.items()}
-        for system, scores in content["scores"].items()
+        for system, scores in read_metrics(path)["scores"].items()
     }
 
 
 def read_source(path: Path) -> str | None:
     """The source of the rows in a ``metrics.json``; ``None`` in files of early versions."""
-    return json.loads(path.read_text(encoding="utf-8")).get("source")
+    return read_metrics(path).get("source")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The content of a ``metrics.json``.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and evaluate again with eval.py.") from error
