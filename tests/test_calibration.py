@@ -181,6 +181,16 @@ def test_the_curve_ends_with_all_rows_answered():
     assert curve.risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
 
 
+def test_the_curve_does_not_depend_on_the_order_of_answers_of_equal_confidence():
+    confidence, right, weights = np.full(6, 0.9), np.repeat([1, 0], 3), np.arange(1.0, 7)
+    one, other = (
+        risk_coverage_curve(confidence, right[order], weights[order]) for order in (np.arange(6), np.arange(6)[::-1])
+    )
+    assert one.coverage == pytest.approx(other.coverage)
+    assert one.risk == pytest.approx(other.risk)
+    assert one.risk == pytest.approx([15 / 21] * 6)
+
+
 def test_an_answer_exactly_at_the_threshold_is_sure(model, processor):
     probabilities = np.array([[0.75, 0.25, 0.0], [0.5, 0.25, 0.25]], dtype=np.float32)
     figures = calibration_figures(

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from tiny import TINY, shared_encoder
 
 from app.__main__ import main
+from app.reporting.charts import draw_shots
 from app.settings_parser import parse_settings
 from app.studies.ablate import Variant
 from app.studies.shots import STARTS, few_shots, table_of
@@ -71,3 +73,13 @@ def test_numbers_below_one_and_equal_names_are_refused(config, tmp_path):
             few_shots(config, [Variant("a", [])], shots, [0], tmp_path)
     with pytest.raises(UserError, match="different names"):
         few_shots(config, [Variant("a", []), Variant("a", [])], [1], [0], tmp_path)
+
+
+def test_variants_can_have_any_name_in_the_chart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure))
+    names = ["_small", "cost $x_$", "日本"]
+    draw_shots({name: {1: [0.5], 2: [0.6]} for name in names}, tmp_path / "shots.png")
+    found = drawn[0].axes[0].get_legend().get_texts()
+    assert [text.get_text().strip() for text in found] == names
+    assert not any(text.get_parse_math() for text in found)

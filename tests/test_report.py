@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import browser, contrast
+from labelled_tables import shapes_table, write
 from PIL import Image
 from selenium.webdriver.common.by import By
 from tiny import TINY
@@ -177,6 +178,26 @@ def test_rows_of_the_example_picture_are_below_each_other_in_one_width(run_dir, 
 
 def test_labels_in_charts_are_no_mathematics():
     assert "$5 or $6" in draw_confusion(Confusion(["$5 or $6", r"$\ce{a}$"], [[1, 0], [0, 1]]))
+
+
+def test_labels_in_charts_are_no_colours_and_no_references():
+    labels = ["#123456", "url(#a)", 'href="#b']
+    chart = draw_confusion(Confusion(labels, np.eye(3, dtype=int).tolist()))
+    assert [label for label in labels if f">{label}</text>" not in chart] == []
+
+
+def test_labels_are_text_in_the_model_card(shapes_folder, tmp_path):
+    table, long = shapes_table(shapes_folder), "x" * 300
+    names = ["<script>alert(1)</script>", "a\nb", "*c*", long]
+    source = write(table, [names[i % 4] for i in range(len(table))], tmp_path / "t.jsonl")
+    run = train.main(["--data.train", source, *TINY, "--train.epochs", "1", "--run_dir", str(tmp_path / "run")])
+    card = (run / "model/README.md").read_text()
+    assert "<script" not in card
+    (line,) = [line for line in card.splitlines() if line.startswith("Classifies an image")]
+    assert "a b" in line
+    assert r"\*c\*" in line
+    assert "xxx…" in line
+    assert long not in card
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.5, "50.0%"), (0.9962, "99.6%"), (0.99996, "99.996%"), (1.0, "100.0%")])

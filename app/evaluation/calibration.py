@@ -197,12 +197,16 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float | None:
 def risk_coverage_curve(
     confidence: np.ndarray, correctness: np.ndarray, weights: np.ndarray | None = None, size: int = 100
 ) -> RiskCurve:
-    """Share of wrong answers among the most confident rows, at up to ``size`` coverages (Geifman & El-Yaniv 2017)."""
-    order = np.argsort(-confidence, kind="stable")
-    row_weights = np.ones(len(order)) if weights is None else weights[order]
-    total = np.cumsum(row_weights)
-    risks = np.cumsum(row_weights * (1 - correctness[order])) / total
-    places = np.unique(np.linspace(0, len(order) - 1, size).astype(int))
+    """Share of wrong answers among the most confident rows, at up to ``size`` coverages (Geifman & El-Yaniv 2017).
+
+    Rows of equal confidence count as their mean, so that their order does not matter.
+    """
+    weights = np.ones(len(confidence)) if weights is None else weights
+    tie = np.unique(-confidence, return_inverse=True)[1]
+    rows = np.bincount(tie)
+    total = np.cumsum(np.repeat(np.bincount(tie, weights) / rows, rows))
+    risks = np.cumsum(np.repeat(np.bincount(tie, weights * (1 - correctness)) / rows, rows)) / total
+    places = np.unique(np.linspace(0, len(confidence) - 1, size).astype(int))
     return RiskCurve((total[places] / total[-1]).tolist(), risks[places].tolist())
 
 

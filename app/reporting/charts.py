@@ -48,8 +48,13 @@ def svg(figure: Figure, name: str) -> str:
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor").replace("<svg ", '<svg aria-hidden="true" ', 1)
-    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return re.sub(r"<[^!>][^>]*>", lambda tag: own_attributes(tag[0], name), text)  # not texts, which may be labels
+
+
+def own_attributes(tag: str, name: str) -> str:
+    """A tag in the text colour of the page, with ids that begin with a name."""
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", tag.replace(INK, "currentColor"))
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
@@ -157,12 +162,12 @@ def draw_shots(curves: dict[str, dict[int, list[float]]], path: Path) -> None:
         x = sorted(curve)
         means = [100 * float(np.mean(curve[number])) for number in x]
         spread = [100 * float(np.std(curve[number], ddof=1)) if len(curve[number]) > 1 else 0 for number in x]
-        axes.errorbar(x, means, yerr=spread, marker="o", capsize=3, label=name)
+        axes.errorbar(x, means, yerr=spread, marker="o", capsize=3, label=f" {name}")  # as in `draw_curves`
     axes.set(xscale="log", ylim=(0, 101), xlabel="training rows of each class", ylabel="held-out accuracy, %")
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    name_lines(axes, list(curves))
     figure.savefig(path, dpi=110)
 
 
@@ -215,8 +220,7 @@ def draw_curves(records: list[dict], path: Path) -> None:
         accuracy.plot(*zip(*own, strict=True), linewidth=1, label=label)
     accuracy.plot([r["epoch"] for r in epochs], [r["validation_accuracy"] for r in epochs], "o-", color="black")
     if 0 < len(slices) <= MAX_LEGEND:
-        for text in accuracy.legend(fontsize="x-small").get_texts():
-            text.set(parse_math=False, fontfamily=font_families(*names, warn=False))
+        name_lines(accuracy, names, fontsize="x-small")
     accuracy.set(title="validation accuracy", xlabel="epoch", ylim=(0, 1.02))
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps])
@@ -224,3 +228,9 @@ def draw_curves(records: list[dict], path: Path) -> None:
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def name_lines(axes: Axes, names: Sequence[str], **options) -> None:
+    """Draw a legend with names of users, which are no mathematics and may be of any script."""
+    for text in axes.legend(**options).get_texts():
+        text.set(parse_math=False, fontfamily=font_families(*names, warn=False))

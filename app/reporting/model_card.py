@@ -1,5 +1,7 @@
 """The model card: parts, training, figures on held-out rows, and limits of a model."""
 
+import html
+import re
 from functools import cache
 from pathlib import Path
 
@@ -7,9 +9,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.evaluation.figures import Evaluation
-from app.reporting.text import advantage_text, calibration_text, input_use_text, role_text
+from app.reporting.text import advantage_text, calibration_text, input_use_text, percent, role_text
 from app.settings import INCIDENTAL, Settings, flat
 from data import PreparedData
+from data.messages import excerpt
 from models import ImageTextClassifier
 from models.description import describe_model
 
@@ -81,10 +84,15 @@ def model_card(
 def environment() -> Environment:
     """The template of the card, and its filters."""
     found = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined)
-    found.filters |= {"percent": "{:.1%}".format, "thousands": "{:,}".format, "cell": cell}
+    found.filters |= {"percent": percent, "thousands": "{:,}".format, "plain": plain, "label": label}
     return found
 
 
-def cell(value: str) -> str:
-    """Text that does not break the table it is a cell of."""
-    return value.replace("|", "\\|").replace("\n", " ")
+def plain(value: str) -> str:
+    """Text as one line of Markdown, without tags, links, emphasis and ends of table cells."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(" ".join(value.split()), quote=False))
+
+
+def label(value: str) -> str:
+    """A label or a value as `plain` text, which is cut if it is long."""
+    return plain(excerpt(value))
