@@ -14,8 +14,10 @@ import eval as evaluation
 import train
 from app.__main__ import main as app
 from app.evaluation.compare import compare, load_predictions, sign_flip_test
+from app.evaluation.interval import Interval
 from app.evaluation.targets import Targets
-from app.studies.kfold import gains_over_others, kfold, pooled, systems_text, together
+from app.reporting.text import comparison_text
+from app.studies.kfold import folds_text, gains_over_others, kfold, pooled, systems_text, together
 from app.training.run import run_training
 from data import LabelFormat
 from data.errors import UserError
@@ -236,6 +238,32 @@ def test_a_damaged_file_of_predictions_is_named(tmp_path):
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UserError, match=r"predictions\.parquet is damaged .*: evaluate again"):
         load_predictions(tmp_path, "test")
+
+
+def test_whole_sets_of_several_labels_do_not_show_which_system_is_better():
+    rows = table(np.ones(40, dtype=bool), np.arange(40)).assign(**{"correct (linear, both)": 0})
+    told = "\n".join(systems_text(gains_over_others(rows), "multi"))
+    assert "whole sets  the model gains" in told
+    assert "do not show whether the model is better" in told
+
+
+def test_two_models_of_several_labels_are_not_judged_by_whole_sets():
+    rows = table(np.ones(40, dtype=bool), np.arange(40))
+    rows.attrs["label_type"] = "multi"
+    found = comparison_text(compare(rows, rows.assign(correct=False)), ("one", "two"))
+    assert "difference of whole sets -100.0 points" in found
+    assert "do not show which one is better" in found
+    assert " is better on rows" not in found
+
+
+def test_predictions_tell_the_type_of_their_labels(run_dir):
+    assert load_predictions(run_dir, "test").attrs == {"label_type": "single"}
+
+
+def test_the_folds_of_several_labels_are_scored_by_whole_sets():
+    assert "whole sets 50.0% [40.0%, 60.0%]" in folds_text(
+        [0.4, 0.6], 9, {"accuracy": Interval(0.5, 0.4, 0.6)}, "multi"
+    )
 
 
 def test_the_command_compares_two_runs(run_dir, tmp_path, capsys):

@@ -21,6 +21,8 @@ CONTENT = ["image_key", "text", "label"]
 """Columns of predictions.parquet with the content of a row; images by the hash of their bytes."""
 IDENTITY = [*CONTENT, "weight"]
 """Columns that must be equal in two evaluations. The number of a row may differ."""
+LABEL_TYPE = "label_type"
+"""Attribute of a table of predictions, see `data.LabelFormat`; earlier versions did not write it."""
 CORRECT = "correct"
 """Column of predictions.parquet with how correct the answer is, in [0, 1]."""
 
@@ -45,6 +47,7 @@ class Comparison:
         groups: number of groups of rows that are not independent.
         p: two-sided p-value of a difference of zero.
         better_first, better_second: number of rows that the first, or the second, answers better.
+        label_type: see `data.LabelFormat`; for ``multi`` the accuracy is that of whole sets.
     """
 
     rows: int
@@ -55,6 +58,7 @@ class Comparison:
     p: float
     better_first: int
     better_second: int
+    label_type: str = "single"
 
 
 def load_predictions(path: Path, rows: str) -> pd.DataFrame:
@@ -96,6 +100,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     Raises:
         UserError: the rows are not the same.
     """
+    label_type = first.attrs.get(LABEL_TYPE, "single")
     first, second = (table if "weight" in table else table.assign(weight=1.0) for table in (first, second))
     second = in_order_of(first, second)
     if len(first) != len(second) or not first[IDENTITY].equals(second[IDENTITY]):
@@ -117,6 +122,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         p=sign_flip_test(weights * gain, groups),
         better_first=int((gain < 0).sum()),
         better_second=int((gain > 0).sum()),
+        label_type=label_type,
     )
 
 

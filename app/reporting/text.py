@@ -215,12 +215,14 @@ def comparison_text(found: Comparison, names: tuple[str, str]) -> str:
     """The comparison as printed text."""
     one, two = found.accuracy
     value, low, high = (100 * end for end in (found.difference.value, found.difference.low, found.difference.high))
-    meaning = "these rows do not show which one is better"
-    if found.p < 0.05:
+    meaning, of = "these rows do not show which one is better", ""
+    if found.label_type == "multi":
+        meaning, of = "whole sets are seldom exactly right and do not show which one is better", " of whole sets"
+    elif found.p < 0.05:
         meaning = f"{names[value > 0]} is better on rows like these"
     return (
         f"{found.rows:,} rows, {found.images:,} images, {found.groups:,} independent groups\n\n"
         f"{one:>8.1%}  {names[0]}\n{two:>8.1%}  {names[1]}\n\n"
-        f"difference {value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p:.4f}: {meaning}\n"
+        f"difference{of} {value:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p:.4f}: {meaning}\n"
         f"rows answered better by {names[0]}: {found.better_first:,}, by {names[1]}: {found.better_second:,}"
     )

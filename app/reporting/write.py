@@ -9,7 +9,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from app.evaluation.baselines import Linear
-from app.evaluation.compare import CORRECT, correct_column
+from app.evaluation.compare import CORRECT, LABEL_TYPE, correct_column
 from app.evaluation.deletion import deletion_figures, num_checked
 from app.evaluation.evaluate import evaluate, groups_of
 from app.evaluation.figures import Deletion, Evaluation, Role
@@ -152,4 +152,5 @@ def prediction_table(
     for name, found in (predictions.centered().probabilities | (linear.centered() if linear else {})).items():
         if name != predictions.whole_name:
             table[correct_column(name)] = predictions.targets.correctness(found)
+    table.attrs[LABEL_TYPE] = form.type
     return table if rows.weights is None else table.assign(weight=rows.weights)

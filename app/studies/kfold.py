@@ -18,7 +18,7 @@ from app.evaluation.compare import CORRECT, correct_column, load_predictions, ot
 from app.evaluation.evaluate import BRIEF, scores_of
 from app.evaluation.interval import Interval, Scores
 from app.evaluation.targets import Targets
-from app.reporting.text import points_with_interval
+from app.reporting.text import metric_name, points_with_interval
 from app.settings_parser import parse_settings
 from app.training.new_process import finished_run
 from data import LabelFormat
@@ -65,7 +65,7 @@ def kfold(config: Path, folds: int, folder: Path, options: Sequence[str] = ()) -
     content = figures | {"scores": {metric: asdict(interval) for metric, interval in scores.items()}}
     content |= {"others": {name: {"accuracy": value, "gain": asdict(gain)} for name, (value, gain) in others.items()}}
     (folder / "kfold.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    return "\n".join([folds_text(by_fold, len(rows), scores), *systems_text(others)])
+    return "\n".join([folds_text(by_fold, len(rows), scores, form.type), *systems_text(others, form.type)])
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -87,11 +87,11 @@ def pooled(rows: pd.DataFrame, form: LabelFormat) -> Scores:
     return scores_of(answers, targets, Resampler(rows["group"].to_numpy(dtype=str)), BRIEF)
 
 
-def folds_text(accuracies: list[float], rows: int, scores: Scores) -> str:
+def folds_text(accuracies: list[float], rows: int, scores: Scores, label_type: str = "single") -> str:
     """The accuracy of each fold and the pooled scores as text."""
     lines = [f"{len(accuracies)} folds, {rows:,} rows, each held out once", ""]
     for name, score in scores.items():
-        lines.append(f"{name.replace('_', ' '):10} {score.value:.1%} [{score.low:.1%}, {score.high:.1%}]")
+        lines.append(f"{metric_name(name, label_type):10} {score.value:.1%} [{score.low:.1%}, {score.high:.1%}]")
     by_fold = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
     deviation = 100 * statistics.stdev(accuracies)
     return "\n".join([*lines, f"by fold    {by_fold}: standard deviation {deviation:.1f} points"])
@@ -112,14 +112,25 @@ def gains_over_others(rows: pd.DataFrame) -> dict[str, tuple[float, Interval]]:
     return found
 
 
-def systems_text(others: dict[str, tuple[float, Interval]]) -> list[str]:
-    """The other systems beside the model, and whether it is better than the best linear classifier, in lines."""
+def systems_text(others: dict[str, tuple[float, Interval]], label_type: str = "single") -> list[str]:
+    """The other systems beside the model, and whether it is better than the best linear classifier, in lines.
+
+    Whole sets of several labels are seldom exactly right and do not tell that.
+    """
     if not others:
         return []
-    width = max(map(len, others))
-    lines = ["", f"{'on the same rows':{width}}  accuracy  the model gains"]
-    lines += [f"{name:{width}}  {value:8.1%}  {points_with_interval(gain)}" for name, (value, gain) in others.items()]
-    if linear := [name for name in others if name.startswith(LINEAR)]:
+    width, accuracy = max(map(len, others)), metric_name("accuracy", label_type)
+    lines = ["", f"{'on the same rows':{width}}  {accuracy}  the model gains"]
+    lines += [
+        f"{name:{width}}  {value:{len(accuracy)}.1%}  {points_with_interval(gain)}"
+        for name, (value, gain) in others.items()
+    ]
+    if label_type == "multi":
+        lines += [
+            "",
+            "Whole sets do not show whether the model is better; the report of each fold compares by its metric.",
+        ]
+    elif linear := [name for name in others if name.startswith(LINEAR)]:
         best = max(linear, key=lambda name: others[name][0])
         gain = others[best][1]
         verdict = "The rows do not show that the model is better or worse than"
