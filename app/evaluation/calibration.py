@@ -123,9 +123,12 @@ def choose_threshold(
     """Lowest confidence threshold above which at most a share ``risk`` of the answers is wrong.
 
     The upper end of a one-sided 90 % interval of that share (Clopper & Pearson 1934) is within the risk, as in Geifman
-    & El-Yaniv (2017, section 3). A risk of 5 % needs at least 45 answers, all correct. It needs more if the answers of
-    a group are correct or wrong together, or if rows have different weights: both lower the effective number of answers
-    (design effects of Kish 1965, sections 5.4 and 11.7).
+    & El-Yaniv (2017, section 3). Their correction for the number of thresholds is left out, because few rows would then
+    allow any; so where confidence does not rank the answers, the risk is exceeded more often than one time in ten.
+
+    A risk of 5 % needs at least 45 answers, all correct. It needs more if the answers of a group are correct or wrong
+    together, or if rows have different weights: both lower the effective number of answers (design effects of Kish
+    1965, sections 5.4 and 11.7).
 
     Args:
         confidence: probability of each row's answer ``(n,)``.
