@@ -163,9 +163,9 @@ def check_saved_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None
 
 def tied_names(encoder: nn.Module) -> list[list[str]]:
     """The names of weights in groups that share one tensor, each in the order of the state dict."""
-    groups: dict[int, list[str]] = {}
+    groups: dict[Tensor, list[str]] = {}
     for name, tensor in encoder.state_dict(keep_vars=True).items():
-        groups.setdefault(id(tensor), []).append(name)
+        groups.setdefault(tensor, []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 

@@ -153,7 +153,7 @@ def test_trials_of_two_processes_can_end_at_the_same_moment(config, trained, mon
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_with_the_checkpoint_of_its_trial(tmp_path, capfd):
-    command = real_search(tmp_path, "--trials", "2", "--train.epochs", "2")
+    command = real_search(tmp_path, "--trials", "2", "--train.epochs", "4")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "app", *command], cwd=ROOT, env=environment, start_new_session=True
