@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from small_search import SPACE, open_search, record_trainings, states, write_config
 from tiny import ROOT, TINY, shared_encoder
 
-from app.__main__ import main
 from app.settings_parser import load_settings, parse_settings
 from app.studies.search import search as search_module
 from app.studies.search.storage import Worker
@@ -152,12 +151,10 @@ def test_trials_of_two_processes_can_end_at_the_same_moment(config, trained, mon
 
 
 @pytest.mark.slow
-def test_a_search_that_is_killed_goes_on_with_the_checkpoint_of_its_trial(tmp_path, capfd):
-    command = real_search(tmp_path, "--trials", "2", "--train.epochs", "4")
+def test_a_search_that_is_killed_goes_on_with_the_checkpoint_of_its_trial(tmp_path):
+    command = [sys.executable, "-m", "app", *real_search(tmp_path, "--trials", "2", "--train.epochs", "4")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", *command], cwd=ROOT, env=environment, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     checkpoints = tmp_path / "study/trial_0000/checkpoints"
     deadline = time.monotonic() + 120
     while not any(path.name >= "step_00000002" for path in checkpoints.glob("step_*[0-9]")):
@@ -166,9 +163,7 @@ def test_a_search_that_is_killed_goes_on_with_the_checkpoint_of_its_trial(tmp_pa
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    capfd.readouterr()
-    main(command)
-    told = capfd.readouterr().out
+    told = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
     assert "resuming after step" in told
     study = optuna.load_study(study_name="study", storage=search_module.open_storage("", tmp_path / "study"))
     assert sum(trial.state == TrialState.COMPLETE for trial in study.trials) == 2
