@@ -5,6 +5,7 @@ import base64
 from app.serving.server import ServeSettings
 
 SETTINGS = ServeSettings(page=False, precision="no", max_bytes=2_000_000, max_pixels=1_000_000, timeout=20)
+PAGE_SETTINGS = ServeSettings(precision="no")
 BASE = "http://localhost"
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from api_client import BASE, SETTINGS
+from api_client import BASE, PAGE_SETTINGS, SETTINGS
 from interrupted import RANDOM
+from live import live
 from PIL import Image
 from starlette.testclient import TestClient
 from tiny import RUN_DIR, arguments, blank_charts
@@ -178,6 +179,20 @@ def client(predictor, run_dir):
     app, _ = build_app(predictor, run_dir, SETTINGS)
     with TestClient(app, BASE, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def served(predictor, run_dir):
+    """The address of a server with the page, for the tests of a module, and its engine."""
+    app, engine = build_app(predictor, run_dir, PAGE_SETTINGS)
+    with live(app) as address:
+        yield address, engine
+
+
+@pytest.fixture(scope="module")
+def address(served) -> str:
+    """The address of `served`."""
+    return served[0]
 
 
 @pytest.fixture(scope="session")

@@ -4,32 +4,15 @@ import re
 
 import pytest
 from browser import browser, contrast
-from live import live
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from app.serving.server import ServeSettings, build_app
 from app.serving.ui.example_rows import held_out_examples
 
-SETTINGS = ServeSettings(precision="no")
-
 LAYERS = (By.CSS_SELECTOR, ".evidence .layer")
-
-
-@pytest.fixture(scope="module")
-def served(predictor, run_dir):
-    """The address of one server for all tests, and its engine."""
-    app, engine = build_app(predictor, run_dir, SETTINGS)
-    with live(app) as address:
-        yield address, engine
-
-
-@pytest.fixture(scope="module")
-def address(served):
-    return served[0]
 
 
 @pytest.fixture(scope="module")

@@ -8,30 +8,16 @@ from pathlib import Path
 import gradio_client
 import httpx
 import pytest
+from api_client import PAGE_SETTINGS
 from gradio_client import handle_file
 from hostile import PNG
 from live import live
 from page_client import paint
 from PIL import Image
 
-from app.serving.server import ServeSettings, build_app
+from app.serving.server import build_app
 from app.serving.ui.code_tab import code_examples
 from app.serving.ui.example_rows import held_out_examples
-
-SETTINGS = ServeSettings(precision="no")
-
-
-@pytest.fixture(scope="module")
-def served(predictor, run_dir):
-    """The address of one server for all tests, and its engine."""
-    app, engine = build_app(predictor, run_dir, SETTINGS)
-    with live(app) as address:
-        yield address, engine
-
-
-@pytest.fixture(scope="module")
-def address(served):
-    return served[0]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +75,7 @@ def test_concurrent_questions_and_requests_are_all_answered(served):
 
 
 def test_the_key_is_the_password_of_the_page(predictor, run_dir):
-    with live(build_app(predictor, run_dir, SETTINGS, "secret")[0]) as address:
+    with live(build_app(predictor, run_dir, PAGE_SETTINGS, "secret")[0]) as address:
         with pytest.raises(Exception, match=r"[Ll]ogin|auth|401"):
             gradio_client.Client(address, verbose=False).predict(None, "x", api_name="/ask")
         client = gradio_client.Client(address, auth=("anyone", "secret"), verbose=False)

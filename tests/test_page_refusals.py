@@ -11,17 +11,13 @@ import httpx
 import pytest
 from gradio_client import handle_file
 from hostile import PNG, png_of_size
-from live import live
 from page_client import paint
 
 from app.serving.engine import Engine
-from app.serving.server import ServeSettings, build_app
 from app.serving.ui.answer_view import answer_question
 from app.serving.ui.page_input import NO_ADDRESS, NOT_UPLOADED
 from data.contexts import ContextCell
 from data.errors import UserError
-
-SETTINGS = ServeSettings(precision="no")
 
 INPUTS = [[], [1], ["x.png", "x", None], [[1], "x", None], [{"path": 5}, "x", None], [{"path": "a\0b"}, "x", None]]
 
@@ -36,19 +32,6 @@ REQUESTS = [
     ("GET", "/queue/data?session_hash=of-a-server-before", None),
     ("GET", "/call/ask/nothing", None),
 ]
-
-
-@pytest.fixture(scope="module")
-def served(predictor, run_dir):
-    """The address of one server for all tests, and its engine."""
-    app, engine = build_app(predictor, run_dir, SETTINGS)
-    with live(app) as address:
-        yield address, engine
-
-
-@pytest.fixture(scope="module")
-def address(served):
-    return served[0]
 
 
 @pytest.fixture(scope="module")

@@ -154,10 +154,11 @@ def explain(
     image = None if image is None else processor.fit_image(image)
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
-    is_only_further = image is None and not text and bool(contexts)
-    batch = {} if is_only_further else processor([image] if image else None, [text] if text else None).to(device)
-    further = {"contexts": encode_pictures(model, send_to_device(contexts, device))} if contexts else {}
-    inputs = dict(batch) | pair_indices(image is not None, bool(text), device) | further
+    if image is None and not text and not contexts:
+        raise ValueError("Give an image, a text or a further context; got none of them.")
+    inputs = pair_inputs(processor, image, text, device)
+    if contexts:
+        inputs["contexts"] = encode_pictures(model, send_to_device(contexts, device))
     seen = encode_image(model, inputs)
     with torch.no_grad():
         output = model(**seen, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
@@ -168,8 +169,10 @@ def explain(
     effects = effects_of_words(model, seen, words, chosen, probability) if words.words else np.zeros(0)
     top = [int(word) for word in np.argsort(-np.abs(effects))[:max_maps] if abs(effects[word]) >= MATTERS]
     heat, by_word = picture_evidence(model, inputs, words, chosen, top, method, depth)
-    others = {name: inputs[name] for name in ("input_ids", "attention_mask", "contexts") if name in inputs}
-    pixels = None if image is None else batch["pixel_values"][0]
+    others: dict[str, Any] = {
+        name: inputs[name] for name in ("input_ids", "attention_mask", "contexts") if name in inputs
+    }
+    pixels = None if image is None else inputs["pixel_values"][0]
     region = None if pixels is None else decisive_region(model, pixels, others, chosen, probability, heat)
     positions = None
     if output.position_weights is not None:
@@ -189,6 +192,16 @@ def explain(
         attention_to_words(model, output, words) if image and text else {},
         effects_of_contexts(model, seen, chosen, probability),
     )
+
+
+def pair_inputs(
+    processor: ImageTextProcessor, image: Image.Image | None, text: str | None, device: torch.device
+) -> dict[str, Any]:
+    """The inputs of a model for one pair; without image and text its indices alone."""
+    given = {}
+    if image or text:
+        given = dict(processor([image] if image else None, [text] if text else None).to(device))
+    return given | pair_indices(image is not None, bool(text), device)
 
 
 @torch.no_grad()
