@@ -57,7 +57,7 @@ PLAUSIBLE = {
         "return self.embed(input_ids)", "return self.embed(input_ids) + self.offset"
     ),
     "a constructor that computes with values": GOOD.replace(
-        EMBED, f"{EMBED}; self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]"
+        EMBED, f"{EMBED}; self.rates = [rate.item() for rate in torch.arange(3) / 2]"
     ).replace("return self.embed(input_ids)", "return self.embed(input_ids) * self.rates[1]"),
 }
 

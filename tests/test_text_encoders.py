@@ -235,10 +235,8 @@ def save_pretrained(config, tokenizer, folder, resize: bool = True, **changes) -
     if resize:
         encoder.resize_token_embeddings(len(tokenizer))
     encoder.save_pretrained(folder)
-    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
-    for name, value in ({"pad_token": "[PAD]"} | changes).items():
-        setattr(own, name, value)
-    own.save_pretrained(folder)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    PreTrainedTokenizerFast(tokenizer_object=backend, **{"pad_token": "[PAD]"} | changes).save_pretrained(folder)
 
 
 def small_settings(folder) -> ModelSettings:
