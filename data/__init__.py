@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from data.example import Example
     from data.feature_store import FeatureStore
     from data.image_check import verify_images
-    from data.images import BadImageError, decode_image
+    from data.image_formats import BadImageError
+    from data.images import decode_image
     from data.label_format import LabelFormat
     from data.labels import UNKNOWN, NoLabelsError
     from data.loading import load_rows

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.cells import is_blank
 from data.errors import UserError
 from data.image_cells import resolve_path
-from data.images import read_image
+from data.image_files import read_image
 from data.messages import quote
 from data.soundtrack import RATES, open_soundtrack
 

@@ -16,7 +16,9 @@ from data.context_features import collate_features
 from data.contexts import unique
 from data.example import Example
 from data.feature_store import FeatureStore
-from data.images import MAX_PIXELS, BadImageError, content_key, decode_image
+from data.hashing import content_key
+from data.image_formats import BadImageError
+from data.images import MAX_PIXELS, decode_image
 from data.label_format import SINGLE, LabelFormat
 from data.sampler import ImageBatchSampler
 from data.value_range import ValueRange

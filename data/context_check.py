@@ -16,8 +16,10 @@ from data.audio import check_sound, sound_bytes
 from data.context_features import columns_of, encode_features, fit_features
 from data.contexts import ContextCell, Features, context_columns, read_cell
 from data.errors import UserError
+from data.hashing import content_key
 from data.image_check import MAX_NAMED
-from data.images import check_and_measure, content_key, read_image
+from data.image_files import read_image
+from data.images import check_and_measure
 from data.messages import enumerate_names
 from data.rows import Rows
 from data.settings import DataSettings, NamedContext

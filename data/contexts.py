@@ -13,8 +13,9 @@ import numpy as np
 from data.audio import resolve_sound, sound_bytes, sound_seconds
 from data.cells import is_blank
 from data.errors import UserError
+from data.hashing import content_key
 from data.image_cells import resolve_image
-from data.images import content_key, read_image
+from data.image_files import read_image
 from data.messages import quote
 from data.settings import NamedContext
 from data.text_template import make_text, text_columns

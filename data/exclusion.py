@@ -9,7 +9,8 @@ from tqdm.auto import tqdm
 from data.column_names import require_columns
 from data.errors import UserError
 from data.image_cells import resolve_image
-from data.images import BadImageError, decode_image
+from data.image_formats import BadImageError
+from data.images import decode_image
 from data.near_duplicates import SIDE, are_among, thumbnail
 from data.paths import user_path
 from data.rows import Rows

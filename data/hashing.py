@@ -1,4 +1,4 @@
-"""Hashes of files."""
+"""Hashes of files and of their content."""
 
 import hashlib
 from pathlib import Path
@@ -11,3 +11,8 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def content_key(data: bytes) -> str:
+    """Hash of encoded bytes. Equal keys mean equal images or texts, whatever their names."""
+    return hashlib.sha256(data).hexdigest()[:20]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data.cells import is_blank, is_clean
-from data.images import MAX_PATH, BadImageError, explain_path, is_address
+from data.image_files import MAX_PATH, explain_path, is_address
+from data.image_formats import BadImageError
 from data.messages import quote
 from data.remote_files import origin
 

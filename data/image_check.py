@@ -9,8 +9,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from data.errors import UserError
+from data.hashing import content_key
 from data.image_cells import StoredImage
-from data.images import BadImageError, check_and_measure, content_key, read_frames
+from data.image_files import read_frames
+from data.image_formats import BadImageError
+from data.images import check_and_measure
 from data.messages import excerpt_path
 from data.rows import Rows
 from data.settings import DataSettings

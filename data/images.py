@@ -1,115 +1,34 @@
 """Decode images. Training, evaluation and prediction all use `decode_image`."""
 
-import errno
-import hashlib
-import importlib
 import io
 import math
-import os
-import re
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps
 
 from data.contact_sheet import contact_sheet, cut_sheet
 from data.dicom import is_dicom, num_pixels, open_dicom
-from data.errors import UserError
-from data.messages import excerpt
+from data.image_files import read_frames, read_image
+from data.image_formats import (
+    NOT_AN_IMAGE,
+    BadImageError,
+    explain_decoder_errors,
+    explain_missing_package,
+    formats_of,
+    image_brand,
+)
 from data.value_range import EIGHT_BIT, VALUE_STATS, ValueRange, choose_ranges, kind_of, measure, to_eight_bit
-from data.videos import MAX_SIDE, animation_frames, frame_files, is_video, reduced, video_frames
+from data.videos import MAX_SIDE, animation_frames, is_video, reduced, video_frames
 
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif", ".hif"),
-    "DICOM": (".dcm", ".dicom"),
-}
-"""Supported formats by Pillow's name, with their file name endings. DICOM is read by pydicom."""
-IMAGE_ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
-BRANDS = {
-    "AVIF": {b"avif", b"avis"},
-    "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"},
-}
-"""Compatible brands in the ``ftyp`` box. AVIF comes first, because AVIF files may also list the general ``mif1``."""
-PACKAGES = {"AVIF": "pillow-avif-plugin", "HEIF": "pillow-heif", "DICOM": "pydicom", "video": "av"}
-"""Packages for formats that Pillow cannot always read by itself."""
-NOT_AN_IMAGE = f"not a readable {', '.join(FORMATS)} image"
 MAX_PIXELS = 100_000_000
 JPEG_START = b"\xff\xd8\xff"
 SPARE = 2
 """Height and width of a reduced JPEG file are at least this many times those of the picture that is wanted."""
 SHOWN = 448
 """Height and width in pixels that it keeps to be shown to people."""
-MAX_PATH = 4096
-"""Characters of a path, the limit of common systems."""
-ADDRESS = re.compile(r"(?i)(data:|[a-z][a-z0-9+.-]+://)")
-"""Start of a URL or ``data:`` URI. A Windows drive has a single letter."""
-
-
-class BadImageError(UserError):
-    """An image that cannot be read."""
-
-
-def is_address(path: str) -> bool:
-    """Whether the string is a URL or a ``data:`` URI."""
-    return ADDRESS.match(path) is not None
-
-
-def read_image(image: str | Path | bytes | dict) -> bytes:
-    """Encoded bytes of an image: a path, bytes, or the ``{"bytes", "path"}`` of `datasets`."""
-    if isinstance(image, dict):
-        return read_image(image["path"] if image.get("bytes") is None else image["bytes"])
-    if isinstance(image, bytes):
-        return image
-    if not isinstance(image, str | Path):
-        raise BadImageError(f"expected a file or its bytes, got {type(image).__name__}")
-    try:
-        if not stat.S_ISREG(os.stat(image).st_mode):  # reading a pipe or a device may block forever
-            raise BadImageError("cannot open the file: it is a folder or a device")
-        return Path(image).read_bytes()
-    except BadImageError:
-        raise
-    except (OSError, ValueError) as error:  # a NUL character in a path raises ValueError
-        raise BadImageError(f"cannot open the file: {explain_path(str(image), error)}") from error
-
-
-def read_frames(image: str | Path | bytes | dict, frames: int) -> list[bytes]:
-    """Encoded bytes of an image or a video file; of a folder of frames, those of its evenly spaced files.
-
-    Args:
-        frames: see `decode_image`; with 1 a folder is refused.
-    """
-    path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
-    if frames == 1 or not isinstance(path, str | Path) or not os.path.isdir(path):
-        return [read_image(image)]
-    with explain_decoder_errors("not a folder of frames"):
-        files = frame_files(path, IMAGE_ENDINGS, frames)
-    return [read_image(file) for file in files]
-
-
-def explain_path(path: str, error: OSError | ValueError | None = None) -> str:
-    """Why a path cannot be opened, and what to do."""
-    if path.lower().startswith("data:"):
-        return "it is a data: address; decode it, and give a file or its bytes"
-    if is_address(path):
-        return "it is an address, and nothing is downloaded; download the images and give their paths"
-    if len(path) > MAX_PATH or getattr(error, "errno", None) == errno.ENAMETOOLONG:
-        return "it is too long; if it is an image in base64, decode it to a file or to bytes"
-    if not isinstance(error, OSError):
-        return "it has characters that no path can have"
-    reason = error.strerror or str(error)
-    return f"{reason}; write / where the path has \\" if "\\" in path and os.sep == "/" else reason
 
 
 def decode_image(
@@ -136,7 +55,8 @@ def decode_image(
         side: height and width in pixels to which the picture will be resized, see `reduce_jpeg`.
 
     Raises:
-        BadImageError: missing, truncated, not one of `FORMATS`, without pixels, or larger than ``max_pixels``.
+        BadImageError: missing, truncated, not one of `data.image_formats.FORMATS`, without pixels, or larger than
+            ``max_pixels``.
     """
     if isinstance(image, Image.Image):
         with explain_decoder_errors(f"cannot convert a picture of mode {image.mode}"):
@@ -150,7 +70,11 @@ def decode_image(
 def check_and_measure(
     parts: Sequence[bytes], max_pixels: int = MAX_PIXELS, frames: int = 1
 ) -> tuple[tuple[int, int], tuple]:
-    """Check that `decode_image` can read what `read_frames` gave, and measure the values of the frames together.
+    """Check that `decode_image` can read these files of a picture, and measure the values of its frames together.
+
+    Args:
+        parts: encoded bytes, from `data.image_files.read_frames`.
+        max_pixels, frames: see `decode_image`.
 
     Returns:
         width and height of the picture, and its `data.value_range.VALUE_STATS`.
@@ -293,56 +217,3 @@ def count_pixels(image: str | Path | bytes, frames: int = 1) -> int:
                 return max(least, opened.width * opened.height)
     except BadImageError:
         return 0
-
-
-def formats_of(data: bytes) -> list[str]:
-    """Formats that Pillow should try: AVIF or HEIF if the first bytes name it, all other formats otherwise.
-
-    Registers the package that reads AVIF or HEIF.
-
-    Raises:
-        BadImageError: an AVIF or HEIF image, and that package is not installed.
-    """
-    named = image_brand(data)
-    if named is None:
-        return [name for name in FORMATS if name not in PACKAGES]
-    with explain_missing_package(named):
-        if named == "HEIF" and named not in Image.OPEN:
-            importlib.import_module("pillow_heif").register_heif_opener()
-        if named == "AVIF" and not features.check("avif"):
-            importlib.import_module("pillow_avif")  # registers itself
-    return [named]
-
-
-def image_brand(data: bytes) -> str | None:
-    """AVIF or HEIF if the first bytes name it."""
-    brands = {data[i : i + 4] for i in range(8, min(int.from_bytes(data[:4], "big"), 256), 4) if i != 12}
-    return next((name for name in BRANDS if data[4:8] == b"ftyp" and brands & BRANDS[name]), None)
-
-
-@contextmanager
-def explain_missing_package(image_format: str) -> Iterator[None]:
-    """Say which package a format needs, if it is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        what = "a video" if image_format == "video" else f"an image in the format {image_format}"
-        needs = f"{what}, which needs: pip install {PACKAGES[image_format]}"
-        raise BadImageError(needs) from error
-
-
-@contextmanager
-def explain_decoder_errors(what: str = NOT_AN_IMAGE) -> Iterator[None]:
-    """Convert exceptions of decoders, which may be of any type, to `BadImageError`."""
-    try:
-        yield
-    except BadImageError:
-        raise
-    except Exception as error:
-        cause = "" if isinstance(error, UnidentifiedImageError) else f": {excerpt(str(error))}"
-        raise BadImageError(f"{what}{cause}") from error
-
-
-def content_key(data: bytes) -> str:
-    """Hash of encoded bytes. Equal keys mean equal images or texts, whatever their names."""
-    return hashlib.sha256(data).hexdigest()[:20]

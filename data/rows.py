@@ -16,7 +16,8 @@ from PIL import Image
 from data.contexts import ContextCell, read_cell
 from data.example import Example
 from data.image_cells import StoredImage, resolve_image
-from data.images import BadImageError, decode_image
+from data.image_formats import BadImageError
+from data.images import decode_image
 from data.settings import NamedContext
 from data.string_column import StringColumn
 from data.value_range import ValueRange

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from data.cells import is_clean
 from data.errors import UserError
-from data.images import MAX_PATH, is_address
+from data.image_files import MAX_PATH, is_address
 from data.messages import enumerate_names, excerpt, quote
 from data.paths import expand_home
 from data.remote_files import fetch, fetch_beside, is_url, origin, refuse_secrets

@@ -72,7 +72,7 @@ AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + b"\0" * 100
 
 
 def test_a_format_whose_library_is_missing_names_the_package(monkeypatch, tmp_path):
-    monkeypatch.setattr("data.images.features.check", lambda name: False)
+    monkeypatch.setattr("data.image_formats.features.check", lambda name: False)
     for module in ("pillow_heif", "pillow_avif"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "photo.heic").write_bytes(HEIC)

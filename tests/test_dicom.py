@@ -12,7 +12,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from data import decode_image
-from data.images import BadImageError, check_and_measure, count_pixels
+from data.image_formats import BadImageError
+from data.images import check_and_measure, count_pixels
 from data.value_range import EIGHT_BIT
 
 

@@ -7,8 +7,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from three_rows import ROWS, png, read, save_images, write
 
+from data.hashing import content_key
 from data.image_cells import resolve_image
-from data.images import content_key
 
 
 @pytest.fixture

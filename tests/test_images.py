@@ -13,7 +13,7 @@ from two_colors import BLACK, BLUE, HEIC, RED, SIDE, WHITE, corners, encode, lef
 from benchmarks.photos import photo
 from data import BadImageError, decode_image
 from data import images as data_images
-from data.images import content_key
+from data.hashing import content_key
 from data.value_range import EIGHT_BIT
 
 

@@ -28,7 +28,7 @@ from data.errors import UserError
 from data.exclusion import exclude_images
 from data.image_cells import resolve_image
 from data.image_check import verify_images
-from data.images import BadImageError
+from data.image_formats import BadImageError
 from data.loading import load_rows
 from data.remote_files import NoSuchFileError, fetch, fetched_files, file_exists, is_url
 from data.settings import NamedContext

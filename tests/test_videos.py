@@ -14,7 +14,8 @@ from PIL import Image
 from videos import make_video
 
 from data.contact_sheet import cut_sheet
-from data.images import BadImageError, check_and_measure, count_pixels, decode_image
+from data.image_formats import BadImageError
+from data.images import check_and_measure, count_pixels, decode_image
 from data.shape_contexts import TONES, make_clips
 from data.shapes import CELL, COLORS, PLACES
 from data.videos import MAX_SIDE, FrameNumber, frame_numbers

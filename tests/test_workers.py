@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data import DataSettings, ImageBatchSampler, InputCollate, StreamedBatches, load_rows, make_loader, stream_loader
 from data.image_check import verify_images
-from data.images import BadImageError
+from data.image_formats import BadImageError
 from data.workers import end_workers_at_exit, ignore_stop_signals
 
 

@@ -14,7 +14,8 @@ from app.inference.download import fetch, is_url
 from data import BadImageError, decode_image
 from data.contact_sheet import contact_sheet
 from data.errors import UserError
-from data.images import content_key, read_image
+from data.hashing import content_key
+from data.image_files import read_image
 from data.messages import enumerate_names, excerpt_path, quote
 from data.videos import frame_numbers, reduced
 from models.processor import is_missing

@@ -16,7 +16,7 @@ from data.contexts import ContextCell, context_columns, file_columns, read_cell
 from data.errors import UserError
 from data.groups import group_name
 from data.image_cells import resolve_image
-from data.images import IMAGE_ENDINGS
+from data.image_formats import IMAGE_ENDINGS
 from data.settings import NamedContext
 from data.sources import METADATA, fetch_files, load_source
 from data.table_file import READERS

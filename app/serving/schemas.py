@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from app.evaluation.figures import Scores
-from data.images import FORMATS
+from data.image_formats import FORMATS
 
 MAX_INPUTS = 64
 """Maximum number of pairs in a request."""

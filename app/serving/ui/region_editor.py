@@ -8,7 +8,9 @@ from gradio.components.base import server
 from gradio.components.image_editor import EditorData
 from PIL import Image
 
-from data.images import explain_decoder_errors, open_image, read_image
+from data.image_files import read_image
+from data.image_formats import explain_decoder_errors
+from data.images import open_image
 
 SIDE = 560
 """Longer side of the picture in the editor, in pixels."""
