@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, ViTImageProcessor
 from data.errors import UserError
 from models.audio import SCRATCH, audio_encoder, fetch_audio_encoder
 from models.backbone import BackboneEncoder, backbone_config, backbone_statistics, fetch_backbone, is_backbone_type
-from models.classifier import ImageTextClassifier, build_image_encoder
+from models.classifier import ImageTextClassifier
 from models.configuration import ImageTextConfig
 from models.contexts import audio_encoders, picture_encoders
 from models.custom_encoder import custom_tokenizer, load_custom_class, split_name
+from models.image_encoder import ImageEncoder, build_image_encoder
 from models.image_weights import imagenet_state, load_image_weights
-from models.levels import ImageEncoder
 from models.picture_encoder import INSTEAD, VGG16, is_pretrained, picture_encoder
 from models.processor import IMAGENET_MEAN, IMAGENET_STD, ImageTextProcessor, build_image_processor, build_processor
 from models.settings import Architecture, ModelSettings

@@ -6,21 +6,21 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from data.errors import UserError
-from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.context import ContextGrid
 from models.contexts import Context
 from models.decisions import to_probabilities
-from models.levels import ImageEncoder, LevelFusions
+from models.image_encoder import build_image_encoder
+from models.levels import LevelFusions
 from models.linear_probe import LinearProbe
 from models.output import ImageTextOutput
-from models.pair_indices import drop_inputs, mark_empty, missing_to_last, resolve_indices
+from models.pair_indices import drop_inputs, mark_empty, missing_to_last, real_tokens, resolve_indices
 from models.pooled_classifier import PooledClassifier
 from models.position_classifier import PositionClassifier
 from models.processor import ImageTextProcessor
 from models.serialization import SavedModel
 from models.text_encoder import TextEncoder
-from models.vgg import GRID, LAST, WIDTH, VGG16Encoder
+from models.vgg import GRID, LAST, WIDTH
 from models.video import FramePooling, run_frames
 
 
@@ -131,16 +131,10 @@ class ImageTextClassifier(SavedModel):
         texts = input_ids if context_features is None else context_features
         images = pixel_values if image_features is None else image_features
         further = {name: part for name, part in (contexts or {}).items() if name in self.contexts}
-        others = {name: part["index"] for name, part in further.items()}
-        image_index, text_index = resolve_indices(images, texts, image_index, text_index, others)
         mask = real_tokens(texts, attention_mask)
-        text_index = mark_empty(text_index, mask)
-        absent = torch.full_like(image_index, -1)
-        others = {name: others.get(name, absent).expand_as(image_index) for name in self.contexts}
-        if self.training:
-            image_index, text_index, others = self.drop_inputs(image_index, text_index, others)
+        image_index, text_index, others = self.input_indices(images, texts, mask, image_index, text_index, further)
 
-        token_weights = None
+        slots = token_weights = None
         if self.context_grid is not None:
             tokens, mask = self.encode_texts(texts, mask)
             slots, token_weights = self.context_grid(tokens, mask, output_attentions)
@@ -148,13 +142,7 @@ class ImageTextClassifier(SavedModel):
             token_weights = None if token_weights is None else token_weights[text_index]
         maps = self.encode_images(images, 0 if image_features is None else features_level or self.levels[0])
         image_index = missing_to_last(image_index, maps)
-        slots_index = text_index
-        if not self.config.num_contexts:
-            slots, slots_index = maps.new_zeros(1, WIDTH, GRID, GRID), torch.zeros_like(image_index)
-        elif self.contexts:
-            grids = [] if self.context_grid is None else [slots[text_index]]
-            grids += [self.encode_context(name, further.get(name, {}), index) for name, index in others.items()]
-            slots, slots_index = torch.cat(grids, dim=2), torch.arange(image_index.shape[0], device=image_index.device)
+        slots, slots_index = self.join_slots(slots, text_index, further, others)
         fused, attentions, gates, work = self.fusions(
             maps, slots, image_index, slots_index, self.image_encoder, output_attentions
         )
@@ -203,6 +191,28 @@ class ImageTextClassifier(SavedModel):
                 "(batch, tokens, width) need transpose(1, 2)."
             )
 
+    def input_indices(
+        self,
+        images: Tensor | None,
+        texts: Tensor | None,
+        mask: Tensor | None,
+        image_index: Tensor | None,
+        text_index: Tensor | None,
+        further: dict[str, dict[str, Tensor]],
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The rows of each pair in images, texts and further contexts ``(B,)``, -1 for a missing or dropped input."""
+        given = {name: part["index"] for name, part in further.items()}
+        image_index, text_index = resolve_indices(images, texts, image_index, text_index, given)
+        text_index = mark_empty(text_index, mask)
+        absent = torch.full_like(image_index, -1)
+        others = {name: given.get(name, absent).expand_as(image_index) for name in self.contexts}
+        if not self.training:
+            return image_index, text_index, others
+        first = [] if self.no_text is None else [text_index]
+        dropped = drop_inputs([*first, *others.values(), image_index], self.config.modality_dropout)
+        others = dict(zip(others, dropped[len(first) : -1], strict=True))
+        return dropped[-1], dropped[0] if first else text_index, others
+
     def encode_texts(self, texts: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode the texts; the last row is the learned "no text" token.
 
@@ -226,15 +236,29 @@ class ImageTextClassifier(SavedModel):
         tokens = torch.cat([tokens, no_text.to(tokens.dtype).expand(1, *tokens.shape[1:])])
         return tokens, torch.cat([mask, first[None]])
 
-    def drop_inputs(
-        self, image_index: Tensor, text_index: Tensor, others: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Drop each input of a share of the pairs, see `models.pair_indices.drop_inputs`."""
-        texts = [] if self.no_text is None else [text_index]
-        dropped = drop_inputs([*texts, *others.values(), image_index], self.config.modality_dropout)
-        names = list(others)
-        kept = dict(zip(names, dropped[len(texts) : -1], strict=True))
-        return dropped[-1], dropped[0] if texts else text_index, kept
+    def join_slots(
+        self,
+        text_slots: Tensor | None,
+        text_index: Tensor,
+        further: dict[str, dict[str, Tensor]],
+        others: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The slots of all contexts, and the row of each pair in them.
+
+        Texts that are the only context keep a row each, however many pairs share it; further contexts make a row of
+        each pair. Without any context there is one row of zeros.
+
+        Shape:
+            - text_slots: ``(T + 1, 512, 7, 7)``; text_index, and each index of ``others``: ``(B,)``
+            - returns: slots ``(rows, 512, 7·n, 7)`` of n contexts, and the rows ``(B,)``
+        """
+        if not self.config.num_contexts:
+            return self.no_image.new_zeros(1, WIDTH, GRID, GRID), torch.zeros_like(text_index)
+        if text_slots is not None and not others:
+            return text_slots, text_index
+        grids = [] if text_slots is None else [text_slots[text_index]]
+        grids += [self.encode_context(name, further.get(name, {}), index) for name, index in others.items()]
+        return torch.cat(grids, dim=2), torch.arange(text_index.shape[0], device=text_index.device)
 
     def encode_context(self, name: str, inputs: dict[str, Tensor], index: Tensor) -> Tensor:
         """The slots of each pair for one of the further contexts ``(B, 512, 7, 7)``.
@@ -303,35 +327,12 @@ class ImageTextClassifier(SavedModel):
         return self
 
 
-def real_tokens(texts: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
-    """The mask of real tokens ``(T, L)`` bool; all are real without an ``attention_mask``; ``None`` without texts."""
-    if texts is None:
-        return None
-    if attention_mask is not None:
-        return attention_mask.bool()
-    length = texts.shape[2:] if texts.is_floating_point() else texts.shape[1:]
-    return torch.ones(len(texts), length.numel(), dtype=torch.bool, device=texts.device)
-
-
 def build_classifier(config: ImageTextConfig, dim: int) -> PositionClassifier | PooledClassifier:
     """The classifier of a map with ``dim`` channels."""
     sizes = dim, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
     if config.classifier == "mixture":
         return PositionClassifier(*sizes, config.label_type == "multi")
     return PooledClassifier(*sizes, None if config.fusion == "none" else WIDTH)
-
-
-def build_image_encoder(config: ImageTextConfig) -> ImageEncoder:
-    """VGG16, or the backbone that ``image_config`` describes.
-
-    Raises:
-        UserError: levels that a backbone does not have, or a type that is no backbone.
-    """
-    if config.image_config is None:
-        return VGG16Encoder(config.batch_norm)
-    if tuple(config.levels) != (LAST,):
-        raise UserError(f"Fusion at levels {list(config.levels)} needs VGG16; other image encoders have level 5 alone.")
-    return BackboneEncoder(config.image_config)
 
 
 AutoConfig.register(ImageTextConfig.model_type, ImageTextConfig)

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from data.errors import UserError
 from models.attention import take
 from models.attention_kinds import build_attention
-from models.backbone import BackboneEncoder
 from models.configuration import ImageTextConfig
 from models.fusion import build_fusion, check_fusion
 from models.gate import GatedFusion, gated_work
-from models.vgg import GRID, LAST, WIDTH, VGG16Encoder, check_levels
-
-ImageEncoder = VGG16Encoder | BackboneEncoder
+from models.image_encoder import ImageEncoder
+from models.vgg import GRID, LAST, WIDTH, check_levels
 
 
 class LevelFusions(nn.ModuleDict):

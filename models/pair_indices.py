@@ -53,6 +53,16 @@ def resolve_indices(
     return indices[0], indices[1]
 
 
+def real_tokens(texts: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """The mask of real tokens ``(T, L)`` bool; all are real without an ``attention_mask``; ``None`` without texts."""
+    if texts is None:
+        return None
+    if attention_mask is not None:
+        return attention_mask.bool()
+    length = texts.shape[2:] if texts.is_floating_point() else texts.shape[1:]
+    return torch.ones(len(texts), length.numel(), dtype=torch.bool, device=texts.device)
+
+
 def mark_empty(index: Tensor, mask: Tensor | None) -> Tensor:
     """Set the index of inputs without a real token to -1.
 

@@ -13,9 +13,9 @@ import app.evaluation.predict
 import train
 from app.settings import TrainSettings, differences
 from app.settings_parser import load_settings, parse_settings
+from app.training.batches import images_per_batch
 from app.training.run_folder import RunDir
 from app.training.schedule import num_epochs
-from app.training.trainer import images_per_batch
 
 pytestmark = pytest.mark.usefixtures("blank_charts")
 

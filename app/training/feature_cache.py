@@ -21,7 +21,7 @@ from data.audio import extractor_of
 from data.errors import UserError
 from models import ImageTextProcessor
 from models.audio import AudioTokens
-from models.levels import ImageEncoder
+from models.image_encoder import ImageEncoder
 from models.picture_encoder import PictureEncoder
 from models.text_encoder import TextEncoder
 from models.vgg import LAST

@@ -24,7 +24,7 @@ from data import FeatureStore, InputCollate, LabelFormat, Rows, prepare_data
 from data.errors import UserError
 from models import ImageTextClassifier, ImageTextProcessor
 from models.build import build_initial_image_encoder, image_is_pretrained
-from models.levels import ImageEncoder
+from models.image_encoder import ImageEncoder
 
 THUMBNAIL = 16
 """Side in pixels of the pictures that a linear classifier sees if the image encoder starts from random weights."""

@@ -11,6 +11,7 @@ from accelerate.utils import find_executable_batch_size, set_seed
 from app.inference.load import hide_file_bars
 from app.processes import main_process_first
 from app.settings import Settings
+from app.training.batches import images_per_batch
 from app.training.best_epoch import check_best_by
 from app.training.devices import build_accelerator
 from app.training.exit_codes import explain_memory_errors
@@ -22,7 +23,7 @@ from app.training.run_folder import RunDir
 from app.training.run_summary import describe_training
 from app.training.shared_folder import check_shared, newest_checkpoint
 from app.training.start_from import adopt_architecture
-from app.training.trainer import Training, build, images_per_batch
+from app.training.trainer import Training, build
 from data import LabelFormat, PreparedData, prepare_data, require_columns
 from data.groups import case_numbers
 from models.build import fetch_pretrained

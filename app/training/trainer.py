@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 
 from app.settings import Settings, TrainSettings
 from app.training.batch_norm import check_batch_norm
+from app.training.batches import training_batches
 from app.training.best_epoch import best_metric
 from app.training.checkpoint import Progress
 from app.training.feature_cache import FOLDER, FeatureCache
 from app.training.gradient_checkpointing import checkpoint_gradients
 from app.training.gradient_watch import GradientWatch
 from app.training.linear_start import start_linear, starts_linear
-from app.training.loss import RowLoss, balancing_weights, build_loss
+from app.training.loss import RowLoss, build_loss
 from app.training.optimizer import build_optimizer, parameter_groups
 from app.training.schedule import build_schedule, first_gated_epoch
 from app.training.sharding import is_sharded
@@ -33,8 +34,6 @@ from data import (
     PreparedData,
     Rows,
     StreamedBatches,
-    make_loader,
-    stream_loader,
 )
 from data.context_check import check_features
 from data.errors import UserError
@@ -265,35 +264,3 @@ def cached_level(settings: Settings, model: ImageTextClassifier, scales: dict[st
         return 0
     frozen = LAST if scales["image_encoder"] == 0 else settings.train.frozen_blocks
     return min(frozen, model.levels[0])
-
-
-def images_per_batch(options: TrainSettings, rows: Rows) -> int:
-    """Images in a batch: ``batch_size``, or fewer if these would have more than ``batch_rows`` rows on average.
-
-    The mean over all images counts, so that every epoch has the same number of steps. A stream is not counted.
-    """
-    if not options.batch_rows or rows.is_stream:
-        return options.batch_size
-    images = len({row if key is None else key for row, key in enumerate(rows.image_keys)})
-    return min(options.batch_size, max(1, round(options.batch_rows * images / len(rows))))
-
-
-def training_batches(
-    settings: Settings, rows: Rows, collate: Collate, accelerator: Accelerator
-) -> tuple[ImageBatchSampler | StreamedBatches, DataLoader]:
-    """The sampler and the loader of this process; ``set_epoch`` of the sampler chooses the order."""
-    size, seed = images_per_batch(settings.train, rows), settings.train.seed
-    share = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
-    texts = settings.data.max_texts_per_image
-    if rows.is_stream and settings.train.sampling == "balanced":
-        raise UserError("--train.sampling balanced needs random access to rows, which a stream does not have.")
-    if rows.is_stream:
-        batches = StreamedBatches(rows, size, settings.data.shuffle_buffer, seed, texts, **share)
-        return batches, stream_loader(batches, collate)
-    weights = None
-    if settings.train.sampling == "balanced":
-        weights = balancing_weights(rows.labels, collate.label2id, collate.label_format)
-    sampler = ImageBatchSampler(
-        rows.image_keys, size, shuffle=True, weights=weights, seed=seed, max_texts_per_image=texts, **share
-    )
-    return sampler, make_loader(rows, sampler, collate, settings.data.num_workers)
