@@ -143,7 +143,7 @@ def test_trials_of_two_processes_can_end_at_the_same_moment(config, trained, mon
             others[0].start()
             others[0].join(0.5)
 
-    monkeypatch.setattr(search_module, "draw_search", draw)
+    monkeypatch.setattr("app.studies.search.standing.draw_search", draw)
     search.draw_progress()
     others[0].join(20)
     assert not others[0].is_alive()

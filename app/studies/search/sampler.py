@@ -1,4 +1,4 @@
-"""How the values of trials are chosen: at random, or by what the trials so far have shown."""
+"""How the values of trials are chosen, at random or by what the trials so far have shown, and which end early."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 SamplerName = Literal["tpe", "random"]
+PrunerName = Literal["hyperband", "none"]
 
 
 class SamplerByNumber(BaseSampler):
@@ -52,3 +54,8 @@ def sampler_of(name: SamplerName, seed: int) -> BaseSampler:
     if name == "random":
         return SamplerByNumber(RandomSampler, seed)
     return SamplerByNumber(partial(TPESampler, multivariate=True, group=True, constant_liar=True), seed)
+
+
+def pruner_of(name: PrunerName) -> BasePruner:
+    """Hyperband over epochs (Li et al. 2018)."""
+    return NopPruner() if name == "none" else HyperbandPruner(min_resource=1)

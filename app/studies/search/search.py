@@ -6,7 +6,6 @@ any interruption, and several processes or machines that run it share the trials
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -16,38 +15,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from filelock import FileLock
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, TrialPruned
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from app.atomic_write import replacing
-from app.reporting.charts import draw_search
 from app.settings import Settings
 from app.studies.search.identity import describe_changes, identity_of
 from app.studies.search.read_space import read_space
-from app.studies.search.sampler import SamplerName, sampler_of
+from app.studies.search.sampler import PrunerName, SamplerName, pruner_of, sampler_of
 from app.studies.search.space import Base, Space
+from app.studies.search.standing import DONE, best_trial, done_trials, not_repeated, write_progress
 from app.studies.search.storage import Worker, check_folder, explained_errors, open_storage
 from app.studies.search.trials import (
     QUIET,
     Cost,
     Watch,
     answer_cost,
-    last_value,
     remove_weights,
     search_metric,
     show_figure,
 )
 from app.training.best_epoch import kept_figure
 from app.training.new_process import train_in_new_process
-from app.training.run_folder import PROGRESS, RunDir
+from app.training.run_folder import RunDir
 from data.errors import UserError
 from models.fusion import FUSIONS
 
 Direction = Literal["minimize", "maximize"]
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WAIT = 2.0
 """Seconds between two looks at the trials of others."""
 SAME_FAILURES = 3
@@ -73,7 +67,7 @@ class SearchOptions:
     cost: Cost = "none"
     fidelity: tuple[str, ...] = ()
     sampler: SamplerName = "tpe"
-    pruner: Literal["hyperband", "none"] = "hyperband"
+    pruner: PrunerName = "hyperband"
     storage: str = ""
 
 
@@ -126,7 +120,7 @@ class Search:
                 storage=storage,
                 load_if_exists=True,
                 directions=[best] if options.cost == "none" else [best, "minimize"],
-                pruner=pruner_of(options),
+                pruner=pruner_of(options.pruner if options.cost == "none" else "none"),
             )
             study.sampler = sampler_of(options.sampler, settings.train.seed)
             search = cls(found, full, folder, options, study, metric)
@@ -281,44 +275,13 @@ class Search:
         self.draw_progress()
 
     def draw_progress(self) -> None:
-        """Write ``progress.png`` and ``progress.json`` into the folder, which the page shows.
-
-        One process after the other: trials of several can end at the same moment.
-        """
-        with FileLock(self.folder / "progress.lock"):
-            self.write_progress()
-
-    def write_progress(self) -> None:
-        trials = self.done()
-        values = [(trial.number, last_value(trial), trial.state == TrialState.COMPLETE) for trial in trials]
-        shown = [(number, value, is_complete) for number, value, is_complete in values if value is not None]
-        with replacing(self.folder / "progress.png") as path:
-            draw_search(shown, self.metric.replace("_", " "), self.metric == "loss", path)
-        best = self.best()
-        told = {"done": len(trials), "trials": self.options.trials, "metric": self.metric.replace("_", " ")}
-        told |= {} if best is None else {"best": best.number, "figure": show_figure(best.values[0], self.metric)}
-        with replacing(self.folder / PROGRESS) as path:
-            path.write_text(json.dumps(told), encoding="utf-8")
+        """Write how the search stands into the folder, see `app.studies.search.standing`."""
+        write_progress(self.study, self.folder, self.metric, self.options.trials)
 
     def done(self) -> list[FrozenTrial]:
         """The trials that have ended, without those of dead workers."""
-        return [trial for trial in not_repeated(self.study.get_trials(deepcopy=False)) if trial.state in DONE]
+        return done_trials(self.study)
 
     def best(self) -> FrozenTrial | None:
         """The finished trial with the best figure."""
-        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        sign = -1 if self.metric == "loss" else 1
-        return max(finished, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
-
-
-def not_repeated(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials without those of dead workers, which other trials repeat."""
-    repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
-    return [trial for trial in trials if trial.number not in repeated]
-
-
-def pruner_of(options: SearchOptions) -> BasePruner:
-    """Hyperband over epochs (Li et al. 2018)."""
-    if options.pruner == "none" or options.cost != "none":
-        return NopPruner()
-    return HyperbandPruner(min_resource=1)
+        return best_trial(self.study, self.metric)
