@@ -51,7 +51,8 @@ def mean_interval(
     """Weighted mean of the values of rows ``(n,)`` in [``least``, 1] with its 95 % interval.
 
     If all but a few groups have the same value, the draws contain no more kinds of groups than the rows do. For
-    differences and for weighted rows each end is then at least as far away as that of `unseen_ends`.
+    differences and for weighted rows each end is then at least as far away as that of `unseen_ends`. The interval of a
+    difference contains 0 if fewer than `MIN_GROUPS` groups have one, see `difference_interval`.
 
     Args:
         weights: weight of each row ``(n,)``, above 0; ``None`` for equal weights.
@@ -69,7 +70,8 @@ def mean_interval(
     different = (row_weights.sum() - np.bincount(kind, row_weights).max()) / row_weights.max()
     if (least < 0 or weights is not None) and different < MIN_GROUPS:
         figure = with_unseen_ends(figure, number, least)
-    return figure
+    differ = row_weights[sums != 0].sum() / row_weights.max()
+    return with_zero(figure) if least < 0 and differ < MIN_GROUPS else figure
 
 
 def difference_interval(value: float, draws: np.ndarray, groups: float, different: float) -> Interval:
@@ -84,8 +86,7 @@ def difference_interval(value: float, draws: np.ndarray, groups: float, differen
     """
     figure = bootstrap_interval(value, draws, groups, least=-1)
     if different < MIN_GROUPS:
-        figure = with_unseen_ends(figure, groups, -1)
-        figure = Interval(figure.value, min(figure.low, 0.0), max(figure.high, 0.0))
+        figure = with_zero(with_unseen_ends(figure, groups, -1))
     return figure
 
 
@@ -133,6 +134,11 @@ def with_unseen_ends(figure: Interval, groups: float, least: float) -> Interval:
     """An interval whose ends are at least as far away as those of `unseen_ends`."""
     low, high = unseen_ends(figure.value, groups, least)
     return Interval(figure.value, min(figure.low, low), max(figure.high, high))
+
+
+def with_zero(figure: Interval) -> Interval:
+    """An interval that contains 0."""
+    return Interval(figure.value, min(figure.low, 0.0), max(figure.high, 0.0))
 
 
 def effective_groups(weights: np.ndarray | csr_matrix, sizes: np.ndarray | csr_matrix) -> np.ndarray:
