@@ -1,4 +1,4 @@
-"""Shorten values from users' files, so that a message stays readable."""
+"""Values in messages: short enough to stay readable, exact enough to be told apart."""
 
 from collections.abc import Iterable, Sequence
 
@@ -36,3 +36,12 @@ def enumerate_names(names: Iterable[object], shown: int = 20) -> str:
 def name_rows(rows: Sequence[int], shown: int = MAX_ROWS) -> str:
     """The numbers of the first ``shown`` rows."""
     return "row " + ", ".join(map(str, rows[:shown])) + (", …" if len(rows) > shown else "")
+
+
+def percents(*shares: float) -> list[str]:
+    """Shares in percent with one digit, or with up to five if it takes them to tell different shares apart."""
+    for digits in range(1, 6):
+        found = [f"{share:.{digits}%}" for share in shares]
+        if len(set(found)) == len(set(shares)):
+            break
+    return found

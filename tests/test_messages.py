@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.messages import MAX_CHARS, enumerate_names, excerpt, quote
+from data.messages import MAX_CHARS, enumerate_names, excerpt, percents, quote
 
 
 def test_a_text_of_80_characters_is_whole_and_a_longer_one_is_cut():
@@ -20,3 +20,10 @@ def test_names_are_quoted_and_the_rest_is_counted():
     assert enumerate_names(["a", "b"]) == "'a', 'b'"
     assert enumerate_names(range(1203), shown=2) == "0, 1 and 1,201 more"
     assert len(enumerate_names(["x" * 500] * 3)) <= 3 * (MAX_CHARS + 2)
+
+
+def test_shares_have_the_digits_that_tell_them_apart():
+    assert percents(0.5, 0.25) == ["50.0%", "25.0%"]
+    assert percents(0.49996, 0.5) == ["49.996%", "50.000%"]
+    assert percents(0.5, 0.5) == ["50.0%", "50.0%"]
+    assert percents(0.5, 0.5 + 1e-12) == ["50.00000%", "50.00000%"]

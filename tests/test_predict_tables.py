@@ -44,6 +44,19 @@ def test_faulty_rows_have_errors_and_the_others_have_answers(predictor, shapes_f
         assert told in answers["error"][row]
 
 
+def test_few_large_pictures_of_a_table_are_held_at_once(predictor, shapes_folder, tmp_path, monkeypatch):
+    files = sorted((shapes_folder / "images/test").iterdir())[:6]
+    rows = {"image": [*map(str, files), "none.png", None], "text": "what shape is red?"}
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    together, held = answer_table(predictor, tmp_path / "rows.csv", confined=False), []
+    answer = predictor.probabilities
+    monkeypatch.setattr(predictor, "probabilities", lambda examples: held.append(len(examples)) or answer(examples))
+    monkeypatch.setattr("app.inference.batch_predict.HELD_PIXELS", 64 * 64 + 1)
+    few = answer_table(predictor, tmp_path / "rows.csv", confined=False)
+    assert [number for number in held if number] == [2, 2, 2, 1]
+    pd.testing.assert_frame_equal(few, together, atol=1e-4)
+
+
 @pytest.fixture
 def cases(shapes_folder, tmp_path):
     """A table of three cases, one of them with a broken image, and two rows without a case."""

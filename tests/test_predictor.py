@@ -1,5 +1,6 @@
 """The predictor of a trained model and the commands that use it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,15 @@ def test_the_command_line_predicts_and_explains(run_dir, shapes_folder, tmp_path
     assert lines[3].startswith("not sure: "), "it has learnt nothing"
     app(["explain", str(run_dir), "--image", image, "--text", "count it", "--output", str(tmp_path / "x.png")])
     assert Image.open(tmp_path / "x.png").size[0] > 300
+
+
+def test_an_answer_just_below_the_threshold_is_told_with_the_digits_that_differ(run_dir, tmp_path, capsys):
+    predictor = Predictor.from_pretrained(shutil.copytree(run_dir / "model", tmp_path / "model"))
+    predictor.model.config.threshold = predictor(None, "count it", top_k=1)[0]["probability"] + 2e-5
+    predictor.model.config.save_pretrained(tmp_path / "model")
+    app(["predict", str(tmp_path / "model"), "--text", "count it"])
+    below, threshold = re.findall(r"[\d.]+%", capsys.readouterr().out.splitlines()[-1])
+    assert below != threshold
 
 
 def test_damaged_weights_are_recognised(run_dir, tmp_path):

@@ -14,6 +14,7 @@ from app.explanation.options import Method
 from app.output_paths import ready_file
 from app.quick_start import first_imports
 from data.errors import UserError
+from data.messages import percents
 from data.paths import expand_home, user_path
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run_predict(options: Predict) -> None:
         print(f"{answer['probability']:7.1%}  {answer['label']}{applies}")
     if not prediction.is_sure:
         threshold = predictor.model.config.threshold
-        reason = f"{prediction.confidence:.1%} is below the threshold of {threshold:.1%}"
+        reason = " is below the threshold of ".join(percents(prediction.confidence, threshold))
         if threshold > 1:
             reason = "no answer of this model was reliable enough on its validation rows"
         print(f"not sure: {reason}")

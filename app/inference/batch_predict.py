@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from app.atomic_write import replacing
-from app.inference.predictor import Predictor
+from app.inference.predictor import HELD_PIXELS, Predictor
 from app.inference.table_rows import SourceRow, SourceRows, open_rows
 from data import Example
 from data.cells import is_clean
@@ -162,13 +162,21 @@ def ask_rows(
         raise UserError(f"batch_size must be at least 1, got {batch_size}.")
     waiting, done = iter(rows.rows), 0
     while block := list(islice(waiting, batch_size)):
-        prepared = predictor.prepare((row.image, row.text, row.contexts) for row in block)
-        found = iter(predictor.probabilities([example for example in prepared if isinstance(example, Example)]))
-        for row, example in zip(block, prepared, strict=True):
-            yield row, example if isinstance(example, UserError) else next(found)
+        pairs = ((row.image, row.text, row.contexts) for row in block)
+        found: list[np.ndarray | UserError] = []
+        while answers := ask_some(predictor, pairs):
+            found += answers
+        yield from zip(block, found, strict=True)
         done += len(block)
         if progress is not None:
             progress(done)
+
+
+def ask_some(predictor: Predictor, pairs: Iterator[tuple]) -> list[np.ndarray | UserError]:
+    """Answer as many of the next pairs as have up to `HELD_PIXELS` pixels of pictures, as `ask_rows` does."""
+    prepared = predictor.prepare(pairs, HELD_PIXELS)
+    found = iter(predictor.probabilities([example for example in prepared if isinstance(example, Example)]))
+    return [example if isinstance(example, UserError) else next(found) for example in prepared]
 
 
 def names_of_best(predictor: Predictor, top_k: int) -> list[str]:

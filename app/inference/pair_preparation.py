@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ class PairPreparation:
     max_text: int | None
     fetch_urls: bool
 
-    def prepare(self, pairs: Iterable[tuple]) -> list[Example | UserError]:
+    def prepare(self, pairs: Iterable[tuple], held_pixels: float = math.inf) -> list[Example | UserError]:
         """Check pairs and decode their images, equal ones once.
 
         Args:
             pairs: images and texts, and optionally further contexts by name; an error in place of an image or of the
                 contexts is passed through.
+            held_pixels: no further pair is prepared once the pictures have more pixels than this. An iterator then has
+                the other pairs left.
 
         Returns:
             an example for each pair, or its error: an image that cannot be read, a text that is not a string, or
@@ -59,6 +62,8 @@ class PairPreparation:
                 found.append(self.prepare_one(image, text, number, pictures, contexts))
             except UserError as error:
                 found.append(error)
+            if pictures.num_pixels > held_pixels:
+                break
         return found
 
     def pictures(self) -> Pictures:

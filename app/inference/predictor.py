@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,9 +171,9 @@ class Predictor:
         """Predictions for prepared pairs."""
         return self.to_predictions(self.probabilities(examples), top_k)
 
-    def prepare(self, pairs: Iterable[tuple]) -> list[Example | UserError]:
+    def prepare(self, pairs: Iterable[tuple], held_pixels: float = math.inf) -> list[Example | UserError]:
         """Check pairs and decode their images, see `app.inference.pair_preparation.PairPreparation.prepare`."""
-        return self.preparation.prepare(pairs)
+        return self.preparation.prepare(pairs, held_pixels)
 
     def probabilities(self, examples: Sequence[Example]) -> np.ndarray:
         """Class probabilities of prepared pairs ``(n, C)``; the pairs of one image share one pass."""

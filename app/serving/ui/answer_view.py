@@ -18,7 +18,7 @@ from app.reporting.html_report import model_input, to_data_uri
 from app.serving.engine import Cells, Engine
 from data import Example
 from data.errors import UserError
-from data.messages import excerpt_path
+from data.messages import excerpt_path, percents
 
 HERE = Path(__file__).parent
 NUM_ANSWERS = 5
@@ -62,12 +62,14 @@ async def answer_question(engine: Engine, path: str | None, text: str | None, co
         raise UserError(without_paths(str(example), [path, *(cell.value for cell in cells if cell is not None)]))
     found = predictor.to_predictions(probabilities[0][None], NUM_ANSWERS)[0]
     engine.count_answer(found.is_sure)
+    threshold = predictor.model.config.threshold
+    shown = [text.replace("%", " %") for text in percents(found.confidence, threshold)]
     rendered = render(
         "answer",
         labels=found.labels,
         is_sure=found.is_sure,
-        confidence=found.confidence,
-        threshold=predictor.model.config.threshold,
+        confidence=shown[0],
+        threshold=None if threshold > 1 else shown[1],
         has_image=example.image is not None,
         has_text=example.text is not None,
         answers=bars(found),
