@@ -82,6 +82,8 @@ class ImageTextClassifier(SavedModel):
                 f"modality_dropout is {config.modality_dropout} of the rows for each of {inputs} inputs, together "
                 f"more than all rows: --model.modality_dropout must be at most {1 / inputs:.2g}."
             )
+        if config.linear_probe and not config.has_text:
+            raise UserError("linear_probe needs a model with a text: set has_text, or leave linear_probe out.")
         self.text_encoder: TextEncoder | None = None
         hidden_size = config.context_hidden_size
         if config.has_text and not hidden_size:

@@ -50,6 +50,11 @@ def test_pairs_that_share_texts_and_images_get_the_answers_and_gradients_they_ge
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
+def test_a_linear_probe_of_a_model_without_a_text_is_refused(config):
+    with pytest.raises(UserError, match="linear_probe needs a model with a text"):
+        ImageTextClassifier(ImageTextConfig.from_dict(config.to_dict() | {"linear_probe": True, "has_text": False}))
+
+
 def test_the_text_and_the_image_each_change_the_answer(model, batch):
     logits = model(**batch).logits
     swapped = model(**batch, image_index=torch.tensor([1, 0])).logits

@@ -10,6 +10,7 @@ from app.explanation.attribution import Explanation, explain
 from app.explanation.drawing import SPEAKS_AGAINST, SPEAKS_FOR, evidence_layer, paled
 from app.explanation.drawn_explanations import explanation_figure, matrices_figure
 from app.explanation.region import Region
+from data.errors import UserError
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
 
@@ -43,6 +44,8 @@ def test_colour_is_only_where_there_is_evidence_and_the_maps_of_words_have_one_s
 
 def test_a_small_picture_is_drawn_large_and_keeps_its_shape():
     assert make(image=Image.new("RGB", (9, 3))).overlay(side=300).size == (300, 100)
+    with pytest.raises(UserError, match="side must be a whole number of at least 1, got 0"):
+        make().overlay(side=0)
 
 
 def test_the_figure_shows_the_picture_the_answer_the_words_that_did_most_and_the_sentence():

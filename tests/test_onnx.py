@@ -238,6 +238,16 @@ def test_a_damaged_file_is_reported(exported, tmp_path):
         Predictor.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"), [("{", "valid JSON"), ("{}", "a model of type None"), ("[]", "a model of type None")]
+)
+def test_a_damaged_configuration_of_an_export_is_reported(exported, tmp_path, content, told):
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=told):
+        Predictor.from_pretrained(tmp_path)
+
+
 def test_a_damaged_tokenizer_of_an_export_is_reported(exported, tmp_path):
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer_config.json").write_text("")

@@ -112,8 +112,9 @@ class Explanation:
             side: longer side in pixels.
 
         Raises:
-            UserError: there is no image.
+            UserError: there is no image, or no picture has such a side.
         """
+        check_number("side", side, 1)
         if self.image is None:
             raise UserError(
                 "The explanation of an answer without an image has no image to draw on; words and effects have its "

@@ -56,6 +56,7 @@ def load_any(
     """
     folder = Path(find_model(path))
     if (folder / ONNX_FILE).is_file() and not (folder / "model.safetensors").is_file():
+        check_config(str(folder))
         return OnnxModel(folder), load_processor(folder)
     return load_model(path, trust_custom_encoder)
 
@@ -67,13 +68,7 @@ def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[Im
         UserError: no model there, another kind of model, damaged files, or a custom encoder without trust.
     """
     folder = find_model(path)
-    with explain_hub_errors(folder, "the model"):
-        settings, _ = ImageTextConfig.get_config_dict(folder)
-    if settings.get("model_type") != ImageTextConfig.model_type:
-        raise UserError(
-            f"{folder} holds a model of type {settings.get('model_type')!r}, not {ImageTextConfig.model_type!r}; "
-            "give a run folder of train.py."
-        )
+    check_config(folder)
     try:
         model = ImageTextClassifier.from_pretrained(
             folder, trust_custom_encoder=trust_custom_encoder, use_safetensors=True
@@ -81,6 +76,22 @@ def load_model(path: str | Path, trust_custom_encoder: bool = False) -> tuple[Im
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The model in {folder} could not be loaded, its files may be damaged: {error}") from error
     return model.eval(), load_processor(folder)
+
+
+def check_config(folder: str) -> None:
+    """Check that a folder or Hub id has the configuration of a classifier of this application.
+
+    Raises:
+        UserError: another kind of model, or a file that is missing or damaged.
+    """
+    with explain_hub_errors(folder, "the model"):
+        settings, _ = ImageTextConfig.get_config_dict(folder)
+    found = settings.get("model_type") if isinstance(settings, dict) else None  # any JSON may be in the file
+    if found != ImageTextConfig.model_type:
+        raise UserError(
+            f"{folder} holds a model of type {found!r}, not {ImageTextConfig.model_type!r}; "
+            "give a run folder of train.py."
+        )
 
 
 def load_processor(folder: str | Path) -> ImageTextProcessor:
