@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ SAVED_NAME = "custom_text_encoder.py"
 """Name of the file in the folder of a saved model."""
 SAMPLES = ("what is it?", "is there a red circle in the upper left corner of the picture?")
 """Texts for checks of tokenizers and encoders."""
+
+
+CODE: WeakKeyDictionary[type[nn.Module], bytes] = WeakKeyDictionary()
+"""Class of an encoder → content of its file when it was loaded; the file may be edited or deleted during a training."""
 
 
 @runtime_checkable
@@ -56,7 +61,10 @@ def build_custom_encoder(config: ImageTextConfig, trust: bool) -> nn.Module:
             f"The text encoder of this model is custom Python code ({config.custom_text_encoder}). Read {file}. If you "
             "trust it, load the model with trust_custom_encoder=True (command line: --trust_custom_encoder true)."
         )
-    return construct(load_custom_class(find_file(config), class_name), config.custom_text_encoder_kwargs or {})
+    encoder_class = load_custom_class(find_file(config), class_name)
+    encoder = construct(encoder_class, config.custom_text_encoder_kwargs or {})
+    CODE[type(encoder)] = CODE[encoder_class]  # a constructor may return an object of another class
+    return encoder
 
 
 def split_name(name: str | None) -> tuple[str, str]:
@@ -89,12 +97,14 @@ def load_custom_class(file: str | Path, class_name: str) -> type[nn.Module]:
     if not file.is_file():
         raise UserError(f"There is no file {file} with the text encoder {class_name}.")
     try:
+        code = file.read_bytes()
         content = runpy.run_path(str(file), run_name=file.stem)
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"{file} could not be run: {type(error).__name__}: {error}") from error
     found = [name for name, value in content.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
     if class_name not in found:
         raise UserError(f"{file} has no torch.nn.Module named {class_name!r}; its modules are {found}.")
+    CODE[content[class_name]] = code
     return content[class_name]
 
 

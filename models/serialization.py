@@ -1,6 +1,5 @@
 """Saving and loading of a classifier: complete weights, aligned memory, and the file of a custom text encoder."""
 
-import shutil
 from collections.abc import Set
 from itertools import chain
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from models.configuration import FITTED
-from models.custom_encoder import SAVED_NAME, build_custom_encoder, find_file, restore, split_name, tied_names
+from models.custom_encoder import CODE, SAVED_NAME, build_custom_encoder, restore, split_name, tied_names
 from models.weight_check import RESAVE, check_weights, no_loading_report
 
 ALIGNMENT = 64
@@ -89,7 +88,7 @@ class SavedModel(PreTrainedModel):
         return {CUSTOM + name for name in found}
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save as any HuggingFace model, with the file of a custom text encoder beside the weights.
+        """Save as any HuggingFace model, with the file of a custom text encoder, as it was loaded, beside the weights.
 
         Weights that share a tensor in a custom encoder are saved once.
         """
@@ -98,10 +97,8 @@ class SavedModel(PreTrainedModel):
             copies = {CUSTOM + copy for names in tied_names(self.text_encoder.encoder) for copy in names[1:]}
             weights = kwargs.get("state_dict") or self.state_dict()
             kwargs["state_dict"] = {name: tensor for name, tensor in weights.items() if name not in copies}
-            source = find_file(self.config)
             Path(save_directory).mkdir(parents=True, exist_ok=True)
-            if source.resolve() != (target := Path(save_directory, SAVED_NAME)).resolve():
-                shutil.copyfile(source, target)
+            Path(save_directory, SAVED_NAME).write_bytes(CODE[type(self.text_encoder.encoder)])
             self.config.custom_text_encoder = f"{SAVED_NAME}:{split_name(named)[1]}"
         try:
             super().save_pretrained(save_directory, **kwargs)

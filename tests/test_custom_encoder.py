@@ -1,6 +1,7 @@
 """A text encoder in a file of the user: saved with the model, run only with trust, and checked before training."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +98,18 @@ def test_an_encoder_gives_the_same_answers_after_it_was_saved_and_loaded(tmp_pat
     assert not loaded.training
     shared = [[id(tensor) for tensor in m.text_encoder.state_dict(keep_vars=True).values()] for m in (model, loaded)]
     assert len(set(shared[0])) == len(set(shared[1])), "what shared a tensor shares it again"
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda file: file.write_text("edited = True")], ids=["deleted", "edited"]
+)
+def test_the_code_that_was_trained_is_saved_even_if_its_file_has_changed(tmp_path, change):
+    model, processor = build(tmp_path)
+    change(tmp_path / "my_encoder.py")
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    loaded = ImageTextClassifier.from_pretrained(tmp_path / "model", trust_custom_encoder=True)
+    assert type(loaded.text_encoder.encoder).__name__ == "Words"
 
 
 def test_a_weight_that_the_file_lacks_is_still_an_error(tmp_path):
