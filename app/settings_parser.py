@@ -207,7 +207,12 @@ def save_settings(settings: Settings, path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-BEFORE = [("train", "batch_rows", 0), ("train", "linear_start", False), ("model", "classifier", "mixture")]
+BEFORE = [
+    ("train", "batch_rows", 0),
+    ("train", "linear_start", False),
+    ("model", "classifier", "mixture"),
+    ("model", "classifier_product", False),
+]
 """What earlier versions did without a setting: section, name, value."""
 
 

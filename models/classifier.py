@@ -333,7 +333,7 @@ def build_classifier(config: ImageTextConfig, dim: int) -> PositionClassifier | 
     """The classifier of a map with ``dim`` channels."""
     sizes = dim, config.classifier_hidden_size, config.num_labels, config.classifier_dropout
     if config.classifier == "mixture":
-        return PositionClassifier(*sizes, config.label_type == "multi")
+        return PositionClassifier(*sizes, config.label_type == "multi", config.classifier_product)
     return PooledClassifier(*sizes, None if config.fusion == "none" else WIDTH)
 
 

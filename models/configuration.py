@@ -38,6 +38,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
         label_thresholds: for ``multi``, the probability from which each class is answered, chosen on the validation
             rows; ``None`` is 0.5 for all.
         classifier: ``pooled`` or ``mixture``; the latter in models of earlier versions.
+        classifier_product: whether a ``mixture`` multiplies its hidden layer; ``False`` in models of earlier versions.
         best_by: metric by which the best epoch was chosen, and by which evaluations say whether the model uses its
             inputs; empty in models of earlier versions.
         columns: columns of the training data, ``{"image": …, "text": …, "label": …}``; the text may be a template.
@@ -66,6 +67,7 @@ class ImageTextConfig(Architecture, PreTrainedConfig):
     contexts: list[dict] | None = None
     image_config: PreTrainedConfig | dict | None = None
     classifier: Literal["pooled", "mixture"] = "mixture"
+    classifier_product: bool = False
     gate_threshold: float = 0.5
     temperature: float = 1.0
     linear_probe: bool = False

@@ -20,11 +20,15 @@ class PositionClassifier(nn.Module):
     the weighted mean of the distributions. The batch norm removes what all positions have in common, which is nearly
     everything in an untrained network (docs/results.md).
 
+    With ``product`` the hidden layer is multiplied by a second projection of the position (ReGLU, Shazeer 2020): a unit
+    joins what the image shows there with what the text asks for, which a sum of the two does not.
+
     Args:
         dim: channels D of the map.
         hidden_size: size of the hidden layer.
         num_labels: number of classes C.
         dropout: dropout before the output layer, in [0, 1).
+        product: multiply the hidden layer by a second projection.
         multi_label: give each class an independent probability (sigmoid) instead of a distribution (softmax).
 
     Shape:
@@ -35,11 +39,20 @@ class PositionClassifier(nn.Module):
           of each position in the probability of a class; ``None`` without ``output_joint``. Both are float32.
     """
 
-    def __init__(self, dim: int, hidden_size: int, num_labels: int, dropout: float, multi_label: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        hidden_size: int,
+        num_labels: int,
+        dropout: float,
+        multi_label: bool = False,
+        product: bool = False,
+    ):
         super().__init__()
         self.multi_label = multi_label
         self.norm = PositionNorm(dim)
         self.hidden = nn.Linear(dim, hidden_size)
+        self.factor = nn.Linear(dim, hidden_size) if product else None
         self.gate = nn.Linear(hidden_size, 1)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_labels)
@@ -49,7 +62,10 @@ class PositionClassifier(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         height, width = features.shape[2:]
         positions = self.norm(features.flatten(2).transpose(1, 2))
-        hidden = F.relu(self.hidden(positions + position_encoding(height, width, positions)))
+        positions = positions + position_encoding(height, width, positions)
+        hidden = F.relu(self.hidden(positions))
+        if self.factor is not None:
+            hidden = hidden * self.factor(positions)
         gate, hidden = self.gate(hidden).float().log_softmax(dim=1), self.dropout(hidden)
         values_of_row = height * width * self.output.out_features
         if self.training and not output_joint and len(hidden) * values_of_row > MAX_VALUES:

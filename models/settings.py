@@ -94,6 +94,9 @@ class Architecture:
     """How the fused map is classified: pooled (its positions are pooled, then classified), mixture (each position is
     classified, and the results are mixed by learned weights), or auto (pooled if the image encoder is pretrained,
     mixture if it starts from random weights; docs/results.md)."""
+    classifier_product: bool = True
+    """For mixture: multiply the hidden layer of each position by a second projection, so that it can join what the
+    position shows with what the text asks for."""
     classifier_hidden_size: PositiveInt = 512
     """Size of the classifier's hidden layer."""
     classifier_dropout: Dropout = 0.1

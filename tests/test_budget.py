@@ -71,15 +71,17 @@ def test_a_run_trains_for_the_steps_asked_for_and_resumes_with_more(shapes_folde
     assert [record["epoch"] for record in run.records() if "validation_accuracy" in record] == [1, 2]
 
 
-def test_a_run_of_an_earlier_version_resumes_with_the_batches_it_had(shapes_folder, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_with_the_batches_and_the_classifier_it_had(shapes_folder, tmp_path):
     command = arguments(shapes_folder, tmp_path / "run", "--train.epochs", "1")
     run = RunDir(train.main(command))
     values = yaml.safe_load(run.config.read_text())
-    del values["train"]["batch_rows"]
+    del values["train"]["batch_rows"], values["model"]["classifier_product"]
     run.config.write_text(yaml.safe_dump(values))
     assert load_settings(run.config).train == replace(load_settings(run.config).train, batch_rows=0)
+    assert not load_settings(run.config).model.classifier_product
     changed = differences(load_settings(run.config), parse_settings([*command, "--train.batch_rows", "64"]))
-    assert changed == {"train.batch_rows": "train.batch_rows was 0, now 64"}
+    assert changed.pop("train.batch_rows") == "train.batch_rows was 0, now 64"
+    assert changed == {"model.classifier_product": "model.classifier_product was False, now True"}
 
 
 def test_the_texts_of_an_image_are_limited_in_each_scoring_of_a_training(shapes_folder, tmp_path, monkeypatch):

@@ -14,14 +14,15 @@ from models.settings import ModelSettings
 from models.vgg import build_features
 
 
-def test_the_answer_is_the_mixture_of_the_answers_of_positions():
-    classifier = PositionClassifier(8, 16, 3, dropout=0.0).eval()
+@pytest.mark.parametrize("product", [False, True])
+def test_the_answer_is_the_mixture_of_the_answers_of_positions(product):
+    classifier = PositionClassifier(8, 16, 3, dropout=0.0, product=product).eval()
     features = torch.randn(2, 8, 4, 5)
     logits, joint = classifier(features)
     assert joint.shape == (2, 3, 4, 5)
     places = position_encoding(4, 5, features.flatten(2).transpose(1, 2)).unflatten(0, (4, 5))
     normed = classifier.norm(features.flatten(2).transpose(1, 2)).unflatten(1, (4, 5))
-    hidden = F.relu(classifier.hidden(normed + places))
+    hidden = F.relu(classifier.hidden(normed + places)) * (classifier.factor(normed + places) if product else 1)
     gate = classifier.gate(hidden).flatten(1).softmax(dim=1).view(2, 4, 5, 1)
     answers = classifier.output(hidden).softmax(dim=-1)
     torch.testing.assert_close(logits.exp(), (gate * answers).sum((1, 2)))
@@ -42,8 +43,9 @@ def test_the_answer_depends_on_the_position():
     assert not torch.allclose(classifier(features)[0], classifier(features.flip(2))[0])
 
 
-def test_every_parameter_gets_a_gradient():
-    classifier = PositionClassifier(8, 16, 3, dropout=0.0)
+@pytest.mark.parametrize("product", [False, True])
+def test_every_parameter_gets_a_gradient(product):
+    classifier = PositionClassifier(8, 16, 3, dropout=0.0, product=product)
     classifier(torch.randn(2, 8, 3, 3))[0].square().sum().backward()
     silent = [name for name, p in classifier.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-6]
     # A bias on the gate moves all positions alike, which the softmax takes away again.
@@ -52,7 +54,7 @@ def test_every_parameter_gets_a_gradient():
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_many_classes_are_trained_in_chunks_with_the_same_logits_and_gradients(multi_label, monkeypatch):
-    classifier = PositionClassifier(8, 16, 30, dropout=0.3, multi_label=multi_label)
+    classifier = PositionClassifier(8, 16, 30, dropout=0.3, multi_label=multi_label, product=True)
     features = torch.randn(7, 8, 7, 7, requires_grad=True)
     found = []
     for most in (models.position_classifier.MAX_VALUES, 3 * 49 * 30):
@@ -150,8 +152,9 @@ def test_the_configuration_chooses_the_classifier_and_without_a_fusion_the_text_
 
 def test_a_configuration_of_an_earlier_version_has_a_mixture(config):
     values = config.to_dict()
-    del values["classifier"]
+    del values["classifier"], values["classifier_product"]
     assert ImageTextConfig.from_dict(values).classifier == "mixture"
+    assert not ImageTextConfig.from_dict(values).classifier_product
 
 
 @pytest.mark.parametrize(("weights", "kind"), [("none", "mixture"), ("file", "pooled")])
