@@ -28,8 +28,8 @@ class PositionClassifier(nn.Module):
         hidden_size: size of the hidden layer.
         num_labels: number of classes C.
         dropout: dropout before the output layer, in [0, 1).
-        product: multiply the hidden layer by a second projection.
         multi_label: give each class an independent probability (sigmoid) instead of a distribution (softmax).
+        product: multiply the hidden layer by a second projection.
 
     Shape:
         - features: ``(B, D, h, w)``
