@@ -1,4 +1,4 @@
-"""Values in messages: short enough to stay readable, exact enough to be told apart."""
+"""Format values for messages: shorten long ones, and give shares enough digits to differ."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,6 +1,7 @@
 """What the page refuses: requests that gradio would accept, and files of the server."""
 
 import asyncio
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -169,6 +170,15 @@ def test_the_error_of_a_picture_of_a_context_does_not_name_its_path_either(asked
     with pytest.raises(UserError, match="The context prior: The image cannot be read") as error:
         asyncio.run(answer_question(Engine(asked), None, "what?", cells))
     assert str(tmp_path) not in str(error.value)
+
+
+def test_the_page_tells_an_answer_just_below_the_threshold_with_the_digits_that_differ(asked):
+    for threshold, told in ((2.0, "no threshold met"), (asked(None, "what?")[0]["probability"] + 2e-5, "below the")):
+        asked.model.config.threshold = threshold
+        badge = asyncio.run(answer_question(Engine(asked), None, "what?", {})).html.split('<p class="badge', 1)[1]
+        assert told in badge.split("</p>")[0]
+    below, threshold = re.findall(r"[\d.]+ %", badge.split("</p>")[0])
+    assert below != threshold
 
 
 def test_a_table_with_too_many_rows_is_refused_and_nothing_of_it_is_kept(client, tmp_path, monkeypatch):

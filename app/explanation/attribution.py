@@ -155,11 +155,9 @@ def explain(
     image = None if image is None else processor.fit_image(image)
     method = method or default_method(model)
     device = next(model.parameters(), torch.zeros(0)).device
-    if image is None and not text and not contexts:
-        raise ValueError("Give an image, a text or a further context; got none of them.")
-    inputs = pair_inputs(processor, image, text, device)
+    inputs = pair_inputs(processor, image, text, contexts, device)
     if contexts:
-        inputs["contexts"] = encode_pictures(model, send_to_device(contexts, device))
+        inputs["contexts"] = encode_pictures(model, inputs["contexts"])
     seen = encode_image(model, inputs)
     with torch.no_grad():
         output = model(**seen, **({} if isinstance(model, OnnxModel) else {"output_attentions": True}))
@@ -175,9 +173,6 @@ def explain(
     }
     pixels = None if image is None else inputs["pixel_values"][0]
     region = None if pixels is None else decisive_region(model, pixels, others, chosen, probability, heat)
-    positions = None
-    if output.position_weights is not None:
-        positions = over_frames(output.position_weights[0, chosen].float(), model.config.frames).cpu().numpy()
     return Explanation(
         image,
         text or "",
@@ -189,19 +184,36 @@ def explain(
         effects,
         by_word,
         region,
-        positions,
+        position_shares(output, chosen, model.config.frames),
         attention_to_words(model, output, words) if image and text else {},
         effects_of_contexts(model, seen, chosen, probability),
     )
 
 
+def position_shares(output: ImageTextOutput, answer: int, frames: int) -> np.ndarray | None:
+    """Share of each position in the probability of an answer ``(h, w)``; ``None`` if the model does not tell it."""
+    if output.position_weights is None:
+        return None
+    return over_frames(output.position_weights[0, answer].float(), frames).cpu().numpy()
+
+
 def pair_inputs(
-    processor: ImageTextProcessor, image: Image.Image | None, text: str | None, device: torch.device
+    processor: ImageTextProcessor,
+    image: Image.Image | None,
+    text: str | None,
+    contexts: dict[str, Any] | None,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """The inputs of a model for one pair; without image and text its indices alone."""
-    given = {}
+    """The inputs of a model for one pair.
+
+    Raises:
+        ValueError: neither image nor text nor further contexts.
+    """
+    if image is None and not text and not contexts:
+        raise ValueError("Give an image, a text or a further context; got none of them.")
+    given = {"contexts": send_to_device(contexts, device)} if contexts else {}
     if image or text:
-        given = dict(processor([image] if image else None, [text] if text else None).to(device))
+        given |= processor([image] if image else None, [text] if text else None).to(device)
     return given | pair_indices(image is not None, bool(text), device)
 
 
